@@ -67,7 +67,9 @@ export interface Bus {
   readonly epoch: number
   readonly connected: boolean
   /**
-   * Hands the message to the broker. Returns once it is in the connection's bounded send buffer.
+   * Hands the message to the broker. Returns once it is in the connection's bounded send buffer. With `replyTo` below
+   * the own inbox, the broker tells that nobody listens on `subject` by a message with `noResponders: true` and an empty
+   * payload on exactly that reply subject (NATS's 503 status; every bus does the same).
    * @throws BusError DISCONNECTED, PAYLOAD_TOO_LARGE, DENIED, OVERLOADED, CLOSED: it did not happen.
    */
   publish(subject: string, payload: Uint8Array, options?: { replyTo?: string }): void
@@ -94,6 +96,8 @@ export interface BusMessage {
   readonly payload: Uint8Array
   /** Where an answer goes, if the sender wants one. */
   readonly replyTo: string | undefined
+  /** Only on a reply subject: the broker's word that nobody listened on the subject published to, so it did not happen. */
+  readonly noResponders?: boolean
 }
 
 export interface Subscription {
