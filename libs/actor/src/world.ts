@@ -20,6 +20,8 @@ export interface Clock {
   monotonicMs(): number
   /** Runs `run` once, not before `delayMs` (negative counts as 0) have passed. */
   setTimer(delayMs: number, run: () => void): Timer
+  /** Runs `run` once, after the present turn and its microtasks (setImmediate): for packing what one turn produced. */
+  defer(run: () => void): void
 }
 
 export interface Timer {

@@ -1,0 +1,730 @@
+/**
+ * Calls and streams over a bus.
+ *
+ * Frames are msgpack arrays `[WIRE_VERSION, kind, …]`:
+ * - `req`: `[1, 'req', trace, [[id, remainingMs, body, credits], …]]`, all requests of one turn for one subject, with the
+ *   frame's own reply subject. `credits` > 0 asks for a stream.
+ * - `ans`: `[1, 'ans', [[id, failed, body | ErrorData], …]]`, several for one `req` if the answers come at different times.
+ * - `str`: `[1, 'str', id, seq, 'data' | 'beat' | 'end', body]`, on the reply subject of the request that opened it.
+ * - `ctl`: `[1, 'ctl', replyTo, id, 'credit' | 'alive' | 'cancel', count]`, from the stream's reader, on the request's subject.
+ * - `chk`: `[1, 'chk', key, index, count, bytes]`, a piece of a frame that is too large for one message.
+ */
+import { CallError, type ErrorData, errorData } from './errors.js'
+import { decode, encode } from './codec.js'
+import { every } from './time.js'
+import { type Bus, BusError, type BusMessage, type World } from './world.js'
+
+export const WIRE_VERSION = 1
+const BEAT_PERIOD_MS = 1000
+/** Two missed beats and some delay. */
+const STREAM_SILENCE_MS = 3000
+const NO_CREDIT_MS = 10_000
+/** How often a reader says that it still reads, and how long a writer goes on without that. */
+const READER_ALIVE_MS = 5000
+const READER_GONE_MS = 16_000
+const FRAME_REQUESTS_MAX = 256
+const CHUNKED_BYTES_MAX = 64 * 1024 * 1024
+const CHUNKED_AGE_MS = 30_000
+const CHUNKED_FRAMES_MAX = 256
+
+type WireWorld = Pick<World, 'clock' | 'bus' | 'log'>
+
+// ------------------------------------------------------------------------------------------------------------- caller
+
+export interface CallOptions {
+  /** How long the answer may take; travels with the request, and the receiver drops it when the time is over. */
+  timeoutMs: number
+  trace?: string
+}
+
+export interface StreamHandlers {
+  /** One message of the stream, in order, without gap. The next one comes after this has settled. A throw ends the stream. */
+  data(body: unknown): void | Promise<void>
+  /** The stream is idle and whole up to here: `position` is what the server stated (a revision). */
+  beat?(position: unknown): void
+  /**
+   * The stream is over, exactly once. `reason` is the server's (`closing`, `lagging`, `compacted`, …), or `lost` (silence,
+   * gap, reconnect: resume from what you have), `refused` (the opening failed), `cancelled`, `failed` (`data` threw).
+   */
+  end(reason: string, error?: CallError): void
+}
+
+export interface InStream {
+  cancel(): void
+}
+
+/** One side that asks. Packs the requests of one turn to the same subject into one frame. */
+export class Caller {
+  private readonly replyBase: string
+  private readonly pending = new Map<number, PendingCall>()
+  private readonly streams = new Map<number, Reader>()
+  private readonly outbox = new Map<string, OutRequest[]>()
+  private readonly chunks: Reassembly
+  private readonly frames: FramePublisher
+  private readonly subscription
+  private readonly stopWatchingBus
+  private nextId = 1
+  private nextFrame = 1
+  private deferred = false
+  private closed = false
+  private readonly pendingMax: number
+
+  constructor(
+    private readonly world: WireWorld,
+    options: { name?: string; pendingMax?: number } = {},
+  ) {
+    this.pendingMax = options.pendingMax ?? 16_384
+    this.replyBase = `${world.bus.inbox}.${options.name ?? 'c1'}`
+    this.chunks = new Reassembly(world)
+    this.frames = new FramePublisher(world.bus)
+    this.subscription = world.bus.subscribe(`${this.replyBase}.*`, (message) => this.receive(message))
+    let epoch = world.bus.epoch
+    this.stopWatchingBus = world.bus.onChange((state) => {
+      // What was asked on the former connection may have been answered to nobody.
+      if (state.connected && state.epoch === epoch) return
+      epoch = state.epoch
+      this.connectionLost()
+    })
+  }
+
+  /**
+   * Asks and resolves with the answer's body.
+   * @throws CallError with the answerer's code, or the wire's (see `CallError`).
+   */
+  call(subject: string, body: unknown, options: CallOptions): Promise<unknown> {
+    return new Promise((resolve, reject) => {
+      const refusal = this.refusal()
+      if (refusal) return reject(refusal)
+      const id = this.nextId++
+      const { clock } = this.world
+      const deadline = clock.monotonicMs() + options.timeoutMs
+      const timer = clock.setTimer(options.timeoutMs, () =>
+        this.settle(id, (call) =>
+          call.reject(new CallError('TIMEOUT', 'maybe-applied', `no answer from ${subject} in ${options.timeoutMs} ms`)),
+        ),
+      )
+      this.pending.set(id, { resolve, reject, timer, sent: false })
+      this.enqueue(subject, { id, deadline, body, credits: 0, trace: options.trace })
+    })
+  }
+
+  /** Opens a stream. `creditsMax` messages may be on the way unhandled. Never throws: see `StreamHandlers.end`. */
+  openStream(
+    subject: string,
+    body: unknown,
+    handlers: StreamHandlers,
+    options: CallOptions & { creditsMax?: number },
+  ): InStream {
+    const id = this.nextId++
+    const { clock } = this.world
+    const creditsMax = options.creditsMax ?? 64
+    const reader = new Reader(this.world, this.frames, subject, id, creditsMax, options.timeoutMs, handlers, () => this.streams.delete(id))
+    const refusal = this.refusal()
+    if (refusal) {
+      clock.defer(() => reader.end('refused', refusal))
+      return reader
+    }
+    this.streams.set(id, reader)
+    this.enqueue(subject, { id, deadline: clock.monotonicMs() + options.timeoutMs, body, credits: creditsMax, trace: options.trace })
+    return reader
+  }
+
+  /** Ends everything outstanding with CLOSED. */
+  close(): void {
+    if (this.closed) return
+    this.closed = true
+    this.stopWatchingBus()
+    this.subscription.unsubscribe()
+    for (const id of [...this.pending.keys()])
+      this.settle(id, (call) => call.reject(new CallError('CLOSED', call.sent ? 'maybe-applied' : 'not-applied', 'caller closed')))
+    for (const reader of [...this.streams.values()]) reader.cancel()
+  }
+
+  private refusal(): CallError | undefined {
+    if (this.closed) return new CallError('CLOSED', 'not-applied', 'caller closed')
+    if (this.pending.size + this.streams.size < this.pendingMax) return undefined
+    return new CallError('OVERLOADED', 'not-applied', `${this.pendingMax} calls outstanding`)
+  }
+
+  private enqueue(subject: string, request: OutRequest): void {
+    const waiting = this.outbox.get(subject)
+    if (waiting) waiting.push(request)
+    else this.outbox.set(subject, [request])
+    if (this.deferred) return
+    this.deferred = true
+    this.world.clock.defer(() => this.flush())
+  }
+
+  private flush(): void {
+    this.deferred = false
+    const outbox = [...this.outbox]
+    this.outbox.clear()
+    for (const [subject, requests] of outbox)
+      for (let at = 0; at < requests.length; at += FRAME_REQUESTS_MAX) this.send(subject, requests.slice(at, at + FRAME_REQUESTS_MAX))
+  }
+
+  private send(subject: string, requests: OutRequest[]): void {
+    const now = this.world.clock.monotonicMs()
+    const live = requests.filter((r) => this.pending.has(r.id) || this.streams.has(r.id))
+    if (live.length === 0) return
+    const frameId = this.nextFrame++
+    const replyTo = `${this.replyBase}.${frameId}`
+    for (const r of live) {
+      const call = this.pending.get(r.id)
+      if (call) Object.assign(call, { frameId, sent: true })
+      const reader = this.streams.get(r.id)
+      if (reader) reader.opened(frameId, replyTo)
+    }
+    const frame = [WIRE_VERSION, 'req', live[0]?.trace ?? null, live.map((r) => [r.id, Math.ceil(r.deadline - now), r.body, r.credits])]
+    try {
+      this.frames.publish(subject, frame, replyTo)
+    } catch (error) {
+      this.failFrame(frameId, CallError.fromBus(error))
+    }
+  }
+
+  private failFrame(frameId: number, error: CallError): void {
+    for (const [id, call] of [...this.pending]) if (call.frameId === frameId) this.settle(id, () => call.reject(error))
+    for (const reader of [...this.streams.values()]) if (reader.frameId === frameId) reader.end('refused', error)
+  }
+
+  private connectionLost(): void {
+    const error = new CallError('CONNECTION_LOST', 'maybe-applied', 'bus connection lost before the answer')
+    for (const [id, call] of [...this.pending]) if (call.sent) this.settle(id, () => call.reject(error))
+    for (const reader of [...this.streams.values()]) if (reader.frameId !== undefined) reader.end('lost', error)
+  }
+
+  private settle(id: number, how: (call: PendingCall) => void): void {
+    const call = this.pending.get(id)
+    if (!call) return // Late or doubled answer.
+    this.pending.delete(id)
+    call.timer.cancel()
+    how(call)
+  }
+
+  private receive(message: BusMessage): void {
+    if (message.noResponders) {
+      const frameId = Number(message.subject.slice(this.replyBase.length + 1))
+      this.failFrame(frameId, new CallError('NO_RESPONDERS', 'not-applied', 'nobody listens on the subject'))
+      return
+    }
+    const frame = this.chunks.frame(message)
+    if (!frame) return
+    if (frame[1] === 'ans' && Array.isArray(frame[2])) {
+      for (const answer of frame[2] as unknown[]) {
+        if (!Array.isArray(answer)) continue
+        const [id, failed, body] = answer as [number, boolean, unknown]
+        const reader = this.streams.get(id)
+        if (reader) {
+          if (failed) reader.end('refused', CallError.fromData(body as ErrorData))
+          else reader.accepted()
+        } else this.settle(id, (call) => (failed ? call.reject(CallError.fromData(body as ErrorData)) : call.resolve(body)))
+      }
+    } else if (frame[1] === 'str') {
+      const [, , id, seq, kind, body] = frame as [number, string, number, number, string, unknown]
+      this.streams.get(id)?.receive(seq, kind, body)
+    }
+  }
+}
+
+interface PendingCall {
+  resolve(body: unknown): void
+  reject(error: CallError): void
+  timer: { cancel(): void }
+  sent: boolean
+  frameId?: number
+}
+
+interface OutRequest {
+  id: number
+  deadline: number
+  body: unknown
+  credits: number
+  trace: string | undefined
+}
+
+/** The reading end of one stream. */
+class Reader implements InStream {
+  frameId: number | undefined
+  private replyTo = ''
+  private expectedSeq = 1
+  private ended = false
+  private busy = false
+  private readonly queue: { kind: string; body: unknown }[] = []
+  private handled = 0
+  private heardMs: number
+  private readonly stopChecking: () => void
+
+  constructor(
+    private readonly world: WireWorld,
+    private readonly frames: FramePublisher,
+    private readonly subject: string,
+    private readonly id: number,
+    private readonly creditsMax: number,
+    private openTimeoutMs: number,
+    private readonly handlers: StreamHandlers,
+    private readonly forget: () => void,
+  ) {
+    const { clock } = world
+    this.heardMs = clock.monotonicMs()
+    let tickedMs = this.heardMs
+    let aliveMs = this.heardMs
+    this.stopChecking = every(clock, BEAT_PERIOD_MS / 2, () => {
+      const now = clock.monotonicMs()
+      // Only time in which this side could have heard counts: a gap between own ticks starts the wait anew.
+      if (now - tickedMs > BEAT_PERIOD_MS) this.heardMs = now
+      tickedMs = now
+      if (now - aliveMs >= READER_ALIVE_MS) {
+        aliveMs = now
+        this.control('alive', 0)
+      }
+      const silenceMs = Math.max(STREAM_SILENCE_MS, this.openTimeoutMs)
+      if (now - this.heardMs > silenceMs)
+        this.end('lost', new CallError('TIMEOUT', 'maybe-applied', `stream silent for over ${silenceMs} ms`))
+    })
+  }
+
+  opened(frameId: number, replyTo: string): void {
+    this.frameId = frameId
+    this.replyTo = replyTo
+  }
+
+  accepted(): void {
+    this.heardMs = this.world.clock.monotonicMs()
+    this.openTimeoutMs = 0
+  }
+
+  receive(seq: number, kind: string, body: unknown): void {
+    if (this.ended) return
+    this.accepted()
+    if (kind === 'beat') {
+      // A beat bears the seq of the last message sent before it.
+      if (seq >= this.expectedSeq) return this.end('lost', new CallError('CONNECTION_LOST', 'maybe-applied', `lost message ${this.expectedSeq}`))
+      if (seq === this.expectedSeq - 1 && this.queue.length <= this.creditsMax) this.queue.push({ kind, body })
+      void this.work()
+      return
+    }
+    if (seq < this.expectedSeq) return // Doubled.
+    if (seq > this.expectedSeq) {
+      this.end('lost', new CallError('CONNECTION_LOST', 'maybe-applied', `gap: expected message ${this.expectedSeq}, got ${seq}`))
+      return
+    }
+    this.expectedSeq++
+    // Beats and the end need no credit, so some more than the credits may wait; a server that ignores them is cut off.
+    if (this.queue.length > 2 * this.creditsMax + 16)
+      return this.end('failed', new CallError('OVERLOADED', 'maybe-applied', 'the server sends without credit'))
+    this.queue.push({ kind, body })
+    void this.work()
+  }
+
+  cancel(): void {
+    if (this.ended) return
+    this.control('cancel', 0)
+    this.end('cancelled')
+  }
+
+  end(reason: string, error?: CallError): void {
+    if (this.ended) return
+    this.ended = true
+    this.stopChecking()
+    this.queue.length = 0
+    this.forget()
+    if (reason === 'lost' || reason === 'failed') this.control('cancel', 0)
+    this.handlers.end(reason, error)
+  }
+
+  private async work(): Promise<void> {
+    if (this.busy) return
+    this.busy = true
+    try {
+      for (let next = this.queue.shift(); next && !this.ended; next = this.queue.shift()) {
+        if (next.kind === 'beat') this.handlers.beat?.(next.body)
+        else if (next.kind === 'end') {
+          const { reason, error } = next.body as { reason: string; error?: ErrorData }
+          this.end(reason, error && CallError.fromData(error))
+        } else {
+          const done = this.handlers.data(next.body)
+          if (done) await done
+          this.handled++
+          if (this.handled * 2 >= this.creditsMax) {
+            this.control('credit', this.handled)
+            this.handled = 0
+          }
+        }
+      }
+    } catch (error) {
+      this.end('failed', CallError.fromBus(error))
+    } finally {
+      this.busy = false
+    }
+  }
+
+  private control(what: 'credit' | 'alive' | 'cancel', count: number): void {
+    if (this.frameId === undefined) return
+    try {
+      this.frames.publish(this.subject, [WIRE_VERSION, 'ctl', this.replyTo, this.id, what, count], undefined)
+    } catch (error) {
+      // The connection is gone: so is the stream on the other side soon (no credit), and here by `connectionLost`.
+      this.world.log.debug({ err: error, subject: this.subject }, 'stream control not sent')
+    }
+  }
+}
+
+// -------------------------------------------------------------------------------------------------------------- server
+
+export interface IncomingCall {
+  /** The subject that it came on, and its tokens. */
+  readonly subject: string
+  readonly tokens: readonly string[]
+  /** The identity in the subject (`…from.<identity>.<verb>`), which the bus vouches for; '' for subjects without. */
+  readonly from: string
+  /** The last token. */
+  readonly verb: string
+  readonly body: unknown
+  /** On this side's monotonic clock. */
+  readonly deadlineMs: number
+  readonly trace: string | undefined
+  /** The caller asks for a stream: answer by `openStream`. */
+  readonly wantsStream: boolean
+  /** Accepts as a stream. Only once, only if `wantsStream`. */
+  openStream(options?: OutStreamOptions): OutStream
+}
+
+export interface OutStreamOptions {
+  /** Messages that may wait for credit. One more ends the stream as `lagging`. Default 1,024. */
+  queueMax?: number
+  /** What beats state: the revision up to which the reader has everything when it has the last message. */
+  position?: () => unknown
+}
+
+export interface OutStream {
+  readonly ended: boolean
+  /** False: the stream is over. */
+  send(body: unknown): boolean
+  end(reason: string, error?: ErrorData): void
+  /** Called once when the stream is over, for whatever cause. */
+  onEnd(listener: (reason: string) => void): void
+}
+
+export interface ServeOptions {
+  /** With `*` for the identity and the verb: `capstan.c1.store.s0.from.*.*`. */
+  pattern: string
+  /** Calls in work at once; one more is refused as OVERLOADED. Default 4,096. */
+  inFlightMax?: number
+  /** Open streams; one more is refused as OVERLOADED. Default 4,096. */
+  streamsMax?: number
+  /** The answer's body, or throws an error with `code` and `outcome`. For a stream: calls `openStream` and returns nothing. */
+  handle(call: IncomingCall): unknown
+}
+
+export interface Server {
+  /** Ends all streams with `closing` and listens no more. */
+  stop(reason?: string): void
+}
+
+/** Answers calls on a subject pattern. Garbage is refused and logged; it stops nothing. */
+export function serve(world: WireWorld, options: ServeOptions): Server {
+  const { bus, clock, log } = world
+  const chunks = new Reassembly(world)
+  const frames = new FramePublisher(bus)
+  const streams = new Map<string, Writer>()
+  const answers = new Map<string, [number, boolean, unknown][]>()
+  const inFlightMax = options.inFlightMax ?? 4096
+  const streamsMax = options.streamsMax ?? 4096
+  let inFlight = 0
+  let deferred = false
+
+  const subscription = bus.subscribe(options.pattern, receive)
+  return {
+    stop(reason = 'closing') {
+      subscription.unsubscribe()
+      for (const stream of [...streams.values()]) stream.end(reason)
+      flush()
+    },
+  }
+
+  function receive(message: BusMessage): void {
+    const frame = chunks.frame(message)
+    if (!frame) return
+    if (frame[1] === 'ctl') {
+      const [, , replyTo, id, what, count] = frame as [number, string, string, number, string, number]
+      const stream = streams.get(`${replyTo} ${id}`)
+      if (stream && stream.subject === message.subject) stream.control(what, count)
+      return
+    }
+    if (frame[1] !== 'req' || !Array.isArray(frame[3]) || message.replyTo === undefined) {
+      log.warn({ subject: message.subject, bytes: message.payload.length }, 'refused a frame that is no request')
+      return
+    }
+    for (const request of frame[3] as unknown[]) {
+      if (!Array.isArray(request) || typeof request[0] !== 'number' || typeof request[1] !== 'number') {
+        log.warn({ subject: message.subject }, 'refused a malformed request in a frame')
+        continue
+      }
+      take(message, frame[2] as string | null, request as [number, number, unknown, number])
+    }
+  }
+
+  function take(message: BusMessage, trace: string | null, [id, remainingMs, body, credits]: [number, number, unknown, number]): void {
+    const replyTo = message.replyTo as string
+    const fail = (error: unknown) => answer(replyTo, id, true, errorData(error))
+    if (remainingMs <= 0) return // Too late: nobody waits any more.
+    if (inFlight >= inFlightMax) return fail(new CallError('OVERLOADED', 'not-applied', `${inFlight} calls in work`))
+    const tokens = message.subject.split('.')
+    const fromAt = tokens.lastIndexOf('from')
+    let stream: Writer | undefined
+    const call: IncomingCall = {
+      subject: message.subject,
+      tokens,
+      from: fromAt >= 0 ? (tokens[fromAt + 1] ?? '') : '',
+      verb: tokens[tokens.length - 1] as string,
+      body,
+      deadlineMs: clock.monotonicMs() + remainingMs,
+      trace: trace ?? undefined,
+      wantsStream: credits > 0,
+      openStream(streamOptions = {}) {
+        if (credits <= 0) throw new CallError('BAD_FRAME', 'not-applied', 'the caller did not ask for a stream')
+        if (stream) throw new Error('openStream called twice')
+        if (streams.size >= streamsMax) throw new CallError('OVERLOADED', 'not-applied', `${streamsMax} streams open`)
+        const key = `${replyTo} ${id}`
+        // The acceptance leaves before the first message: both travel on the same subject.
+        answer(replyTo, id, false, null)
+        flush()
+        stream = new Writer(world, frames, message.subject, replyTo, id, credits, streamOptions, () => streams.delete(key))
+        streams.set(key, stream)
+        return stream
+      },
+    }
+    inFlight++
+    let result: unknown
+    try {
+      result = options.handle(call)
+    } catch (error) {
+      inFlight--
+      refuse(error)
+      return
+    }
+    if (result instanceof Promise) {
+      result.then(
+        (value) => {
+          inFlight--
+          if (!stream) answer(replyTo, id, false, value)
+        },
+        (error: unknown) => {
+          inFlight--
+          refuse(error)
+        },
+      )
+    } else {
+      inFlight--
+      if (!stream) answer(replyTo, id, false, result)
+    }
+
+    function refuse(error: unknown): void {
+      const data = errorData(error)
+      if (data.code === 'INTERNAL') log.error({ err: error, subject: message.subject }, 'a call failed by a bug')
+      if (stream) stream.end('failed', data)
+      else answer(replyTo, id, true, data)
+    }
+  }
+
+  function answer(replyTo: string, id: number, failed: boolean, body: unknown): void {
+    const waiting = answers.get(replyTo)
+    if (waiting) waiting.push([id, failed, body])
+    else answers.set(replyTo, [[id, failed, body]])
+    if (deferred) return
+    deferred = true
+    clock.defer(flush)
+  }
+
+  function flush(): void {
+    deferred = false
+    const ready = [...answers]
+    answers.clear()
+    for (const [replyTo, list] of ready) {
+      try {
+        frames.publish(replyTo, [WIRE_VERSION, 'ans', list], undefined)
+      } catch (error) {
+        // The asker learns by its deadline that it may have happened.
+        log.warn({ err: error, replyTo }, 'answers not sent')
+      }
+    }
+  }
+}
+
+/** The writing end of one stream. */
+class Writer implements OutStream {
+  ended = false
+  private seq = 0
+  private readonly queue: unknown[] = []
+  private starvedMs: number | undefined
+  private sentMs: number
+  private heardMs: number
+  private readonly stopBeating: () => void
+  private readonly endListeners: ((reason: string) => void)[] = []
+
+  constructor(
+    private readonly world: WireWorld,
+    private readonly frames: FramePublisher,
+    readonly subject: string,
+    private readonly replyTo: string,
+    private readonly id: number,
+    private credits: number,
+    private readonly options: OutStreamOptions,
+    private readonly forget: () => void,
+  ) {
+    const { clock } = world
+    this.sentMs = clock.monotonicMs()
+    this.heardMs = this.sentMs
+    let tickedMs = this.sentMs
+    this.stopBeating = every(clock, BEAT_PERIOD_MS, () => {
+      const now = clock.monotonicMs()
+      // As in Reader: only time in which this side could have heard counts.
+      if (now - tickedMs > 2 * BEAT_PERIOD_MS) this.heardMs = now
+      tickedMs = now
+      if (now - this.heardMs > READER_GONE_MS) this.finish('lost')
+      else if (this.starvedMs !== undefined && now - this.starvedMs > NO_CREDIT_MS) this.end('lagging')
+      else if (this.queue.length === 0 && now - this.sentMs >= BEAT_PERIOD_MS / 2) this.publish('beat', this.options.position?.() ?? null)
+      else if (this.queue.length > 0) this.publish('beat', null)
+    })
+  }
+
+  send(body: unknown): boolean {
+    if (this.ended) return false
+    if (this.credits > 0 && this.queue.length === 0) {
+      this.credits--
+      this.seq++
+      this.publish('data', body)
+      return !this.ended
+    }
+    if (this.queue.length >= (this.options.queueMax ?? 1024)) {
+      this.end('lagging')
+      return false
+    }
+    this.starvedMs ??= this.world.clock.monotonicMs()
+    this.queue.push(body)
+    return true
+  }
+
+  control(what: string, count: number): void {
+    this.heardMs = this.world.clock.monotonicMs()
+    if (what === 'cancel') return this.finish('cancelled')
+    if (what !== 'credit' || !Number.isInteger(count) || count <= 0) return
+    this.credits += count
+    this.starvedMs = undefined
+    while (this.credits > 0 && this.queue.length > 0 && !this.ended) {
+      this.credits--
+      this.seq++
+      this.publish('data', this.queue.shift())
+    }
+    if (this.queue.length > 0) this.starvedMs = this.world.clock.monotonicMs()
+  }
+
+  end(reason: string, error?: ErrorData): void {
+    if (this.ended) return
+    this.seq++
+    this.publish('end', error ? { reason, error } : { reason })
+    this.finish(reason)
+  }
+
+  onEnd(listener: (reason: string) => void): void {
+    this.endListeners.push(listener)
+  }
+
+  private publish(kind: 'data' | 'beat' | 'end', body: unknown): void {
+    this.sentMs = this.world.clock.monotonicMs()
+    try {
+      this.frames.publish(this.replyTo, [WIRE_VERSION, 'str', this.id, this.seq, kind, body], undefined)
+    } catch (error) {
+      // The reader sees a gap or silence and resumes from what it has.
+      this.world.log.debug({ err: error, replyTo: this.replyTo }, 'stream message not sent')
+      this.finish('lost')
+    }
+  }
+
+  private finish(reason: string): void {
+    if (this.ended) return
+    this.ended = true
+    this.stopBeating()
+    this.queue.length = 0
+    this.forget()
+    for (const listener of this.endListeners) listener(reason)
+  }
+}
+
+// -------------------------------------------------------------------------------------------------------------- frames
+
+/** Publishes frames of one caller or server; one that is too large for a message goes in pieces. */
+class FramePublisher {
+  private nextKey = 1
+
+  constructor(private readonly bus: Bus) {}
+
+  /** @throws BusError */
+  publish(subject: string, frame: unknown[], replyTo: string | undefined): void {
+    const bytes = encode(frame)
+    const options = replyTo === undefined ? {} : { replyTo }
+    if (bytes.length <= this.bus.payloadBytesMax) return this.bus.publish(subject, bytes, options)
+    if (bytes.length > CHUNKED_BYTES_MAX)
+      throw new BusError('PAYLOAD_TOO_LARGE', `a frame of ${bytes.length} bytes; at most ${CHUNKED_BYTES_MAX}`)
+    const pieceBytes = this.bus.payloadBytesMax - 256
+    const count = Math.ceil(bytes.length / pieceBytes)
+    const key = this.nextKey++
+    for (let index = 0; index < count; index++) {
+      const piece = bytes.subarray(index * pieceBytes, (index + 1) * pieceBytes)
+      this.bus.publish(subject, encode([WIRE_VERSION, 'chk', key, index, count, piece]), options)
+    }
+  }
+}
+
+/** Puts the pieces of large frames together again: a bounded number, of bounded size and age. The oldest gives way. */
+class Reassembly {
+  private readonly partial = new Map<string, { pieces: Uint8Array[]; bytes: number; startedMs: number }>()
+
+  constructor(private readonly world: WireWorld) {}
+
+  /** The frame that this message is or completes. Garbage is logged and dropped. */
+  frame(message: BusMessage): unknown[] | undefined {
+    const frame = this.parse(message, message.payload)
+    if (frame?.[1] !== 'chk') return frame
+    const [, , key, index, count, bytes] = frame as [number, string, number, number, number, Uint8Array]
+    if (!(bytes instanceof Uint8Array) || !Number.isInteger(index) || !Number.isInteger(count)) return undefined
+    // The reply subject is the caller's own: pieces of two callers never mix.
+    const name = `${message.subject} ${message.replyTo ?? ''} ${key}`
+    const now = this.world.clock.monotonicMs()
+    if (index === 0) {
+      for (const [other, entry] of this.partial)
+        if (now - entry.startedMs > CHUNKED_AGE_MS || this.partial.size >= CHUNKED_FRAMES_MAX) this.partial.delete(other)
+      this.partial.set(name, { pieces: [], bytes: 0, startedMs: now })
+    }
+    const entry = this.partial.get(name)
+    if (!entry) return undefined
+    entry.bytes += bytes.length
+    if (entry.pieces.length !== index || entry.bytes > CHUNKED_BYTES_MAX) {
+      this.partial.delete(name)
+      this.world.log.warn({ subject: message.subject, bytes: entry.bytes }, 'dropped a large frame: too large, or a piece is missing')
+      return undefined
+    }
+    entry.pieces.push(bytes)
+    if (entry.pieces.length < count) return undefined
+    this.partial.delete(name)
+    const whole = new Uint8Array(entry.bytes)
+    let at = 0
+    for (const piece of entry.pieces) {
+      whole.set(piece, at)
+      at += piece.length
+    }
+    return this.parse(message, whole)
+  }
+
+  private parse(message: BusMessage, bytes: Uint8Array): unknown[] | undefined {
+    try {
+      const frame = decode(bytes)
+      if (Array.isArray(frame) && frame[0] === WIRE_VERSION) return frame
+    } catch {
+      // Told below, with what is known of it.
+    }
+    this.world.log.warn({ subject: message.subject, bytes: bytes.length }, 'refused a message that is no frame of this wire version')
+    return undefined
+  }
+}
