@@ -1,1 +1,44 @@
-export {}
+export type { ApiEventType, ApiOptions, ApiReply, ApiRequest, ApiVerb, ApiWatchData, Fence, PatchType } from './api.js'
+export { type Beat, BEAT_MISSING_MS, BEAT_PERIOD_MS } from './beat.js'
+export { type Grants, grants, subjectFits, userOf } from './grants.js'
+export type { NodeLogsData, NodeLogsRequest, NodeVerb } from './node.js'
+export {
+  type Component,
+  COMPONENTS,
+  decodeToken,
+  encodeToken,
+  type Identity,
+  identityToken,
+  parseIdentity,
+  Subjects,
+  type Token,
+} from './subjects.js'
+export type {
+  Compare,
+  CompactReply,
+  CompactRequest,
+  KeyValue,
+  LeaseGrantReply,
+  LeaseGrantRequest,
+  LeaseKeepAliveReply,
+  LeaseKeepAliveRequest,
+  LeaseRevokeRequest,
+  LeasesReply,
+  LeaseTimeToLiveReply,
+  LeaseTimeToLiveRequest,
+  RangeReply,
+  RangeRequest,
+  ReadIndexReply,
+  StoreErrorCode,
+  StoreHeader,
+  StoreStatusReply,
+  StoreVerb,
+  Txn,
+  TxnOp,
+  TxnOpReply,
+  TxnReply,
+  TxnRequest,
+  WatchData,
+  WatchEvent,
+  WatchRequest,
+} from './store.js'

@@ -1,0 +1,218 @@
+/**
+ * `store.<member>.from.<identity>.<verb>`: what the store is asked. Semantics are etcd v3's. Keys and values are bytes.
+ * Any member takes any request and forwards it once to its leader. Failed ones are CallErrors with a `StoreErrorCode`.
+ */
+export type StoreVerb =
+  | 'range'
+  | 'txn'
+  | 'watch'
+  | 'leaseGrant'
+  | 'leaseRevoke'
+  | 'leaseKeepAlive'
+  | 'leaseTimeToLive'
+  | 'leases'
+  | 'compact'
+  | 'readIndex'
+  | 'status'
+  | 'moveLeader'
+
+export type StoreErrorCode =
+  /** That history is gone: list again. Details: { compactRevision }. */
+  | 'COMPACTED'
+  | 'FUTURE_REVISION'
+  | 'LEASE_NOT_FOUND'
+  | 'LEASE_EXISTS'
+  | 'TOO_LARGE'
+  /** No leader now, or it changed before the proposal was taken (not-applied) or after (maybe-applied). */
+  | 'NO_LEADER'
+  | 'LEADER_CHANGED'
+  | 'OVERLOADED'
+  | 'NO_SPACE'
+  | 'STOPPED'
+  | 'BAD_REQUEST'
+
+/** One key's state. Revisions, versions and lease ids are safe integers; lease 0: none. */
+export interface KeyValue {
+  key: Uint8Array
+  value: Uint8Array
+  createRevision: number
+  modRevision: number
+  version: number
+  lease: number
+}
+
+/** Cluster state that every answer bears. `revision` is the store's when the answer was made. */
+export interface StoreHeader {
+  clusterId: string
+  member: string
+  term: number
+  revision: number
+}
+
+/** `[key, rangeEnd)`; no `rangeEnd`: the key alone; `rangeEnd` of one zero byte: all from `key` on (etcd v3 Range). */
+export interface RangeRequest {
+  key: Uint8Array
+  rangeEnd?: Uint8Array
+  /** 0 or missing: the latest. */
+  revision?: number
+  /** 0 or missing: no limit. */
+  limit?: number
+  keysOnly?: boolean
+  countOnly?: boolean
+  /** Default false: linearizable. True: whatever this member has applied. */
+  serializable?: boolean
+  sortTarget?: 'key' | 'version' | 'create' | 'mod' | 'value'
+  sortOrder?: 'ascend' | 'descend'
+  minModRevision?: number
+  maxModRevision?: number
+  minCreateRevision?: number
+  maxCreateRevision?: number
+}
+
+export interface RangeReply {
+  header: StoreHeader
+  kvs: KeyValue[]
+  /** True: `limit` cut it short. */
+  more: boolean
+  /** Keys in the range, whatever the limit. */
+  count: number
+}
+
+export interface Compare {
+  key: Uint8Array
+  /** With it: must hold for every key in the range; an empty range holds. */
+  rangeEnd?: Uint8Array
+  target: 'version' | 'create' | 'mod' | 'value' | 'lease'
+  result: '=' | '!=' | '<' | '>'
+  /** Number, or bytes for `value`. A missing key has version, create and mod revision 0; its value never compares true. */
+  operand: number | Uint8Array
+}
+
+export type TxnOp =
+  | { type: 'put'; key: Uint8Array; value: Uint8Array; lease?: number; prevKv?: boolean; ignoreValue?: boolean; ignoreLease?: boolean }
+  | { type: 'delete'; key: Uint8Array; rangeEnd?: Uint8Array; prevKv?: boolean }
+  | ({ type: 'range' } & Omit<RangeRequest, 'serializable'>)
+  | { type: 'txn'; txn: Txn }
+
+export interface Txn {
+  compare: Compare[]
+  success: TxnOp[]
+  failure: TxnOp[]
+}
+
+export type TxnOpReply =
+  | { type: 'put'; prevKv?: KeyValue }
+  | { type: 'delete'; deleted: number; prevKvs: KeyValue[] }
+  | { type: 'range'; kvs: KeyValue[]; more: boolean; count: number }
+  | { type: 'txn'; succeeded: boolean; replies: TxnOpReply[] }
+
+export interface TxnRequest extends Txn {
+  /** De-duplicates repetitions: one client's seqs rise, and the same (clientId, seq) is applied once. */
+  session?: { clientId: string; seq: number }
+}
+
+export interface TxnReply {
+  header: StoreHeader
+  succeeded: boolean
+  replies: TxnOpReply[]
+}
+
+/** Opens a stream of `WatchData`; the first message states the revision that it starts from. */
+export interface WatchRequest {
+  key: Uint8Array
+  rangeEnd?: Uint8Array
+  /** First revision to deliver; 0 or missing: from now on (after the store's present revision, read linearizably). */
+  startRevision?: number
+  prevKv?: boolean
+  filters?: ('noPut' | 'noDelete')[]
+}
+
+/**
+ * All events of whole revisions in `(prevRevision, revision]` that fall into the range, in order. Beats bear
+ * `{ revision }` as position: the reader has everything up to there. Ends: `compacted`, `lagging`, `closing`, `unauthorised`.
+ */
+export interface WatchData {
+  prevRevision: number
+  revision: number
+  events: WatchEvent[]
+}
+
+export interface WatchEvent {
+  type: 'put' | 'delete'
+  /** Of a delete: key and modRevision (the deletion's) only. */
+  kv: KeyValue
+  prevKv?: KeyValue
+}
+
+export interface LeaseGrantRequest {
+  /** 0: the store chooses. */
+  id: number
+  ttlSeconds: number
+}
+export interface LeaseGrantReply {
+  header: StoreHeader
+  id: number
+  ttlSeconds: number
+}
+export interface LeaseRevokeRequest {
+  id: number
+}
+export interface LeaseKeepAliveRequest {
+  id: number
+}
+/** `ttlSeconds` 0: there is no such lease (any more). */
+export interface LeaseKeepAliveReply {
+  header: StoreHeader
+  id: number
+  ttlSeconds: number
+}
+export interface LeaseTimeToLiveRequest {
+  id: number
+  keys?: boolean
+}
+export interface LeaseTimeToLiveReply {
+  header: StoreHeader
+  id: number
+  /** Remaining; -1: no such lease. */
+  ttlSeconds: number
+  grantedTtlSeconds: number
+  keys?: Uint8Array[]
+}
+export interface LeasesReply {
+  header: StoreHeader
+  ids: number[]
+}
+
+export interface CompactRequest {
+  revision: number
+}
+export interface CompactReply {
+  header: StoreHeader
+}
+
+/** A linearizable point: every write acknowledged before the call has a revision at most `revision`. */
+export interface ReadIndexReply {
+  header: StoreHeader
+  revision: number
+}
+
+export interface StoreStatusReply {
+  header: StoreHeader
+  role: 'leader' | 'follower' | 'candidate' | 'learner'
+  /** Member name; missing: none known. */
+  leader?: string
+  term: number
+  commitIndex: number
+  appliedIndex: number
+  /** First index that the log still holds. */
+  firstIndex: number
+  compactRevision: number
+  dbSizeBytes: number
+  members: string[]
+  /** Heard from within an election time-out. */
+  peersHeard: string[]
+  clusterVersion: number
+  errors: string[]
+  /** Since start: elections won, snapshots installed, log truncations, longest sync (ms), … */
+  counters: Record<string, number>
+}
