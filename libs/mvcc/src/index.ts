@@ -1,1 +1,21 @@
-export {}
+export type { EngineReplacement, EngineSnapshot, EngineWrite, StateEngine } from './state-engine.js'
+export {
+  type Command,
+  type CommandResult,
+  type Compare,
+  type Entry,
+  type KeyRange,
+  type KeyValue,
+  type Lease,
+  MvccError,
+  type MvccErrorCode,
+  type MvccErrorData,
+  type RangeQuery,
+  type RangeResult,
+  type RevisionEvents,
+  type Txn,
+  type TxnOp,
+  type TxnOpReply,
+  type TxnResult,
+  type WatchEvent,
+} from './types.js'
