@@ -1,0 +1,133 @@
+import { join } from 'node:path'
+
+export type BusKind = 'nats' | 'memory'
+export type RuntimeKind = 'containerd' | 'process' | 'hollow'
+
+export interface MasterLayout {
+  name: string
+  /** Port of its API server, on loopback and on the bridge. */
+  apiPort: number
+  natsPort: number
+  natsRoutePort: number
+}
+
+export interface NodeLayout {
+  name: string
+  /** Its own address on the bridge; loopback without namespaces. */
+  address: string
+  podCidr: string
+}
+
+/** Everything that is decided before the first process starts; kept in `cluster.json`. */
+export interface ClusterLayout {
+  formatVersion: 1
+  cluster: string
+  bus: BusKind
+  runtime: RuntimeKind
+  /** Node with namespaces of their own: root and the containerd runtime. */
+  isolated: boolean
+  /** Tells the clusters of one host apart: names and address ranges follow from it. */
+  slot: number
+  /** Where the balancer listens. */
+  port: number
+  /** Address at which pods reach the masters: the bridge's, or loopback. */
+  hostAddress: string
+  bridge: string
+  nodeCidr: string
+  podCidr: string
+  serviceCidr: string
+  masters: MasterLayout[]
+  nodes: NodeLayout[]
+  /** Seconds of the default tolerations for not-ready and unreachable nodes. */
+  tolerationSeconds: number
+}
+
+export interface LayoutOptions {
+  masters: number
+  nodes: number
+  bus: BusKind
+  runtime: RuntimeKind
+  port: number
+  slot: number
+  tolerationSeconds: number
+}
+
+export const SLOTS = 8
+
+/** Pure: the same options give the same layout. */
+export function layOut(options: LayoutOptions): ClusterLayout {
+  const { slot, port } = options
+  const isolated = options.runtime === 'containerd'
+  const hostAddress = isolated ? `10.89.${slot}.1` : '127.0.0.1'
+  return {
+    formatVersion: 1,
+    cluster: 'capstan',
+    bus: options.bus,
+    runtime: options.runtime,
+    isolated,
+    slot,
+    port,
+    hostAddress,
+    bridge: `capstan${slot}`,
+    nodeCidr: `10.89.${slot}.0/24`,
+    podCidr: `10.${244 - slot}.0.0/16`,
+    serviceCidr: `10.96.${slot * 16}.0/20`,
+    masters: Array.from({ length: options.masters }, (_, i) => ({
+      name: `master-${i}`,
+      apiPort: port + 1 + i,
+      natsPort: port + 101 + i,
+      natsRoutePort: port + 201 + i,
+    })),
+    nodes: Array.from({ length: options.nodes }, (_, i) => ({
+      name: `node-${i}`,
+      address: isolated ? `10.89.${slot}.${11 + i}` : '127.0.0.1',
+      podCidr: `10.${244 - slot}.${i}.0/24`,
+    })),
+    tolerationSeconds: options.tolerationSeconds,
+  }
+}
+
+/** Where things lie below the data directory. */
+export class Places {
+  constructor(readonly data: string) {}
+  get layout() {
+    return join(this.data, 'cluster.json')
+  }
+  get kubeconfig() {
+    return join(this.data, 'admin.conf')
+  }
+  get pki() {
+    return join(this.data, 'pki')
+  }
+  get credentials() {
+    return join(this.data, 'credentials')
+  }
+  get logs() {
+    return join(this.data, 'logs')
+  }
+  get run() {
+    return join(this.data, 'run')
+  }
+  log(process: string) {
+    return join(this.logs, `${process}.log`)
+  }
+  pidFile(process: string) {
+    return join(this.run, `${process}.json`)
+  }
+  machine(name: string) {
+    return join(this.data, 'machines', name)
+  }
+  creds(identity: string) {
+    return join(this.credentials, `${identity}.creds`)
+  }
+}
+
+/** Kernel limit for interface names is 15. */
+export const namesOf = (layout: ClusterLayout) => ({
+  netns: (node: string) => `capstan${layout.slot}-${node}`,
+  veth: (node: string) => `cap${layout.slot}${node.replace(/^node-/, 'n')}`,
+  cgroup: (machine: string) => `capstan${layout.slot}/${machine}`,
+})
+
+/** Masters, then nodes. */
+export const machineNamesOf = (layout: ClusterLayout): string[] => [...layout.masters.map((m) => m.name), ...layout.nodes.map((n) => n.name)]

@@ -1,0 +1,107 @@
+import { spawn } from 'node:child_process'
+import { mkdirSync, openSync } from 'node:fs'
+import { join } from 'node:path'
+import { cgroupProcesses, joinCgroup } from './cgroup.js'
+import { type ClusterLayout, machineNamesOf, namesOf, type Places } from './layout.js'
+import { liveProcess, removeProcessFile, waitFor, writeProcessFile } from './process-file.js'
+import { isRoot } from './shell.js'
+
+/**
+ * A machine of `capstan up` is one process group (and, with containers, one cgroup). Killing the machine means both;
+ * killing its leader alone leaves containers running, as a dead kubelet does.
+ */
+export type MachineKind = 'master' | 'node' | 'gateway'
+
+export const MACHINE_NAME_ERROR = (layout: ClusterLayout, name: string) =>
+  `there is no machine "${name}"; machines: ${machineNamesOf(layout).join(', ')}`
+
+export function machineKind(layout: ClusterLayout, name: string): MachineKind | undefined {
+  if (name === 'gateway') return 'gateway'
+  if (layout.masters.some((m) => m.name === name)) return 'master'
+  if (layout.nodes.some((n) => n.name === name)) return 'node'
+  return undefined
+}
+
+export function machinePid(places: Places, name: string): number | undefined {
+  return liveProcess(places.pidFile(name))
+}
+
+/** Starts the machine's process group; a live one is left alone. Returns its leader's id. */
+export function startMachine(layout: ClusterLayout, places: Places, name: string): number {
+  const alive = machinePid(places, name)
+  if (alive !== undefined) return alive
+  const kind = machineKind(layout, name)
+  if (kind === undefined) throw new Error(MACHINE_NAME_ERROR(layout, name))
+  mkdirSync(places.logs, { recursive: true })
+  const out = openSync(places.log(name), 'a')
+  const program = [process.execPath, '--enable-source-maps', ...heapFlags(kind), join(import.meta.dirname, `run-${kind}.js`), places.data, name]
+  const inNamespace = kind === 'node' && layout.isolated
+  const command = inNamespace ? ['nsenter', `--net=/run/netns/${namesOf(layout).netns(name)}`, '--', ...program] : program
+  const child = spawn(command[0] as string, command.slice(1), {
+    detached: true,
+    stdio: ['ignore', out, out],
+    // The components' own settings come from the layout; the environment is only handed through.
+    env: { ...process.env, PATH: `${process.env['PATH']}:/usr/sbin:/sbin` },
+  })
+  const pid = child.pid
+  if (pid === undefined) throw new Error(`cannot start ${command[0]} for ${name}`)
+  child.unref()
+  if (isRoot()) joinCgroup(namesOf(layout).cgroup(name), pid)
+  writeProcessFile(places.pidFile(name), pid)
+  return pid
+}
+
+// Small young generations: ten processes share one machine, and none of them keeps much.
+function heapFlags(kind: MachineKind): string[] {
+  return kind === 'master' ? ['--max-semi-space-size=8'] : ['--max-semi-space-size=4']
+}
+
+/** SIGKILL to the process group and to everything in the machine's cgroup, until nothing is left. */
+export async function killMachine(layout: ClusterLayout, places: Places, name: string): Promise<boolean> {
+  const pid = machinePid(places, name)
+  const cgroup = namesOf(layout).cgroup(name)
+  const gone = await waitFor(() => {
+    const rest = new Set(cgroupProcesses(cgroup))
+    if (pid !== undefined) {
+      signalGroup(pid, 'SIGKILL')
+      if (liveProcess(places.pidFile(name)) !== undefined) rest.add(pid)
+    }
+    for (const process of rest) signal(process, 'SIGKILL')
+    return rest.size === 0
+  }, 10_000, 20)
+  if (gone) removeProcessFile(places.pidFile(name))
+  return gone
+}
+
+/** SIGSTOP or SIGCONT to all of the machine, containers included. */
+export function signalMachine(layout: ClusterLayout, places: Places, name: string, what: 'SIGSTOP' | 'SIGCONT'): boolean {
+  const pid = machinePid(places, name)
+  if (pid === undefined) return false
+  signalGroup(pid, what)
+  for (const process of cgroupProcesses(namesOf(layout).cgroup(name))) signal(process, what)
+  return true
+}
+
+/** SIGTERM to the leader, which ends its own; after `timeoutMs` SIGKILL to all. */
+export async function stopMachine(layout: ClusterLayout, places: Places, name: string, timeoutMs: number): Promise<void> {
+  const pid = machinePid(places, name)
+  if (pid !== undefined) {
+    signal(pid, 'SIGCONT')
+    signal(pid, 'SIGTERM')
+    await waitFor(() => machinePid(places, name) === undefined, timeoutMs)
+  }
+  await killMachine(layout, places, name)
+}
+
+export function signal(pid: number, what: NodeJS.Signals): boolean {
+  try {
+    process.kill(pid, what)
+    return true
+  } catch {
+    return false // It is gone: what the signal was for has happened.
+  }
+}
+
+function signalGroup(leader: number, what: NodeJS.Signals): void {
+  signal(-leader, what)
+}

@@ -1,0 +1,147 @@
+import { type ChildProcess, spawn } from 'node:child_process'
+import { existsSync, mkdtempSync, rmSync } from 'node:fs'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+
+export const ROOT = join(import.meta.dirname, '..', '..')
+
+export interface Ran {
+  code: number
+  stdout: string
+  stderr: string
+}
+
+export interface MasterStatus {
+  name: string
+  role: 'leader' | 'follower' | 'down'
+  term: number
+  commitIndex: number
+  pid: number
+  url: string
+}
+
+export interface NodeStatus {
+  name: string
+  ready: boolean
+  pid: number
+  runtime: string
+}
+
+export interface ClusterStatus {
+  masters: MasterStatus[]
+  nodes: NodeStatus[]
+  bus: string
+  kubeconfig: string
+}
+
+/** A real `capstan up` in a directory of its own, driven as a user would: by commands. */
+export class ClusterUnderTest {
+  private constructor(
+    readonly data: string,
+    private readonly temporary: boolean,
+  ) {}
+
+  /** Starts detached and waits until it says that it is ready. @throws Error with what it printed. */
+  static async up(options: { data?: string; flags?: string[]; print?: boolean } = {}): Promise<ClusterUnderTest> {
+    const data = options.data ?? mkdtempSync(join(tmpdir(), 'capstan-test-'))
+    const cluster = new ClusterUnderTest(data, options.data === undefined)
+    const ran = await cluster.capstan(['up', '--detach', ...(options.flags ?? [])], { timeoutMs: 300_000, print: options.print ?? false })
+    if (ran.code !== 0) {
+      await cluster.down()
+      throw new Error(`capstan up failed with code ${ran.code}:\n${ran.stderr}\n${ran.stdout}`)
+    }
+    return cluster
+  }
+
+  get kubeconfig(): string {
+    return join(this.data, 'admin.conf')
+  }
+
+  capstan(args: string[], options: { timeoutMs?: number; print?: boolean } = {}): Promise<Ran> {
+    const [command = '', ...rest] = args
+    return exec(process.execPath, [join(ROOT, 'services/cli/dist/main.js'), command, '--data', this.data, ...rest], options)
+  }
+
+  kubectl(args: string[], options: { input?: string; timeoutMs?: number } = {}): Promise<Ran> {
+    return exec('kubectl', ['--kubeconfig', this.kubeconfig, ...args], options)
+  }
+
+  /** kubectl that must succeed; its stdout. */
+  async must(args: string[], options: { input?: string; timeoutMs?: number } = {}): Promise<string> {
+    const ran = await this.kubectl(args, options)
+    if (ran.code !== 0) throw new Error(`kubectl ${args.join(' ')}: exit ${ran.code}: ${ran.stderr}${ran.stdout}`)
+    return ran.stdout
+  }
+
+  async json<T>(args: string[]): Promise<T> {
+    return JSON.parse(await this.must([...args, '-o', 'json'])) as T
+  }
+
+  async status(): Promise<ClusterStatus> {
+    const ran = await this.capstan(['status', '-o', 'json'])
+    if (ran.code !== 0) throw new Error(`capstan status: ${ran.stderr}`)
+    return JSON.parse(ran.stdout) as ClusterStatus
+  }
+
+  async down(): Promise<void> {
+    await this.capstan(['stop'], { timeoutMs: 120_000 })
+    if (this.temporary && existsSync(this.data)) rmSync(this.data, { recursive: true, force: true })
+  }
+}
+
+/** Never throws for an exit code. A command that takes longer than `timeoutMs` (default 60,000) ends with code 124. */
+export function exec(
+  command: string,
+  args: string[],
+  options: { input?: string; timeoutMs?: number; print?: boolean } = {},
+): Promise<Ran> {
+  return new Promise((resolve) => {
+    const child: ChildProcess = spawn(command, args, { stdio: ['pipe', 'pipe', 'pipe'] })
+    let stdout = ''
+    let stderr = ''
+    let timedOut = false
+    const timer = setTimeout(() => {
+      timedOut = true
+      child.kill('SIGKILL')
+    }, options.timeoutMs ?? 60_000)
+    child.stdout?.on('data', (chunk: Buffer) => {
+      stdout += chunk.toString()
+    })
+    child.stderr?.on('data', (chunk: Buffer) => {
+      stderr += chunk.toString()
+      if (options.print) process.stderr.write(chunk)
+    })
+    child.on('error', (error) => {
+      clearTimeout(timer)
+      resolve({ code: 127, stdout, stderr: error.message })
+    })
+    // `exit`, not `close`: a detached process may hold the pipes open for as long as it lives.
+    child.on('exit', (code) => {
+      clearTimeout(timer)
+      setImmediate(() => resolve({ code: timedOut ? 124 : (code ?? 1), stdout, stderr }))
+    })
+    if (options.input !== undefined) child.stdin?.write(options.input)
+    child.stdin?.end()
+  })
+}
+
+/** Asks until the answer is good. @throws Error that says what was awaited and the last answer. */
+export async function eventually<T>(
+  what: string,
+  ask: () => Promise<T | undefined | false>,
+  options: { timeoutMs: number; periodMs?: number },
+): Promise<T> {
+  const until = performance.now() + options.timeoutMs
+  let last: unknown
+  for (;;) {
+    try {
+      const answer = await ask()
+      if (answer !== undefined && answer !== false) return answer
+      last = answer
+    } catch (error) {
+      last = error
+    }
+    if (performance.now() > until) throw new Error(`not within ${options.timeoutMs} ms: ${what}; last: ${String(last)}`)
+    await new Promise((resolve) => setTimeout(resolve, options.periodMs ?? 100))
+  }
+}
