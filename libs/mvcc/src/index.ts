@@ -1,3 +1,9 @@
+export { compareBytes } from './bytes.js'
+export { checkTxn, TXN_LIMITS, type TxnLimits } from './check-txn.js'
+export { MemoryStateEngine, MemoryStorage } from './memory-engine.js'
+export { checkKeyRange, Mvcc, type MvccOptions } from './mvcc.js'
+export { SESSION_WINDOW, SESSIONS_MAX } from './sessions.js'
+export { snapshotChunks, SnapshotDamaged, SnapshotReceiver } from './snapshot.js'
 export type { EngineReplacement, EngineSnapshot, EngineWrite, StateEngine } from './state-engine.js'
 export {
   type Command,

@@ -1,1 +1,2 @@
-export {}
+export { type EngineHarness, stateEngineContract } from './testing/state-engine-contract.js'
+export { NaiveStore } from './testing/naive-store.js'
