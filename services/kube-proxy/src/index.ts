@@ -1,1 +1,6 @@
-export {}
+export { NftablesRules } from './edge/nftables-rules.js'
+export { UserspaceRules } from './edge/userspace-rules.js'
+export { computeForwards, type EndpointSliceView, type Forward, type ServiceView, type Target } from './forwarding.js'
+export { buildTable, differenceScript, fullScript, type NftTable } from './nft-rules.js'
+export { HollowRules, type PacketRules } from './packet-rules.js'
+export { type KubeProxyHandle, type KubeProxyOptions, startKubeProxy } from './proxy.js'

@@ -1,1 +1,5 @@
-export {}
+export { type Cycle, placePod, type Placement, type Plugin } from './framework.js'
+export { defaultPlugins } from './plugins.js'
+export { SCHEDULER_NAME, type SchedulerHandle, type SchedulerOptions, startScheduler } from './scheduler.js'
+export { type NodeInfo, Snapshot } from './snapshot.js'
+export type { NodeView, PodView } from './views.js'
