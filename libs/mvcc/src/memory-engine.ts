@@ -13,6 +13,7 @@ export class MemoryStateEngine implements StateEngine {
   appliedIndex: number
   durableIndex: number
   sizeBytes = 0
+  readonly unsavedBytes = 0
   private tree: OrderedMap<Uint8Array>
 
   constructor(private readonly storage: MemoryStorage = new MemoryStorage()) {

@@ -14,6 +14,8 @@ export interface StateEngine {
   readonly durableIndex: number
   /** What it takes, roughly. */
   readonly sizeBytes: number
+  /** Committed but not yet durable and held in memory. Without bound: the owner calls `checkpoint` in time. */
+  readonly unsavedBytes: number
   get(key: Uint8Array): Uint8Array | undefined
   /** Pairs with `from <= key < to` (no `to`: to the end), ascending by bytes. Not to be used across a commit. */
   range(from: Uint8Array, to?: Uint8Array): Iterable<[key: Uint8Array, value: Uint8Array]>

@@ -1,1 +1,1 @@
-export {}
+export { LmdbStateEngine } from './lmdb-engine.js'
