@@ -1,0 +1,6 @@
+// npm run bench -- NAME: see test/src/bench.ts.
+import { join } from 'node:path'
+import { ensureBuilt, root, run } from './setup.mjs'
+
+ensureBuilt()
+run(process.execPath, ['--enable-source-maps', join(root, 'test/dist/bench.js'), ...process.argv.slice(2)], { stdio: 'inherit' })

@@ -1,0 +1,6 @@
+// npm run demo: see test/src/demo.ts.
+import { join } from 'node:path'
+import { ensureBuilt, root, run } from './setup.mjs'
+
+ensureBuilt()
+run(process.execPath, ['--enable-source-maps', join(root, 'test/dist/demo.js')], { stdio: 'inherit' })
