@@ -1,1 +1,2 @@
-export {}
+export type { PlantedBug, StoreHandle, StoreOptions, StoreWorld } from './options.js'
+export { startStore } from './start-store.js'

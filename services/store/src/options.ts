@@ -1,0 +1,67 @@
+import type { Bus, Disk, World } from '@capstan/actor'
+import type { StateEngine } from '@capstan/mvcc'
+
+/** Deliberate bugs, for the tests of the checkers. Never set otherwise. */
+export type PlantedBug = 'ack-before-sync' | 'skip-pre-vote' | 'stale-read' | 'watch-last-lost'
+
+/** The world of a store member. */
+export interface StoreWorld extends World {
+  /** A connection of its own for raft, so that no other traffic delays a heartbeat. Default: `bus`. */
+  readonly raftBus?: Bus
+}
+
+export interface StoreOptions {
+  /** Name of the cluster: the second token of every subject. */
+  cluster: string
+  /** Tells clusters of one name apart; drawn once when the cluster is made. A directory of another one is refused. */
+  clusterId: string
+  /** This member's name, also its name on the bus (`store~<member>`). */
+  member: string
+  /** Names of all voting members, this one among them. The same list on every member. */
+  members: readonly string[]
+  /** The machine that it runs on, for its beats. Default: the member's name. */
+  machine?: string
+  /**
+   * What to do with an empty directory. `new`: the cluster is being made, everybody starts empty. `existing` (default):
+   * this member forgot what it knew: it does not vote until the leader has repaired it (DESIGN §5).
+   */
+  emptyDirectory?: 'new' | 'existing'
+  /** Opens the state engine. Default: checkpoints as one file on `world.disk` (for simulation and tests). */
+  openEngine?: (disk: Disk) => StateEngine | Promise<StateEngine>
+
+  /** Default 100. */
+  heartbeatMs?: number
+  /** Least time without a leader before an election; the greatest is twice that. Default 1,000. */
+  electionTimeoutMs?: number
+  /** Least TTL of a lease; a shorter one is raised to it. Default: election time-out and a half, in whole seconds. */
+  leaseTtlSecondsMin?: number
+  /** Automatic compaction of history. Default: keep 5 minutes. */
+  compaction?: { keepMs: number } | { keepRevisions: number } | 'off'
+  /** A checkpoint of the state at least so often, if it changed. Default 5,000. */
+  checkpointPeriodMs?: number
+  /** … and after so many entries. Default 10,000. */
+  checkpointEntries?: number
+  /** Entries kept in the log below the checkpoint, for members that lag a little. Default 5,000. */
+  logKeepEntries?: number
+  /** Larger requests are refused as TOO_LARGE. Default 1.5 MiB. */
+  requestBytesMax?: number
+  /** Proposals that may wait for their commit; one more is refused as OVERLOADED. Default 5,000. */
+  proposalsMax?: number
+  /** Free disk bytes below which writes are refused as NO_SPACE. Default 64 MiB. */
+  freeBytesMin?: number
+  bugs?: readonly PlantedBug[]
+}
+
+export interface StoreHandle {
+  readonly member: string
+  /** As the `status` verb. */
+  status(): Promise<import('@capstan/protocol').StoreStatusReply>
+  /** SHA-256 of the canonical dump with the index that it was made at (promise S4). */
+  stateHash(): Promise<{ appliedIndex: number; hash: string }>
+  /** Clean end: hands leadership over, ends watches with `closing`, checkpoints. */
+  stop(): Promise<void>
+  /** Ends at once, without handing over or saving, as far as one process can play a crash. */
+  kill(): Promise<void>
+  /** Settles when the member has ended: undefined after `stop` or `kill`, else why it gave up. */
+  readonly ended: Promise<unknown>
+}
