@@ -207,9 +207,9 @@ export class BusApiClient implements ApiClient {
           // The first message may reach back behind what was asked for, never beyond it: that would be a gap.
           const gap = revision !== undefined && (opened ? data.prevRevision !== revision : data.prevRevision > revision)
           if (gap) {
-            stream?.cancel()
             const text = `watch lost events: at revision ${revision}, next message follows ${data.prevRevision}`
-            return end('lost', new CallError('CONNECTION_LOST', 'not-applied', text))
+            end('lost', new CallError('CONNECTION_LOST', 'not-applied', text))
+            return stream?.cancel()
           }
           opened = true
           let seen: string | undefined
@@ -217,9 +217,9 @@ export class BusApiClient implements ApiClient {
             if (stopped) return
             const object = parse(bytes)
             if (type === 'ERROR') {
-              stream?.cancel()
               const failure = statusError(object)
-              return end(failure.code === 'Expired' || failure.code === 'Gone' ? 'expired' : failure.code, failure)
+              end(failure.code === 'Expired' || failure.code === 'Gone' ? 'expired' : failure.code, failure)
+              return stream?.cancel()
             }
             seen = (object as T).metadata?.resourceVersion
             await handlers.event(type as Exclude<ApiEventType, 'ERROR'>, object as T)
@@ -231,8 +231,8 @@ export class BusApiClient implements ApiClient {
         beat: (position) => {
           if (stopped) return
           bookmark(positionOf(position)).catch((error: unknown) => {
-            stream?.cancel()
             end('failed', CallError.fromBus(error))
+            stream?.cancel()
           })
         },
         end: (reason, error) => {

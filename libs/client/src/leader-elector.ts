@@ -1,4 +1,4 @@
-import { CallError, sleep, type Timer, type World } from '@capstan/actor'
+import { CallError, sleep, type World } from '@capstan/actor'
 import type { Fence } from '@capstan/protocol'
 import { type ApiClient, RESOURCES } from './api-client.js'
 import { hex } from './beat-tracker.js'
@@ -201,7 +201,6 @@ export class LeaderElector {
     const fence: Fence = { lock: this.options.lock, token }
     const ending = new AbortController()
     let why = ''
-    let deadline: Timer
     const lost = (reason: string) => {
       if (ending.signal.aborted) return
       why = reason
@@ -212,13 +211,20 @@ export class LeaderElector {
       log.warn({ lock: this.options.lock, token, why: reason }, 'leading no more')
       this.options.changed?.('standby', reason)
     }
+    const tooLate = () => lost(`not renewed for ${this.renewDeadlineMs} ms`)
+    let renewedMs = sentMs
+    let deadline = clock.setTimer(sentMs + this.renewDeadlineMs - clock.monotonicMs(), tooLate)
     const renewed = (atMs: number) => {
-      deadline?.cancel()
-      const leftMs = atMs + this.renewDeadlineMs - clock.monotonicMs()
-      deadline = clock.setTimer(leftMs, () => lost(`not renewed for ${this.renewDeadlineMs} ms`))
+      renewedMs = atMs
+      deadline.cancel()
+      deadline = clock.setTimer(atMs + this.renewDeadlineMs - clock.monotonicMs(), tooLate)
     }
-    deadline = clock.setTimer(this.renewDeadlineMs, () => undefined)
-    renewed(sentMs)
+    // After a stall the timer of the renewal may run before that of the deadline.
+    const inTime = () => {
+      if (clock.monotonicMs() - renewedMs < this.renewDeadlineMs) return true
+      tooLate()
+      return false
+    }
     this.present = { fence, lost }
     this.counters.terms++
     log.info({ lock: this.options.lock, token, holder: created.spec?.holderIdentity }, 'leading')
@@ -234,7 +240,7 @@ export class LeaderElector {
       lost('its work failed to start')
       led = Promise.resolve()
     }
-    await this.renew(created, ending.signal, renewed, lost)
+    await this.renew(created, ending.signal, inTime, renewed, lost)
     if (why === 'stopping' || why.startsWith('its work')) await this.release(created, fence)
     await led
   }
@@ -242,13 +248,14 @@ export class LeaderElector {
   private async renew(
     created: LockLease,
     signal: AbortSignal,
+    inTime: () => boolean,
     renewed: (sentMs: number) => void,
     lost: (why: string) => void,
   ): Promise<void> {
     const { clock, log } = this.world
     let lease = created
     let delayMs = this.renewMs
-    while (await sleep(clock, delayMs, signal)) {
+    while ((await sleep(clock, delayMs, signal)) && inTime()) {
       const sentMs = clock.monotonicMs()
       delayMs = this.renewMs
       try {
