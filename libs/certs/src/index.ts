@@ -1,1 +1,19 @@
-export {}
+export {
+  accountJwt,
+  type BusAuthority,
+  type BusPermissions,
+  busServerConfig,
+  type BusServerOptions,
+  makeBusAuthority,
+  makeBusUser,
+  makeSystemUser,
+} from './bus-credentials.js'
+export { kubeconfig } from './kubeconfig.js'
+export {
+  type CertificateAndKey,
+  makeCa,
+  makeClientCertificate,
+  makeServerCertificate,
+  makeSigningKeyPair,
+  type Validity,
+} from './x509.js'

@@ -1,0 +1,127 @@
+import { encodeAccount, encodeOperator, encodeUser, fmtCreds } from '@nats-io/jwt'
+import { createAccount, createOperator, createUser, fromSeed } from '@nats-io/nkeys'
+
+/** What the bus' trust rests on. Seeds are secrets: whoever has the account's can make credentials for any identity. */
+export interface BusAuthority {
+  formatVersion: 1
+  operatorSeed: string
+  operatorJwt: string
+  accountSeed: string
+  accountJwt: string
+  systemAccountSeed: string
+  systemAccountJwt: string
+  /** Public keys of the users made, by identity: what a revocation names. */
+  users: Record<string, string>
+  /** User public key → issue time in seconds up to which its credentials are void. */
+  revocations: Record<string, number>
+}
+
+/** What an identity may do; as `Grants` of the protocol. */
+export interface BusPermissions {
+  publish: string[]
+  subscribe: string[]
+  allowResponses?: { max: number; expiresMs: number }
+}
+
+const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes)
+const keyOf = (seed: string) => fromSeed(new TextEncoder().encode(seed))
+const UNLIMITED = -1
+
+/** NATS operator, the account that all identities belong to, and the system account. */
+export async function makeBusAuthority(): Promise<BusAuthority> {
+  const operator = createOperator()
+  const account = createAccount()
+  const system = createAccount()
+  const authority: BusAuthority = {
+    formatVersion: 1,
+    operatorSeed: text(operator.getSeed()),
+    operatorJwt: await encodeOperator('capstan', operator, { system_account: system.getPublicKey() }),
+    accountSeed: text(account.getSeed()),
+    accountJwt: '',
+    systemAccountSeed: text(system.getSeed()),
+    systemAccountJwt: await encodeAccount('SYS', system, {}, { signer: operator }),
+    users: {},
+    revocations: {},
+  }
+  authority.accountJwt = await accountJwt(authority)
+  return authority
+}
+
+/** Signs the account anew, with the revocations as they are now. */
+export function accountJwt(authority: BusAuthority): Promise<string> {
+  const limits = { subs: UNLIMITED, data: UNLIMITED, payload: UNLIMITED, imports: UNLIMITED, exports: UNLIMITED, wildcards: true, conn: UNLIMITED, leaf: UNLIMITED }
+  return encodeAccount('CAPSTAN', keyOf(authority.accountSeed), { limits, revocations: authority.revocations }, { signer: keyOf(authority.operatorSeed) })
+}
+
+/** Contents of a creds file for one identity, and its public key. */
+export async function makeBusUser(
+  authority: BusAuthority,
+  identity: string,
+  permissions: BusPermissions,
+): Promise<{ credentials: Uint8Array; publicKey: string }> {
+  const user = createUser()
+  const { allowResponses } = permissions
+  const jwt = await encodeUser(identity, user, keyOf(authority.accountSeed), {
+    pub: { allow: permissions.publish, deny: [] },
+    sub: { allow: permissions.subscribe, deny: [] },
+    // The server counts expiry in nanoseconds.
+    ...(allowResponses ? { resp: { max: allowResponses.max, ttl: allowResponses.expiresMs * 1_000_000 } } : {}),
+    subs: UNLIMITED,
+    data: UNLIMITED,
+    payload: UNLIMITED,
+  })
+  return { credentials: fmtCreds(jwt, user), publicKey: user.getPublicKey() }
+}
+
+/** Credentials for the system account, by which `accountJwt` is pushed to running servers (`$SYS.REQ.CLAIMS.UPDATE`). */
+export async function makeSystemUser(authority: BusAuthority): Promise<Uint8Array> {
+  const user = createUser()
+  return fmtCreds(await encodeUser('system', user, keyOf(authority.systemAccountSeed)), user)
+}
+
+export interface BusServerOptions {
+  name: string
+  cluster: string
+  listen: { host: string; port: number }
+  route: { host: string; port: number }
+  /** `host:port` of the other servers' routes. */
+  peers: string[]
+  /** Shared by the servers of one cluster. */
+  routePassword: string
+  /** Where it keeps account JWTs that were pushed to it. */
+  directory: string
+}
+
+/** Configuration file of one nats-server. */
+export function busServerConfig(authority: BusAuthority, options: BusServerOptions): string {
+  const quote = (value: string) => JSON.stringify(value)
+  const account = keyOf(authority.accountSeed).getPublicKey()
+  const system = keyOf(authority.systemAccountSeed).getPublicKey()
+  const routes = options.peers.map((peer) => `    "nats-route://capstan:${options.routePassword}@${peer}"`)
+  return `server_name: ${quote(options.name)}
+listen: ${quote(`${options.listen.host}:${options.listen.port}`)}
+# A slow or dead peer must be noticed in seconds.
+ping_interval: "2s"
+ping_max: 2
+write_deadline: "2s"
+max_pending: 67108864
+max_payload: 1048576
+operator: ${authority.operatorJwt}
+system_account: ${system}
+resolver: { type: full, dir: ${quote(options.directory)}, allow_delete: false, interval: "2m" }
+resolver_preload: {
+  ${account}: ${authority.accountJwt}
+  ${system}: ${authority.systemAccountJwt}
+}
+cluster {
+  name: ${quote(options.cluster)}
+  listen: ${quote(`${options.route.host}:${options.route.port}`)}
+  no_advertise: true
+  connect_retries: 1000000
+  authorization { user: capstan, password: ${quote(options.routePassword)}, timeout: 2 }
+  routes: [
+${routes.join('\n')}
+  ]
+}
+`
+}
