@@ -1,6 +1,9 @@
 import type { Bus, Disk, World } from '@capstan/actor'
 import type { StateEngine } from '@capstan/mvcc'
 
+export const HEARTBEAT_MS = 50
+export const ELECTION_TIMEOUT_MS = 300
+
 /** Deliberate bugs, for the tests of the checkers. Never set otherwise. */
 export type PlantedBug = 'ack-before-sync' | 'skip-pre-vote' | 'stale-read' | 'watch-last-lost'
 
@@ -29,9 +32,9 @@ export interface StoreOptions {
   /** Opens the state engine. Default: checkpoints as one file on `world.disk` (for simulation and tests). */
   openEngine?: (disk: Disk) => StateEngine | Promise<StateEngine>
 
-  /** Default 100. */
+  /** Default 50. */
   heartbeatMs?: number
-  /** Least time without a leader before an election; the greatest is twice that. Default 1,000. */
+  /** Least time without a leader before an election; the greatest is twice that. Default 300. */
   electionTimeoutMs?: number
   /** Least TTL of a lease; a shorter one is raised to it. Default: election time-out and a half, in whole seconds. */
   leaseTtlSecondsMin?: number

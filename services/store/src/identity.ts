@@ -1,0 +1,53 @@
+import { decode, type Disk, encode, type Random } from '@capstan/actor'
+import { StoreError } from './store-error.js'
+
+const FILE = 'identity'
+const FORMAT = 1
+
+/** What a member's directory says about whose it is. Written once, when the directory is made. */
+export interface MemberIdentity {
+  clusterId: string
+  member: string
+  /** Drawn when the directory was made. */
+  incarnation: string
+  /** False: it forgot what it knew, and does not vote before the leader has repaired it. */
+  mayVote: boolean
+}
+
+/**
+ * Reads the directory's identity, or makes one if the directory is empty.
+ * @throws StoreError BAD_REQUEST if it belongs to another cluster or member, or is unreadable.
+ */
+export async function loadIdentity(
+  disk: Disk,
+  random: Random,
+  expected: { clusterId: string; member: string },
+  emptyDirectory: 'new' | 'existing',
+): Promise<MemberIdentity> {
+  const bytes = await disk.read(FILE)
+  if (!bytes) {
+    const incarnation = Buffer.from(random.bytes(8)).toString('hex')
+    const identity = { ...expected, incarnation, mayVote: emptyDirectory === 'new' }
+    await saveIdentity(disk, identity)
+    return identity
+  }
+  let found: Partial<MemberIdentity> & { format?: number }
+  try {
+    found = decode(bytes) as typeof found
+  } catch (error) {
+    const text = 'the directory holds an unreadable identity: restore it, or empty the directory and start as an existing member'
+    throw new StoreError('BAD_REQUEST', 'not-applied', text, { cause: error })
+  }
+  if (found.format !== FORMAT) throw refused(`the directory has format ${String(found.format)}; this version knows ${FORMAT}`)
+  if (found.clusterId !== expected.clusterId) throw refused(`the directory belongs to cluster ${String(found.clusterId)}, not ${expected.clusterId}`)
+  if (found.member !== expected.member) throw refused(`the directory belongs to member ${String(found.member)}, not ${expected.member}`)
+  return { clusterId: expected.clusterId, member: expected.member, incarnation: String(found.incarnation), mayVote: found.mayVote === true }
+}
+
+export function saveIdentity(disk: Disk, identity: MemberIdentity): Promise<void> {
+  return disk.writeAtomic(FILE, encode({ format: FORMAT, ...identity }))
+}
+
+function refused(text: string): StoreError {
+  return new StoreError('BAD_REQUEST', 'not-applied', text)
+}

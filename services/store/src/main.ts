@@ -1,0 +1,68 @@
+/**
+ * The store as a process of its own: `node main.js CONFIG.json`. Joins NATS with one connection for raft and one for all
+ * else, keeps its state in lmdb, ends cleanly on SIGTERM and SIGINT. Prints one line `ready` on stdout when it serves.
+ */
+import { readFileSync } from 'node:fs'
+import { join } from 'node:path'
+import { grants, identityToken, Subjects } from '@capstan/protocol'
+import { LmdbStateEngine, NatsBus, RealClock, RealDisk, RealRandom, realLog } from '@capstan/real'
+import { type StoreOptions, startStore } from './index.js'
+
+/** The JSON file given on the command line. */
+interface StoreConfig extends Omit<StoreOptions, 'openEngine'> {
+  /** Directory of this member's log and state. */
+  dataDir: string
+  bus: {
+    /** `host:port`, the preferred one first. */
+    servers: string[]
+    /** Paths. */
+    credentials: string
+    ca?: string
+  }
+  logLevel?: string
+}
+
+const path = process.argv[2]
+if (!path) {
+  console.error('usage: main.js CONFIG.json')
+  process.exit(2)
+}
+const config = JSON.parse(readFileSync(path, 'utf8')) as StoreConfig
+const log = realLog({ name: `store/${config.member}`, level: config.logLevel ?? 'info', fd: 2 })
+const { dataDir, bus: busConfig, logLevel: _, ...options } = config
+const subjects = new Subjects(config.cluster)
+const identity = { component: 'store', name: config.member } as const
+const token = identityToken(identity)
+
+const connect = (instance: string) =>
+  NatsBus.connect({
+    servers: busConfig.servers,
+    identity: token,
+    inbox: subjects.inbox(token, instance),
+    grants: grants(config.cluster, identity),
+    credentials: readFileSync(busConfig.credentials),
+    ...(busConfig.ca ? { ca: readFileSync(busConfig.ca, 'utf8') } : {}),
+    log,
+  })
+
+const incarnation = `${process.pid}-${Date.now()}`
+const [bus, raftBus] = await Promise.all([connect(`bulk-${incarnation}`), connect(`raft-${incarnation}`)])
+const store = await startStore(
+  { clock: new RealClock(), random: new RealRandom(), bus, raftBus, disk: new RealDisk(dataDir), log },
+  { ...options, openEngine: () => new LmdbStateEngine(join(dataDir, 'state')) },
+)
+process.stdout.write('ready\n')
+
+let ending = false
+for (const signal of ['SIGTERM', 'SIGINT'] as const)
+  process.on(signal, () => {
+    if (ending) return
+    ending = true
+    log.info({ signal }, 'stopping')
+    void store.stop()
+  })
+
+const failure = await store.ended
+await Promise.all([bus.close(), raftBus.close()])
+if (failure !== undefined) log.error({ err: failure }, 'the store gave up')
+process.exit(failure === undefined ? 0 : 1)

@@ -1,0 +1,97 @@
+import { type Bus, BusError, decode, encode, type Log } from '@capstan/actor'
+import { decodeToken, Subjects } from '@capstan/protocol'
+
+const VERSION = 1
+/** Room for the frame around a piece. */
+const PIECE_MARGIN_BYTES = 512
+const FRAME_BYTES_MAX = 64 * 1024 * 1024
+
+export interface RaftFrame {
+  from: string
+  /** Drawn when the sender's directory was made: one that forgot everything comes back under another. */
+  incarnation: string
+  messages: unknown[]
+}
+
+/**
+ * Carries raft messages between members: one frame for all messages of one turn to one member, in pieces if it is too
+ * large for the bus. Loses what the bus loses: raft sends again.
+ */
+export class RaftLink {
+  private readonly subjects: Subjects
+  private readonly subscription
+  private readonly partial = new Map<string, { key: number; pieces: Uint8Array[]; bytes: number }>()
+  private nextKey = 1
+
+  constructor(
+    private readonly bus: Bus,
+    private readonly log: Log,
+    private readonly self: { cluster: string; clusterId: string; member: string; incarnation: string },
+    private readonly receive: (frame: RaftFrame) => void,
+  ) {
+    this.subjects = new Subjects(self.cluster)
+    this.subscription = bus.subscribe(this.subjects.raftTo(self.member), (message) => this.take(message.subject, message.payload))
+  }
+
+  send(to: string, messages: readonly unknown[]): void {
+    const subject = this.subjects.raft(this.self.member, to)
+    try {
+      const frame = encode([VERSION, this.self.clusterId, this.self.incarnation, messages])
+      if (frame.length <= this.bus.payloadBytesMax) return this.bus.publish(subject, frame)
+      const pieceBytes = this.bus.payloadBytesMax - PIECE_MARGIN_BYTES
+      const count = Math.ceil(frame.length / pieceBytes)
+      const key = this.nextKey++
+      for (let at = 0; at < count; at++)
+        this.bus.publish(subject, encode([VERSION, 'piece', key, at, count, frame.subarray(at * pieceBytes, (at + 1) * pieceBytes)]))
+    } catch (error) {
+      if (!(error instanceof BusError)) throw error
+      this.log.debug({ err: error, to }, 'raft messages not sent')
+    }
+  }
+
+  close(): void {
+    this.subscription.unsubscribe()
+  }
+
+  private take(subject: string, payload: Uint8Array): void {
+    try {
+      // `…store.raft.<from>.<to>`: the bus vouches for the sender's token.
+      const tokens = subject.split('.')
+      const from = decodeToken(tokens[tokens.length - 2] as string)
+      const frame = this.whole(from, payload)
+      if (!frame) return
+      const [version, clusterId, incarnation, messages] = frame
+      if (version !== VERSION || typeof incarnation !== 'string' || !Array.isArray(messages)) throw new Error('not a raft frame of this version')
+      if (clusterId !== this.self.clusterId) throw new Error(`it belongs to cluster ${String(clusterId)}`)
+      this.receive({ from, incarnation, messages })
+    } catch (error) {
+      this.log.warn({ err: error, subject, bytes: payload.length }, 'refused a raft frame')
+    }
+  }
+
+  private whole(from: string, payload: Uint8Array): unknown[] | undefined {
+    const frame = decode(payload)
+    if (!Array.isArray(frame)) throw new Error('not a raft frame')
+    if (frame[1] !== 'piece') return frame
+    const [, , key, at, count, bytes] = frame as [number, string, number, number, number, Uint8Array]
+    if (!(bytes instanceof Uint8Array)) throw new Error('a piece without bytes')
+    // One large frame at a time from each member; pieces come in order or the frame is lost.
+    const open = at === 0 ? { key, pieces: [], bytes: 0 } : this.partial.get(from)
+    if (!open || open.key !== key || open.pieces.length !== at || open.bytes + bytes.length > FRAME_BYTES_MAX) {
+      this.partial.delete(from)
+      return undefined
+    }
+    open.pieces.push(bytes)
+    open.bytes += bytes.length
+    this.partial.set(from, open)
+    if (open.pieces.length < count) return undefined
+    this.partial.delete(from)
+    const all = new Uint8Array(open.bytes)
+    let offset = 0
+    for (const piece of open.pieces) {
+      all.set(piece, offset)
+      offset += piece.length
+    }
+    return decode(all) as unknown[]
+  }
+}

@@ -1,0 +1,583 @@
+import { decode, encode, type Log } from '@capstan/actor'
+import { type Command, type CommandResult, type Entry, Mvcc, SnapshotDamaged, SnapshotReceiver } from '@capstan/mvcc'
+import {
+  type Configuration,
+  type LogEntry,
+  type Proposal,
+  RaftLog,
+  type RaftMessage,
+  RaftNode,
+  type RaftStatus,
+  type Ready,
+  type SnapshotMeta,
+} from 'raft-ts'
+import { CheckpointFileEngine } from './checkpoint-file-engine.js'
+import { loadIdentity, type MemberIdentity, saveIdentity } from './identity.js'
+import { ELECTION_TIMEOUT_MS, HEARTBEAT_MS, type StoreOptions, type StoreWorld } from './options.js'
+import { type RaftFrame, RaftLink } from './raft-link.js'
+import type { SessionId } from './requests.js'
+import { OutgoingSnapshot } from './snapshots.js'
+import { maybeApplied, notApplied, StoreError } from './store-error.js'
+
+/** Newest cluster version whose apply behaviour this code knows. */
+const CLUSTER_VERSION_MAX = 1
+/** Entries applied between two returns to the event loop. */
+const APPLY_SLICE = 500
+/** State held back from the disk above which applying waits for the checkpoint. */
+const UNSAVED_BYTES_MAX = 128 * 1024 * 1024
+/** A read that raft has not answered is asked again; then given up. */
+const READ_RETRY_MS = 400
+const READ_WAIT_MS_MAX = 5000
+const READS_MAX = 10_000
+const SNAPSHOT_IDLE_MS = 30_000
+
+export interface ReplicaHooks {
+  /** A raft frame came in. */
+  frame(frame: RaftFrame): void
+  /** Runs `run` as a message of the owner's actor. */
+  later(run: () => void): void
+  /** Only a restart helps. */
+  failed(error: unknown): void
+  leadershipChanged(): void
+  applied(command: Command, result: CommandResult): void
+  /** The whole state was replaced by a snapshot. */
+  installed(): void
+}
+
+interface Pending {
+  resolve(result: CommandResult): void
+  reject(error: StoreError): void
+}
+
+interface Read {
+  sinceMs: number
+  resolve(): void
+  reject(error: StoreError): void
+}
+
+/**
+ * One member's copy of the state: raft and its log, and mvcc behind them. Carries out what raft asks for (`Ready`), in
+ * raft's order: send, persist, send what waited for that, apply.
+ */
+export class Replica {
+  readonly counters: Record<string, number> = { proposals: 0, snapshotsInstalled: 0, checkpoints: 0, logCuts: 0 }
+  installing = false
+  private readonly link: RaftLink
+  private readonly proposals: (Pending & { proposal: Proposal })[] = []
+  private readonly pending = new Map<number, Pending & { term: number }>()
+  /** Reads not yet given to raft; reads with raft, by context; reads that wait for an index to be applied. */
+  private reads: Read[] = []
+  private readonly asked = new Map<number, { reads: Read[]; sinceMs: number }>()
+  private readonly confirmed: { index: number; reads: Read[] }[] = []
+  private readonly applyQueue: LogEntry[] = []
+  private readonly outgoing = new Map<string, OutgoingSnapshot>()
+  private incoming: { meta: SnapshotMeta; receiver: SnapshotReceiver | undefined; tail: Promise<void> } | undefined
+  private nextContext = 1
+  private pumping = false
+  private closed = false
+  private persisting: Promise<void> = Promise.resolve()
+  private checkpointing = false
+  private checkpointedMs: number
+  private known: { role: string; leader: string | undefined; term: number } = { role: '', leader: undefined, term: -1 }
+  private lastError: string | undefined
+  /** As of the last pump. */
+  private state: RaftStatus
+
+  private constructor(
+    private readonly world: StoreWorld,
+    private readonly options: StoreOptions,
+    private readonly log: Log,
+    private readonly hooks: ReplicaHooks,
+    private identity: MemberIdentity,
+    readonly mvcc: Mvcc,
+    private readonly raftLog: RaftLog,
+    private readonly raft: RaftNode,
+    private readonly sync: { longestMs: number; count: number },
+  ) {
+    this.checkpointedMs = world.clock.monotonicMs()
+    this.state = raft.status()
+    this.link = new RaftLink(world.raftBus ?? world.bus, log, { cluster: options.cluster, ...identity }, (frame) => hooks.frame(frame))
+    this.pumpSoon()
+  }
+
+  /** @throws StoreError, LogDamaged, SnapshotDamaged, DiskError */
+  static async open(world: StoreWorld, options: StoreOptions, log: Log, hooks: ReplicaHooks): Promise<Replica> {
+    const { clusterId, member } = options
+    const identity = await loadIdentity(world.disk, world.random, { clusterId, member }, options.emptyDirectory ?? 'existing')
+    const engine = await (options.openEngine?.(world.disk) ?? CheckpointFileEngine.open(world.disk))
+    const mvcc = new Mvcc(engine)
+    if (mvcc.clusterVersion > CLUSTER_VERSION_MAX)
+      throw new StoreError('BAD_REQUEST', 'not-applied', `the cluster is at version ${mvcc.clusterVersion}; this program knows ${CLUSTER_VERSION_MAX}`)
+    const configuration: Configuration = { voters: [...options.members], learners: [] }
+    const sync = { longestMs: 0, count: 0 }
+    const { log: raftLog, recovered } = await openLog(world, mvcc, configuration, (durationMs) => {
+      sync.longestMs = Math.max(sync.longestMs, durationMs)
+      sync.count++
+    })
+    if (recovered.tornBytes > 0) log.info({ bytes: recovered.tornBytes }, 'cut a torn write off the log')
+    const bugs = (options.bugs ?? []).filter((bug) => bug !== 'watch-last-lost')
+    const random = world.random.fork('raft')
+    const raft = new RaftNode({
+      member,
+      configuration,
+      random: () => random.next(),
+      nowMs: world.clock.monotonicMs(),
+      heartbeatMs: options.heartbeatMs ?? HEARTBEAT_MS,
+      electionTimeoutMs: options.electionTimeoutMs ?? ELECTION_TIMEOUT_MS,
+      recovered,
+      applied: mvcc.appliedIndex,
+      forgetful: !identity.mayVote,
+      ...(bugs.length > 0 ? { plantedBugs: bugs, allowPlantedBugs: true } : {}),
+    })
+    log.info({ appliedIndex: mvcc.appliedIndex, lastIndex: raft.status().lastIndex, mayVote: identity.mayVote }, 'replica opened')
+    return new Replica(world, options, log, hooks, identity, mvcc, raftLog, raft, sync)
+  }
+
+  get role(): 'leader' | 'follower' | 'candidate' | 'learner' {
+    const { role, mayVote } = this.state
+    if (role === 'leader') return 'leader'
+    if (!mayVote) return 'learner'
+    return role === 'follower' ? 'follower' : 'candidate'
+  }
+  get leader(): string | undefined {
+    return this.state.leader
+  }
+  get term(): number {
+    return this.state.term
+  }
+  get commitIndex(): number {
+    return this.state.commit
+  }
+  get firstIndex(): number {
+    return this.state.firstIndex
+  }
+
+  peersHeard(): string[] {
+    return [...this.raft.status().heard]
+  }
+
+  errors(): string[] {
+    return this.lastError === undefined ? [] : [this.lastError]
+  }
+
+  figures(): Record<string, number> {
+    return { ...this.state.counters, ...this.counters, syncs: this.sync.count, syncLongestMs: Math.round(this.sync.longestMs) }
+  }
+
+  // ------------------------------------------------------------------------------------------------------------ inputs
+
+  receive(frame: RaftFrame): void {
+    for (const message of frame.messages) {
+      const { from, to } = (message ?? {}) as Partial<RaftMessage>
+      // The frame's sender is vouched for by the bus; what it says in its messages must agree.
+      if (from !== frame.from || to !== this.options.member) this.log.warn({ from: frame.from, message: { from, to } }, 'refused a raft message: not from its sender or not for me')
+      else this.raft.step(message as RaftMessage)
+    }
+    this.pumpSoon()
+  }
+
+  tick(nowMs: number): void {
+    this.raft.tick(nowMs)
+    for (const [context, { reads, sinceMs }] of [...this.asked])
+      if (nowMs - sinceMs > READ_RETRY_MS) {
+        this.asked.delete(context)
+        this.reads.push(...reads)
+      }
+    this.reads = this.reads.filter((read) => {
+      if (nowMs - read.sinceMs < READ_WAIT_MS_MAX) return true
+      read.reject(notApplied('NO_LEADER', `no leader has confirmed the read in ${READ_WAIT_MS_MAX} ms`))
+      return false
+    })
+    for (const [to, out] of [...this.outgoing])
+      if (nowMs - out.usedMs > SNAPSHOT_IDLE_MS) {
+        out.close()
+        this.outgoing.delete(to)
+      }
+    this.checkpointIfDue(nowMs)
+    this.pump()
+  }
+
+  /** Resolves when the command is applied here. @throws StoreError NO_LEADER, OVERLOADED (not-applied), LEADER_CHANGED. */
+  propose(command: Command): Promise<CommandResult> {
+    return new Promise((resolve, reject) => {
+      if (this.state.role !== 'leader') return reject(notApplied('NO_LEADER', `${this.options.member} does not lead`))
+      const max = this.options.proposalsMax ?? 5000
+      if (this.proposals.length + this.pending.size >= max) return reject(notApplied('OVERLOADED', `${max} proposals wait for their commit`))
+      this.counters.proposals = (this.counters.proposals ?? 0) + 1
+      // The session stands in the entry itself.
+      const { session, ...plain } = command as Command & { session?: SessionId }
+      const proposal: Proposal = {
+        kind: command.type === 'clusterVersion' ? 'clusterVersion' : 'command',
+        clientId: session?.clientId ?? '',
+        clientSeq: session?.seq ?? 0,
+        payload: encode(plain),
+      }
+      this.proposals.push({ proposal, resolve, reject })
+      this.pumpSoon()
+    })
+  }
+
+  /** Resolves when everything that was acknowledged before the call is applied here (thesis §6.4). */
+  barrier(): Promise<void> {
+    return new Promise((resolve, reject) => {
+      if (this.reads.length + this.asked.size >= READS_MAX) return reject(notApplied('OVERLOADED', `${READS_MAX} reads wait`))
+      this.reads.push({ sinceMs: this.world.clock.monotonicMs(), resolve, reject })
+      this.pumpSoon()
+    })
+  }
+
+  /** Resolves when another member leads. @throws StoreError if that took too long, or there is nobody to take it. */
+  transferLeadership(to?: string): Promise<void> {
+    const status = this.raft.status()
+    if (status.role !== 'leader') return Promise.reject(notApplied('NO_LEADER', `${this.options.member} does not lead`))
+    const best = Object.entries(status.progress)
+      .filter(([id]) => status.heard.includes(id) && status.configuration.voters.includes(id))
+      .sort((a, b) => b[1].match - a[1].match || (a[0] < b[0] ? -1 : 1))[0]?.[0]
+    const target = to ?? best
+    if (target === undefined || target === this.options.member) return Promise.reject(notApplied('NO_LEADER', 'nobody to hand leadership to'))
+    if (!this.raft.transferLeadership(target)) return Promise.reject(notApplied('NO_LEADER', `${target} cannot take leadership over`))
+    this.pumpSoon()
+    const { clock } = this.world
+    const deadline = clock.monotonicMs() + (this.options.electionTimeoutMs ?? ELECTION_TIMEOUT_MS)
+    return new Promise((resolve, reject) => {
+      const look = () => {
+        if (this.raft.status().role !== 'leader') resolve()
+        else if (clock.monotonicMs() > deadline || this.closed) reject(notApplied('NO_LEADER', `${target} did not take leadership over in time`))
+        else clock.setTimer(5, look)
+      }
+      look()
+    })
+  }
+
+  async close(): Promise<void> {
+    this.closed = true
+    this.link.close()
+    this.failAll(maybeApplied('STOPPED', `${this.options.member} stopped; it may have happened`))
+    for (const read of this.takeAllReads()) read.reject(notApplied('STOPPED', `${this.options.member} stopped`))
+    for (const out of this.outgoing.values()) out.close()
+    await this.raftLog.close()
+    await this.mvcc.engine.close()
+  }
+
+  // -------------------------------------------------------------------------------------------------------------- pump
+
+  /** Once per turn: all proposals of the turn become one batch, and one sync. */
+  private pumpSoon(): void {
+    if (this.pumping || this.closed) return
+    this.pumping = true
+    this.world.clock.defer(() => this.hooks.later(() => this.pump()))
+  }
+
+  private pump(): void {
+    this.pumping = false
+    if (this.closed) return
+    this.handOverProposals()
+    this.handOverReads()
+    for (let ready = this.raft.takeReady(); ready; ready = this.raft.takeReady()) this.carryOut(ready)
+    this.applySome()
+    this.lookAtLeadership()
+  }
+
+  private handOverProposals(): void {
+    if (this.proposals.length === 0) return
+    const batch = this.proposals.splice(0)
+    const result = this.raft.propose(batch.map(({ proposal }) => proposal))
+    if (result.accepted) {
+      batch.forEach(({ resolve, reject }, at) => this.pending.set(result.firstIndex + at, { term: result.term, resolve, reject }))
+      return
+    }
+    const error =
+      result.reason === 'overloaded'
+        ? notApplied('OVERLOADED', 'too much is proposed and not committed')
+        : notApplied('NO_LEADER', result.reason === 'transferring' ? 'leadership is being handed over' : `${this.options.member} does not lead`)
+    for (const { reject } of batch) reject(error)
+  }
+
+  private handOverReads(): void {
+    if (this.reads.length === 0 || this.state.leader === undefined) return
+    const context = this.nextContext++
+    this.asked.set(context, { reads: this.reads, sinceMs: this.world.clock.monotonicMs() })
+    this.reads = []
+    if (!this.raft.readIndex(context)) {
+      const refused = this.asked.get(context)?.reads ?? []
+      this.asked.delete(context)
+      for (const read of refused) read.reject(notApplied('OVERLOADED', 'too many reads wait for their confirmation'))
+    }
+  }
+
+  private carryOut(ready: Ready): void {
+    this.sendAll(ready.sendNow)
+    for (const { context, index, refused } of ready.reads) {
+      const entry = this.asked.get(context)
+      if (!entry) continue
+      this.asked.delete(context)
+      // Refused ones are asked again with the next tick.
+      if (refused) this.reads.push(...entry.reads)
+      else this.confirmed.push({ index, reads: entry.reads })
+    }
+    // Committed and durable already: this needs not wait for what this Ready persists.
+    for (const entry of ready.apply) this.applyQueue.push(entry)
+    if (ready.persist) {
+      // Handed over in raft's order; the log shares one sync among all that wait.
+      const durable = this.raftLog.append(ready.persist)
+      this.persisting = Promise.all([this.persisting, durable]).then(() => undefined)
+    }
+    const done = this.persisting
+    const number = ready.number
+    done.then(
+      () =>
+        this.hooks.later(() => {
+          if (this.closed) return
+          this.raft.persisted(number)
+          this.sendAll(ready.sendAfterPersist)
+          this.pump()
+        }),
+      (error: unknown) => this.hooks.failed(error),
+    )
+    for (const wanted of ready.snapshotWanted) this.sendSnapshotChunk(wanted)
+    for (const chunk of ready.snapshotChunks) this.takeSnapshotChunk(chunk)
+  }
+
+  private sendAll(messages: readonly RaftMessage[]): void {
+    if (messages.length === 0) return
+    const byTarget = new Map<string, RaftMessage[]>()
+    for (const message of messages) {
+      const list = byTarget.get(message.to)
+      if (list) list.push(message)
+      else byTarget.set(message.to, [message])
+    }
+    for (const [to, list] of byTarget) this.link.send(to, list)
+  }
+
+  // ------------------------------------------------------------------------------------------------------------- apply
+
+  private applySome(): void {
+    if (this.installing) return
+    while (this.applyQueue.length > 0) {
+      const { engine } = this.mvcc
+      if (engine.unsavedBytes > UNSAVED_BYTES_MAX) {
+        this.startCheckpoint()
+        return
+      }
+      const batch = this.applyQueue.splice(0, APPLY_SLICE)
+      this.apply(batch)
+      if (this.applyQueue.length > 0) {
+        this.pumpSoon()
+        break
+      }
+    }
+    this.releaseReads()
+  }
+
+  private apply(batch: readonly LogEntry[]): void {
+    // After a restart raft may give again what the state holds already.
+    const fresh = batch.filter(({ index }) => index > this.mvcc.appliedIndex)
+    const last = batch[batch.length - 1] as LogEntry
+    if (fresh.length > 0) {
+      const entries = fresh.map((entry): Entry => ({ index: entry.index, command: commandOf(entry) }))
+      const results = this.mvcc.applyBatch(entries, [['raft', encode([last.index, last.term])]])
+      fresh.forEach((entry, at) => {
+        const result = results[at] as CommandResult
+        this.hooks.applied((entries[at] as Entry).command, result)
+        const waiting = this.pending.get(entry.index)
+        if (!waiting) return
+        this.pending.delete(entry.index)
+        if (waiting.term === entry.term) waiting.resolve(result)
+        else waiting.reject(notApplied('LEADER_CHANGED', 'another leader put something else in its place'))
+      })
+      if (this.mvcc.clusterVersion > CLUSTER_VERSION_MAX)
+        throw new Error(`the cluster moved to version ${this.mvcc.clusterVersion}; this program knows ${CLUSTER_VERSION_MAX}`)
+    }
+    this.raft.appliedTo(last.index)
+  }
+
+  private releaseReads(): void {
+    const { appliedIndex } = this.mvcc
+    for (let at = 0; at < this.confirmed.length; ) {
+      const { index, reads } = this.confirmed[at] as { index: number; reads: Read[] }
+      if (index <= appliedIndex) {
+        this.confirmed.splice(at, 1)
+        for (const read of reads) read.resolve()
+      } else at++
+    }
+  }
+
+  private lookAtLeadership(): void {
+    this.state = this.raft.status()
+    const { role, leader, term, mayVote } = this.state
+    if (mayVote && !this.identity.mayVote) {
+      this.identity = { ...this.identity, mayVote: true }
+      this.log.info({}, 'repaired: votes again')
+      // Should a crash come before it is written, the repair is simply done once more.
+      saveIdentity(this.world.disk, this.identity).catch((error: unknown) => this.hooks.failed(error))
+    }
+    if (role === this.known.role && leader === this.known.leader && term === this.known.term) return
+    const ledBefore = this.known.role === 'leader' && (role !== 'leader' || term !== this.known.term)
+    this.known = { role, leader, term }
+    if (ledBefore) this.failAll(maybeApplied('LEADER_CHANGED', 'leadership was lost before it was committed; it may have happened'))
+    this.hooks.leadershipChanged()
+    this.pumpSoon()
+  }
+
+  private failAll(error: StoreError): void {
+    const waiting = [...this.pending.values()]
+    this.pending.clear()
+    for (const { reject } of waiting) reject(error)
+    for (const { reject } of this.proposals.splice(0)) reject(notApplied('NO_LEADER', error.message))
+  }
+
+  private takeAllReads(): Read[] {
+    const all = [...this.reads, ...[...this.asked.values()].flatMap((entry) => entry.reads), ...this.confirmed.flatMap((entry) => entry.reads)]
+    this.reads = []
+    this.asked.clear()
+    this.confirmed.length = 0
+    return all
+  }
+
+  // ------------------------------------------------------------------------------------------------ checkpoint and log
+
+  private checkpointIfDue(nowMs: number): void {
+    const { appliedIndex, durableIndex } = this.mvcc.engine
+    if (appliedIndex === durableIndex) return
+    const dueMs = this.options.checkpointPeriodMs ?? 5000
+    const dueEntries = this.options.checkpointEntries ?? 10_000
+    if (nowMs - this.checkpointedMs >= dueMs || appliedIndex - durableIndex >= dueEntries) this.startCheckpoint()
+  }
+
+  private startCheckpoint(): void {
+    if (this.checkpointing || this.installing || this.closed) return
+    this.checkpoint().then(
+      () => this.hooks.later(() => this.pump()),
+      // What was durable stays so, and the log grows: it is tried again when it is next due.
+      (error: unknown) => {
+        if (this.closed) return
+        this.lastError = `no checkpoint: ${String(error)}`
+        this.log.error({ err: error }, 'checkpoint failed')
+      },
+    )
+  }
+
+  /** Makes the state durable and cuts the log below it. */
+  async checkpoint(): Promise<void> {
+    this.checkpointing = true
+    this.checkpointedMs = this.world.clock.monotonicMs()
+    try {
+      const durable = await this.mvcc.engine.checkpoint()
+      this.counters.checkpoints = (this.counters.checkpoints ?? 0) + 1
+      this.lastError = undefined
+      if (this.closed) return
+      const cut = durable - (this.options.logKeepEntries ?? 5000)
+      // Cutting little by little would only cost file operations.
+      const least = Math.max(1, Math.floor((this.options.logKeepEntries ?? 5000) / 2))
+      if (cut >= this.firstIndex + least) await this.cutLog(cut)
+    } finally {
+      this.checkpointing = false
+    }
+  }
+
+  private async cutLog(index: number): Promise<void> {
+    const meta = this.raft.metaAt(index)
+    if (!meta) return
+    await this.raftLog.compact(meta)
+    this.raft.compact(index)
+    this.counters.logCuts = (this.counters.logCuts ?? 0) + 1
+  }
+
+  // --------------------------------------------------------------------------------------------------------- snapshots
+
+  private sendSnapshotChunk({ to, index, offset }: Ready['snapshotWanted'][number]): void {
+    const nowMs = this.world.clock.monotonicMs()
+    let out = this.outgoing.get(to)
+    if (out && (index === 0 || out.meta.index !== index)) {
+      out.close()
+      this.outgoing.delete(to)
+      out = undefined
+    }
+    if (!out) {
+      const meta = this.raft.metaAt(this.mvcc.appliedIndex)
+      // One that was begun before a restart, or is too old: begin anew.
+      if (index !== 0 || !meta || this.installing) return this.raft.snapshotFailed(to)
+      out = new OutgoingSnapshot(meta, this.mvcc.engine.snapshot(), nowMs)
+      this.outgoing.set(to, out)
+      this.log.info({ to, index: meta.index }, 'sends a snapshot')
+    }
+    out.usedMs = nowMs
+    const chunk = out.chunkAt(offset)
+    if (chunk) this.raft.snapshotChunk(to, { meta: out.meta, ...chunk })
+    else this.raft.snapshotFailed(to)
+  }
+
+  /** Chunks are written one after the other; raft asks for the next when it is told that this one is there. */
+  private takeSnapshotChunk({ meta, offset, data, done }: Ready['snapshotChunks'][number]): void {
+    if (offset === 0) {
+      const former = this.incoming
+      const begun = (former?.tail ?? Promise.resolve()).then(() => former?.receiver?.abort())
+      this.incoming = { meta, receiver: undefined, tail: begun.then(() => undefined) }
+    }
+    const { incoming } = this
+    if (!incoming || incoming.meta.index !== meta.index) return this.raft.snapshotRefused()
+    const work = async () => {
+      incoming.receiver ??= new SnapshotReceiver(this.mvcc.engine)
+      await incoming.receiver.write(data)
+      if (!done) return
+      if (meta.index <= this.mvcc.appliedIndex) throw new SnapshotDamaged('the log has overtaken it')
+      // From here on no entry may touch the old state.
+      this.installing = true
+      await incoming.receiver.finish()
+    }
+    incoming.tail = incoming.tail.then(work).then(
+      () => this.hooks.later(() => (done ? this.installed(meta) : this.raft.snapshotReceived(meta, offset + data.length), this.pump())),
+      (error: unknown) =>
+        this.hooks.later(() => {
+          this.log.warn({ err: error }, 'snapshot refused')
+          this.installing = false
+          this.incoming = undefined
+          this.raft.snapshotRefused()
+          // Out of space or a broken disk: only a restart tells what holds.
+          if (!(error instanceof SnapshotDamaged)) this.hooks.failed(error)
+        }),
+    )
+  }
+
+  private installed(meta: SnapshotMeta): void {
+    this.incoming = undefined
+    this.mvcc.reload()
+    // What the snapshot holds is not applied again; what is newer is still to come.
+    const newer = this.applyQueue.filter(({ index }) => index > meta.index)
+    this.applyQueue.splice(0, this.applyQueue.length, ...newer)
+    this.raft.snapshotInstalled(meta)
+    this.installing = false
+    this.counters.snapshotsInstalled = (this.counters.snapshotsInstalled ?? 0) + 1
+    this.log.info({ index: meta.index, revision: this.mvcc.revision }, 'snapshot installed')
+    this.hooks.installed()
+  }
+}
+
+/**
+ * The log and what it recovered, brought in line with the state: a crash may have come between the installation of a
+ * snapshot and the log's word of it. @throws StoreError, LogDamaged, DiskError
+ */
+async function openLog(world: StoreWorld, mvcc: Mvcc, configuration: Configuration, onSync: (durationMs: number) => void) {
+  const { log, recovered } = await RaftLog.open(world.disk, { nowMs: () => world.clock.monotonicMs(), onSync })
+  const { appliedIndex } = mvcc
+  const base = recovered.snapshot ?? { index: 0, term: 0, configuration }
+  if (appliedIndex < base.index)
+    throw new StoreError('BAD_REQUEST', 'not-applied', `the state ends at entry ${appliedIndex}, the log begins after ${base.index}: part of the directory is missing`)
+  if (appliedIndex === 0) return { log, recovered }
+  const [index, term] = decode(mvcc.extra('raft') ?? encode([0, 0])) as [number, number]
+  if (index !== appliedIndex) throw new StoreError('BAD_REQUEST', 'not-applied', `the state says that it ends at ${index} and at ${appliedIndex}`)
+  const termInLog = appliedIndex === base.index ? base.term : recovered.entries.find((entry) => entry.index === appliedIndex)?.term
+  if (termInLog === term) return { log, recovered }
+  const snapshot: SnapshotMeta = { index, term, configuration: base.configuration }
+  const hardState = { ...recovered.hardState, term: Math.max(recovered.hardState.term, term), commit: index }
+  if (hardState.term > recovered.hardState.term) hardState.votedFor = ''
+  await log.append({ hardState, entries: [], snapshot })
+  return { log, recovered: { ...recovered, hardState, snapshot, entries: [] } }
+}
+
+function commandOf(entry: LogEntry): Command {
+  if (entry.kind === 'noop' || entry.kind === 'config') return { type: 'noop' }
+  const command = decode(entry.payload) as Command
+  if (command.type !== 'txn' || entry.clientId === '') return command
+  return { ...command, session: { clientId: entry.clientId, seq: entry.clientSeq } }
+}

@@ -1,0 +1,549 @@
+import {
+  type ActorRef,
+  type Behaviour,
+  CallError,
+  Caller,
+  encode,
+  every,
+  type IncomingCall,
+  type Log,
+  type OutStream,
+  serve,
+  type Server,
+} from '@capstan/actor'
+import { checkTxn, type Command, type CommandResult, MvccError, type RangeQuery } from '@capstan/mvcc'
+import {
+  type Beat,
+  BEAT_PERIOD_MS,
+  type StoreHeader,
+  type StoreStatusReply,
+  type StoreVerb,
+  Subjects,
+} from '@capstan/protocol'
+import { Lessor } from './lessor.js'
+import { ELECTION_TIMEOUT_MS, type StoreOptions, type StoreWorld } from './options.js'
+import type { RaftFrame } from './raft-link.js'
+import { Replica } from './replica.js'
+import { bad, bytesOf, LEADER_VERBS, objectBody, optionalWholeNumber, rangeOf, txnOf, watchOf, wholeNumber } from './requests.js'
+import { maybeApplied, notApplied, StoreError } from './store-error.js'
+import { WatchHub } from './watch-hub.js'
+
+const TICK_MS = 20
+/** How long a request may wait for a leader to be found. */
+const PARKED_MS_MAX = 5000
+const PARKED_MAX = 5000
+const PARKED_RETRY_MS = 100
+/** A request is refused so long before its deadline, so that the asker still hears that it did not happen. */
+const DEADLINE_MARGIN_MS = 50
+const REPLY_BYTES_MAX = 32 * 1024 * 1024
+const LEASES_ENDED_AT_ONCE = 64
+const LEASE_CHECKPOINT_PERIOD_MS = 60_000
+/** Shorter leases simply start anew with a new leader. */
+const LEASE_CHECKPOINT_TTL_SECONDS = 120
+const SWEEP_KEYS = 500
+const SWEEP_PAUSE_MS = 5
+const COMPACTION_PERIOD_MS = 10_000
+const FREE_SPACE_PERIOD_MS = 5000
+
+export type StoreMessage =
+  | { type: 'frame'; frame: RaftFrame }
+  | { type: 'call'; call: IncomingCall; resolve(value: unknown): void; reject(error: Error): void }
+  | { type: 'tick' }
+  | { type: 'run'; run(): void }
+  | { type: 'failed'; error: unknown }
+
+interface Parked {
+  call: IncomingCall
+  sinceMs: number
+  retryMs: number
+  resolve(value: unknown): void
+  reject(error: Error): void
+}
+
+/** One member: takes requests, answers from its replica or hands them to the leader. Restarts from its directory. */
+export class StoreMember implements Behaviour<StoreMessage> {
+  private readonly log: Log
+  private readonly subjects: Subjects
+  private readonly lessor = new Lessor()
+  private readonly stops: (() => void)[] = []
+  private readonly parked = new Set<Parked>()
+  /** Requests handed to another member, by who it was. */
+  private readonly forwarded = new Set<{ leader: string; lost(): void }>()
+  private readonly history: { atMs: number; revision: number }[] = []
+  private replica!: Replica
+  private hub!: WatchHub
+  private caller!: Caller
+  private server: Server | undefined
+  private tickedMs = 0
+  private leaseTickMs = 0
+  private leaseCheckpointMs = 0
+  private compactedMs = 0
+  private spaceMs = 0
+  private noSpace = false
+  private beatSeq = 0
+  private wasLeader = false
+  private stopping = false
+  private sweeping = false
+
+  constructor(
+    private readonly world: StoreWorld,
+    private readonly options: StoreOptions,
+    private readonly self: ActorRef<StoreMessage>,
+    private readonly boot: string,
+    private readonly report: { serving(member: StoreMember): void; refused(error: StoreError): void },
+  ) {
+    this.log = world.log.child({ store: options.member })
+    this.subjects = new Subjects(options.cluster)
+  }
+
+  // -------------------------------------------------------------------------------------------------------- lifecycle
+
+  async started(): Promise<void> {
+    try {
+      await this.start()
+    } catch (error) {
+      if (error instanceof StoreError) this.report.refused(error)
+      throw error
+    }
+  }
+
+  private async start(): Promise<void> {
+    const { world, options, self } = this
+    this.replica = await Replica.open(world, options, this.log, {
+      frame: (frame) => self.tell({ type: 'frame', frame }),
+      later: (run) => self.tell({ type: 'run', run }),
+      failed: (error) => self.tell({ type: 'failed', error }),
+      leadershipChanged: () => this.leadershipChanged(),
+      applied: (command, result) => this.applied(command, result),
+      installed: () => this.hub.reset(),
+    })
+    const bugs = options.bugs ?? []
+    this.hub = new WatchHub(this.replica.mvcc, world.clock, bugs.includes('watch-last-lost') ? world.random.fork('watch-last-lost') : undefined)
+    this.caller = new Caller({ ...world, log: this.log }, { name: `store-${options.member}` })
+    this.tickedMs = world.clock.monotonicMs()
+    this.server = serve({ ...world, log: this.log }, { pattern: this.subjects.storeServed(options.member), handle: (call) => this.take(call) })
+    this.stops.push(every(world.clock, TICK_MS, () => void self.tell({ type: 'tick' })))
+    this.stops.push(every(world.clock, BEAT_PERIOD_MS, () => this.beat()))
+    if (this.replica.mvcc.sweepPending) this.sweepSoon()
+    this.report.serving(this)
+  }
+
+  async stopped(): Promise<void> {
+    this.stopping = true
+    for (const stop of this.stops) stop()
+    this.server?.stop()
+    this.hub?.end('closing')
+    for (const parked of [...this.parked]) this.unpark(parked, notApplied('STOPPED', `${this.options.member} stops`))
+    this.caller?.close()
+    await this.replica?.close()
+  }
+
+  /** Hands leadership over and checkpoints; then the actor may be stopped. */
+  async leave(): Promise<void> {
+    this.stopping = true
+    if (this.replica.role === 'leader') await this.replica.transferLeadership().catch((error: unknown) => this.log.warn({ err: error }, 'leadership not handed over'))
+    await this.replica.checkpoint().catch((error: unknown) => this.log.warn({ err: error }, 'no checkpoint at the end'))
+  }
+
+  receive(message: StoreMessage): void {
+    switch (message.type) {
+      case 'frame':
+        return this.replica.receive(message.frame)
+      case 'call':
+        return this.dispatch(message)
+      case 'tick':
+        return this.tick()
+      case 'run':
+        return message.run()
+      case 'failed':
+        // The disk or the state: only a restart from what is durable tells what holds.
+        throw message.error
+    }
+  }
+
+  private tick(): void {
+    const now = this.world.clock.monotonicMs()
+    const gapMs = now - this.tickedMs
+    this.tickedMs = now
+    // In a pause of our own nobody could renew a lease.
+    if (gapMs > 500) this.lessor.extendAll(gapMs)
+    this.replica.tick(now)
+    for (const parked of [...this.parked]) this.retry(parked, now, false)
+    if (this.replica.role === 'leader') this.leaderTick(now)
+    if (now - this.spaceMs >= FREE_SPACE_PERIOD_MS) {
+      this.spaceMs = now
+      this.world.disk.freeBytes().then(
+        (bytes) => this.heedFreeSpace(bytes),
+        (error: unknown) => this.log.warn({ err: error }, 'free space unknown'),
+      )
+    }
+  }
+
+  private heedFreeSpace(bytes: number): void {
+    const noSpace = bytes < (this.options.freeBytesMin ?? 64 * 1024 * 1024)
+    if (noSpace !== this.noSpace) this.log.warn({ bytes, noSpace }, noSpace ? 'disk nearly full: writes are refused' : 'disk has room again')
+    this.noSpace = noSpace
+  }
+
+  private leadershipChanged(): void {
+    const { replica } = this
+    const leads = replica.role === 'leader'
+    if (leads !== this.wasLeader) {
+      this.wasLeader = leads
+      const now = this.world.clock.monotonicMs()
+      this.leaseCheckpointMs = now
+      this.compactedMs = now
+      this.history.length = 0
+      if (leads) this.lessor.lead(now, replica.mvcc.leases())
+      else this.lessor.follow()
+      this.log.info({ role: replica.role, term: replica.term, leader: replica.leader }, leads ? 'leads' : 'follows')
+      this.beat()
+    }
+    for (const one of [...this.forwarded]) if (one.leader !== replica.leader) one.lost()
+    if (replica.leader !== undefined) for (const parked of [...this.parked]) this.retry(parked, this.world.clock.monotonicMs(), true)
+  }
+
+  private applied(command: Command, result: CommandResult): void {
+    if (result.type === 'failed') {
+      if (command.type === 'leaseRevoke' && result.error.code === 'LEASE_NOT_FOUND') this.lessor.revoked(command.id)
+      return
+    }
+    const now = this.world.clock.monotonicMs()
+    if (command.type === 'leaseGrant') this.lessor.granted(now, command.id, command.ttlSeconds)
+    else if (command.type === 'leaseRevoke') this.lessor.revoked(command.id)
+    else if (command.type === 'leaseCheckpoint') for (const { id, seconds } of command.remaining) this.lessor.checkpointApplied(id, seconds)
+    else if (command.type === 'compact') this.sweepSoon()
+  }
+
+  private sweepSoon(): void {
+    if (this.sweeping) return
+    this.sweeping = true
+    this.world.clock.setTimer(SWEEP_PAUSE_MS, () =>
+      this.self.tell({
+        type: 'run',
+        run: () => {
+          this.sweeping = false
+          if (!this.stopping && !this.replica.installing && this.replica.mvcc.sweep(SWEEP_KEYS)) this.sweepSoon()
+        },
+      }),
+    )
+  }
+
+  // ------------------------------------------------------------------------------------------------------ leader's own
+
+  private leaderTick(now: number): void {
+    if (now - this.leaseTickMs >= 250) {
+      this.leaseTickMs = now
+      for (const id of this.lessor.takeEnded(now, LEASES_ENDED_AT_ONCE))
+        this.replica.propose({ type: 'leaseRevoke', id, expired: true }).catch(() => this.lessor.retry(id))
+    }
+    if (now - this.leaseCheckpointMs >= LEASE_CHECKPOINT_PERIOD_MS) {
+      this.leaseCheckpointMs = now
+      const remaining = this.lessor.checkpoint(now, LEASE_CHECKPOINT_TTL_SECONDS, 1000)
+      if (remaining.length > 0) this.background({ type: 'leaseCheckpoint', remaining }, 'leases not checkpointed')
+    }
+    const periodMs = this.compactionPeriodMs()
+    if (periodMs > 0 && now - this.compactedMs >= periodMs) {
+      this.compactedMs = now
+      const revision = this.compactionTarget(now)
+      if (revision > this.replica.mvcc.compactRevision) this.background({ type: 'compact', revision }, 'history not compacted')
+    }
+  }
+
+  private compactionPeriodMs(): number {
+    const { compaction = { keepMs: 5 * 60_000 } } = this.options
+    if (compaction === 'off') return 0
+    return 'keepMs' in compaction ? Math.max(50, Math.min(COMPACTION_PERIOD_MS, compaction.keepMs / 5)) : 1000
+  }
+
+  /** The newest revision that everybody was to be able to read long enough. */
+  private compactionTarget(now: number): number {
+    const { compaction = { keepMs: 5 * 60_000 } } = this.options
+    const { revision } = this.replica.mvcc
+    if (compaction === 'off') return 0
+    if ('keepRevisions' in compaction) return revision - compaction.keepRevisions
+    this.history.push({ atMs: now, revision })
+    let target = 0
+    while (this.history[0] && this.history[0].atMs <= now - compaction.keepMs) target = (this.history.shift() as { revision: number }).revision
+    return target
+  }
+
+  private background(command: Command, failure: string): void {
+    this.replica.propose(command).catch((error: unknown) => this.log.info({ err: error }, failure))
+  }
+
+  // ---------------------------------------------------------------------------------------------------------- requests
+
+  private take(call: IncomingCall): unknown {
+    const verb = call.verb as StoreVerb
+    if (verb === 'status') return this.status()
+    return new Promise((resolve, reject) => {
+      // Raft's own messages must always find room behind requests.
+      if (this.self.waiting > CALLS_WAITING_MAX || !this.self.tell({ type: 'call', call, resolve, reject }))
+        reject(notApplied('OVERLOADED', `${this.self.waiting} messages wait`))
+    })
+  }
+
+  private dispatch(asked: { call: IncomingCall; resolve(value: unknown): void; reject(error: Error): void }): void {
+    const { call, resolve, reject } = asked
+    if (this.stopping) return reject(notApplied('STOPPED', `${this.options.member} stops`))
+    if (call.deadlineMs <= this.world.clock.monotonicMs()) return reject(notApplied('OVERLOADED', 'its time was over before its turn'))
+    const verb = call.verb as StoreVerb
+    const { role, leader } = this.replica
+    if (!LEADER_VERBS.includes(verb) || role === 'leader') {
+      this.answer(call).then(resolve, (error: unknown) => {
+        const failure = asError(error)
+        // Leadership went away before the proposal was taken: it did not happen, so somebody else may do it.
+        if (failure instanceof StoreError && failure.code === 'NO_LEADER' && LEADER_VERBS.includes(verb) && !this.fromMember(call)) this.park(asked)
+        else if (failure instanceof StoreError && failure.code === 'LEADER_CHANGED' && this.repeatable(call) && !this.fromMember(call)) this.park(asked)
+        else reject(failure)
+      })
+    } else if (this.fromMember(call)) reject(notApplied('NO_LEADER', `${this.options.member} does not lead`))
+    else if (leader === undefined || leader === this.options.member) this.park(asked)
+    else this.forward(asked, leader)
+  }
+
+  /** Requests are forwarded once only: one that comes from a member is not sent on. */
+  private fromMember(call: IncomingCall): boolean {
+    return call.from.startsWith('store~')
+  }
+
+  private repeatable(call: IncomingCall): boolean {
+    const body = call.body as { session?: unknown } | null
+    return call.verb === 'leaseKeepAlive' || call.verb === 'leaseTimeToLive' || (call.verb === 'txn' && Boolean(body?.session))
+  }
+
+  private forward(asked: { call: IncomingCall; resolve(value: unknown): void; reject(error: Error): void }, leader: string): void {
+    const { call, resolve, reject } = asked
+    const remainingMs = call.deadlineMs - this.world.clock.monotonicMs()
+    let settled = false
+    const entry = { leader, lost: () => end(maybeApplied('LEADER_CHANGED', `${leader} no longer leads; it may have happened`)) }
+    const end = (error: Error) => {
+      if (settled) return
+      settled = true
+      this.forwarded.delete(entry)
+      const { code, outcome } = error as StoreError
+      // Raft's word that the leader changed does not say what became of this request: only a repeatable one goes on.
+      const again = outcome === 'not-applied' ? AGAIN.includes(code) : this.repeatable(call) && AGAIN_REPEATABLE.includes(code)
+      if (again && !this.stopping) this.park(asked)
+      else reject(error)
+    }
+    this.forwarded.add(entry)
+    const subject = this.subjects.store(leader, this.world.bus.identity, call.verb)
+    this.caller.call(subject, call.body, { timeoutMs: Math.max(1, remainingMs - DEADLINE_MARGIN_MS / 2) }).then((value) => {
+      if (settled) return
+      settled = true
+      this.forwarded.delete(entry)
+      resolve(value)
+    }, end)
+  }
+
+  private park(asked: { call: IncomingCall; resolve(value: unknown): void; reject(error: Error): void }): void {
+    if (this.stopping) return asked.reject(notApplied('STOPPED', `${this.options.member} stops`))
+    if (this.parked.size >= PARKED_MAX) return asked.reject(notApplied('OVERLOADED', `${PARKED_MAX} requests wait for a leader`))
+    const now = this.world.clock.monotonicMs()
+    this.parked.add({ ...asked, sinceMs: now, retryMs: now + PARKED_RETRY_MS })
+  }
+
+  private retry(parked: Parked, now: number, leaderChanged: boolean): void {
+    const { call, sinceMs, retryMs } = parked
+    if (now >= call.deadlineMs - DEADLINE_MARGIN_MS || now - sinceMs >= PARKED_MS_MAX) {
+      // A repeated one may have happened at its first go.
+      const error = this.repeatable(call) ? maybeApplied : notApplied
+      this.unpark(parked, error('NO_LEADER', 'no leader was found in time'))
+    } else if (leaderChanged || (now >= retryMs && this.replica.leader !== undefined)) {
+      this.parked.delete(parked)
+      this.dispatch(parked)
+    }
+  }
+
+  private unpark(parked: Parked, error: StoreError): void {
+    this.parked.delete(parked)
+    parked.reject(error)
+  }
+
+  private async answer(call: IncomingCall): Promise<unknown> {
+    try {
+      return await this.answerVerb(call)
+    } catch (error) {
+      throw error instanceof MvccError ? StoreError.fromMvcc(error.toData()) : error
+    }
+  }
+
+  private async answerVerb(call: IncomingCall): Promise<unknown> {
+    const { replica } = this
+    const { mvcc } = replica
+    const verb = call.verb as StoreVerb
+    const body = objectBody(call.body ?? {})
+    switch (verb) {
+      case 'range': {
+        const { query, serializable } = rangeOf(body)
+        if (!serializable) await this.barrier()
+        return { header: this.header(), ...this.boundedRange(query) }
+      }
+      case 'txn': {
+        const { txn, session } = txnOf(body)
+        checkTxn(txn)
+        const result = await this.propose(session ? { type: 'txn', txn, session } : { type: 'txn', txn })
+        if (result.type !== 'txn') throw new Error(`txn was answered by ${result.type}`)
+        return { header: { ...this.header(), revision: result.revision }, succeeded: result.succeeded, replies: result.replies }
+      }
+      case 'watch':
+        return this.openWatch(call, watchOf(body))
+      case 'leaseGrant': {
+        const ttlSeconds = Math.max(wholeNumber(body, 'ttlSeconds', 1), this.leaseTtlSecondsMin())
+        const id = optionalWholeNumber(body, 'id', 0) || this.drawLeaseId()
+        await this.propose({ type: 'leaseGrant', id, ttlSeconds })
+        return { header: this.header(), id, ttlSeconds }
+      }
+      case 'leaseRevoke':
+        await this.propose({ type: 'leaseRevoke', id: wholeNumber(body, 'id', 1) })
+        return { header: this.header() }
+      case 'leaseKeepAlive':
+        return this.keepAlive(wholeNumber(body, 'id', 1))
+      case 'leaseTimeToLive': {
+        const id = wholeNumber(body, 'id', 1)
+        await this.barrier()
+        const lease = mvcc.lease(id)
+        const remaining = lease && this.lessor.remainingSeconds(this.world.clock.monotonicMs(), id)
+        const keys = body.keys === true ? { keys: mvcc.leaseKeys(id) } : {}
+        return { header: this.header(), id, ttlSeconds: remaining ?? -1, grantedTtlSeconds: lease?.ttlSeconds ?? 0, ...keys }
+      }
+      case 'leases':
+        await this.barrier()
+        return { header: this.header(), ids: mvcc.leases().map(({ id }) => id) }
+      case 'compact':
+        await this.propose({ type: 'compact', revision: wholeNumber(body, 'revision', 1) })
+        return { header: this.header() }
+      case 'readIndex':
+        await this.barrier()
+        return { header: this.header(), revision: mvcc.revision }
+      case 'moveLeader': {
+        const { to } = body
+        if (to !== undefined && (typeof to !== 'string' || !this.options.members.includes(to))) throw bad(`no member ${String(to)}`)
+        await replica.transferLeadership(to as string | undefined)
+        return { header: this.header() }
+      }
+      default:
+        throw new CallError('UNKNOWN_VERB', 'not-applied', `the store knows no verb ${call.verb}`)
+    }
+  }
+
+  private async propose(command: Command): Promise<Exclude<CommandResult, { type: 'failed' }>> {
+    const bytes = bytesOf(command)
+    const bytesMax = this.options.requestBytesMax ?? 1536 * 1024
+    if (bytes > bytesMax) throw notApplied('TOO_LARGE', `a request of ${bytes} bytes; at most ${bytesMax}`)
+    // What frees space must get through.
+    if (this.noSpace && command.type !== 'compact' && command.type !== 'leaseRevoke') throw notApplied('NO_SPACE', `the disk of ${this.options.member} is full`)
+    const result = await this.replica.propose(command)
+    if (result.type === 'failed') throw StoreError.fromMvcc(result.error)
+    return result
+  }
+
+  private barrier(): Promise<void> {
+    if (this.options.bugs?.includes('stale-read')) return Promise.resolve()
+    return this.replica.barrier()
+  }
+
+  private boundedRange(query: RangeQuery) {
+    const result = this.replica.mvcc.range(query)
+    let bytes = 0
+    for (const { key, value } of result.kvs) bytes += key.length + value.length + 64
+    if (bytes > REPLY_BYTES_MAX) throw notApplied('TOO_LARGE', `an answer of ${bytes} bytes, at most ${REPLY_BYTES_MAX}: ask with a limit`)
+    return result
+  }
+
+  private async openWatch(call: IncomingCall, request: ReturnType<typeof watchOf>): Promise<void> {
+    if (!call.wantsStream) throw bad('watch must be asked for as a stream')
+    const { mvcc } = this.replica
+    let { startRevision } = request
+    if (startRevision === 0) {
+      await this.barrier()
+      startRevision = mvcc.revision + 1
+    } else if (startRevision < mvcc.compactRevision) {
+      const { compactRevision } = mvcc
+      const text = `revision ${startRevision} is compacted; the oldest is ${compactRevision}`
+      throw new StoreError('COMPACTED', 'not-applied', text, { details: { compactRevision } })
+    }
+    if (this.stopping) throw notApplied('STOPPED', `${this.options.member} stops`)
+    let position: (() => { revision: number }) | undefined
+    const stream: OutStream = call.openStream({ position: () => position?.() ?? null })
+    position = this.hub.add(stream, { ...request, startRevision }).position
+  }
+
+  private async keepAlive(id: number): Promise<unknown> {
+    // First make sure that nobody else leads: a deposed leader's word would be worth nothing.
+    await this.replica.barrier()
+    const outcome = this.lessor.renew(this.world.clock.monotonicMs(), id)
+    if (outcome === 'gone') throw notApplied('LEASE_NOT_FOUND', `no lease ${id}`)
+    if (outcome === 'reset') await this.propose({ type: 'leaseCheckpoint', remaining: [{ id, seconds: 0 }] })
+    if (this.replica.role !== 'leader') throw notApplied('NO_LEADER', 'leadership was lost during the renewal')
+    return { header: this.header(), id, ttlSeconds: this.replica.mvcc.lease(id)?.ttlSeconds ?? 0 }
+  }
+
+  private drawLeaseId(): number {
+    return 1 + this.world.random.int(2 ** 31) * 2 ** 20 + this.world.random.int(2 ** 20)
+  }
+
+  private leaseTtlSecondsMin(): number {
+    return this.options.leaseTtlSecondsMin ?? Math.ceil(((this.options.electionTimeoutMs ?? ELECTION_TIMEOUT_MS) * 1.5) / 1000)
+  }
+
+  private header(): StoreHeader {
+    return { clusterId: this.options.clusterId, member: this.options.member, term: this.replica.term, revision: this.replica.mvcc.revision }
+  }
+
+  status(): StoreStatusReply {
+    const { replica } = this
+    const { mvcc } = replica
+    return {
+      header: this.header(),
+      role: replica.role,
+      ...(replica.leader === undefined ? {} : { leader: replica.leader }),
+      term: replica.term,
+      commitIndex: replica.commitIndex,
+      appliedIndex: mvcc.appliedIndex,
+      firstIndex: replica.firstIndex,
+      compactRevision: mvcc.compactRevision,
+      dbSizeBytes: mvcc.engine.sizeBytes,
+      members: [...this.options.members],
+      peersHeard: replica.peersHeard(),
+      clusterVersion: mvcc.clusterVersion,
+      errors: [...(this.noSpace ? ['NO_SPACE: writes are refused'] : []), ...replica.errors()],
+      counters: { ...replica.figures(), watches: this.hub.size, ...mvcc.figures() },
+    }
+  }
+
+  stateHash(): { appliedIndex: number; hash: string } {
+    return { appliedIndex: this.replica.mvcc.appliedIndex, hash: this.replica.mvcc.hash() }
+  }
+
+  private beat(): void {
+    const { replica, world, options } = this
+    if (this.stopping) return
+    const beat: Beat = {
+      component: 'store',
+      instance: options.member,
+      machine: options.machine ?? options.member,
+      seq: ++this.beatSeq,
+      incarnation: this.boot,
+      ...(replica.role === 'learner' ? {} : { role: replica.role }),
+      ready: replica.leader !== undefined,
+      load: { revision: replica.mvcc.revision, appliedIndex: replica.mvcc.appliedIndex, term: replica.term, waiting: this.self.waiting, watches: this.hub.size },
+    }
+    try {
+      world.bus.publish(this.subjects.beat('store', options.member), encode(beat))
+    } catch (error) {
+      this.log.debug({ err: error }, 'beat not sent')
+    }
+  }
+}
+
+const CALLS_WAITING_MAX = 8192
+/** Codes of "did not happen" after which another member, or the same one later, may be asked. */
+const AGAIN: readonly string[] = ['NO_LEADER', 'NO_RESPONDERS', 'DISCONNECTED', 'STOPPED', 'LEADER_CHANGED', 'CLOSED']
+const AGAIN_REPEATABLE: readonly string[] = ['LEADER_CHANGED', 'NO_LEADER', 'CONNECTION_LOST', 'STOPPED']
+
+function asError(error: unknown): Error {
+  return error instanceof Error ? error : new Error(String(error))
+}

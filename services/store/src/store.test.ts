@@ -1,0 +1,264 @@
+import assert from 'node:assert/strict'
+import { after, before, describe, test } from 'node:test'
+import type { CallError } from '@capstan/actor'
+import type { LeaseGrantReply, LeaseTimeToLiveReply, ReadIndexReply, WatchData } from '@capstan/protocol'
+import { bytes, LocalCluster, text } from './testing/local-cluster.js'
+
+const ALL = { key: bytes('\0'), rangeEnd: bytes('\0') }
+
+async function code(promise: Promise<unknown>): Promise<string> {
+  try {
+    await promise
+    return 'no error'
+  } catch (error) {
+    const { code: name, outcome } = error as CallError
+    return `${name} ${outcome}`
+  }
+}
+
+/** Collects a watch until it ends; checks the chain of revisions on the way (promise S3). */
+function watch(cluster: LocalCluster, member: string, body: object) {
+  const events: string[] = []
+  const state: { ended: string | undefined; revision: number } = { ended: undefined, revision: -1 }
+  const stream = cluster.client.openStream(
+    cluster.subjects.store(member, cluster.clientIdentity, 'watch'),
+    body,
+    {
+      data: (data) => {
+        const { prevRevision, revision, events: got } = data as WatchData
+        if (state.revision >= 0) assert.equal(prevRevision, state.revision)
+        state.revision = revision
+        for (const { type, kv, prevKv } of got) {
+          assert.ok(kv.modRevision > prevRevision && kv.modRevision <= revision)
+          events.push(`${type} ${text(kv.key)}=${text(kv.value)}${prevKv ? ` was ${text(prevKv.value)}` : ''}`)
+        }
+      },
+      end: (reason, error) => (state.ended = error ? `${reason} ${error.code}` : reason),
+    },
+    { timeoutMs: 5000 },
+  )
+  return { events, state, cancel: () => stream.cancel() }
+}
+
+describe('three members', () => {
+  let cluster: LocalCluster
+  before(async () => {
+    cluster = await LocalCluster.start()
+  })
+  after(() => cluster.end())
+
+  test('any member takes a write, every member reads it linearizably', async () => {
+    for (const member of cluster.members) {
+      await cluster.put(member, `by-${member}`, member)
+      for (const reader of cluster.members) assert.equal(await cluster.get(reader, `by-${member}`), member)
+    }
+    const points = await Promise.all(cluster.members.map((m) => cluster.call<ReadIndexReply>(m, 'readIndex', {})))
+    assert.deepEqual(new Set(points.map((p) => p.revision)), new Set([4]))
+  })
+
+  test('a repeated write with a session applies once, by whichever member it comes', async () => {
+    const session = { clientId: 'client', seq: 1 }
+    const first = await cluster.put('s0', 'once', '1', { session })
+    const second = await cluster.put('s1', 'once', '1', { session })
+    assert.equal(second.header.revision, first.header.revision)
+  })
+
+  test('watches deliver the past and the present, and stop for compaction', async () => {
+    await cluster.put('s0', 'w/a', '1')
+    const { header } = await cluster.put('s0', 'w/a', '2')
+    const range = { key: bytes('w/'), rangeEnd: bytes('w0') }
+    const past = watch(cluster, 's1', { ...range, startRevision: header.revision, prevKv: true })
+    const all = watch(cluster, 's2', { ...range, startRevision: 1 })
+    const future = watch(cluster, 's2', { ...range, filters: ['noPut'] })
+    await cluster.until('the watch to begin', async () => future.state.revision >= 0)
+    await cluster.put('s2', 'w/b', '1')
+    await cluster.put('s2', 'other', '1')
+    await cluster.call('s1', 'txn', { compare: [], success: [{ type: 'delete', ...range }], failure: [] })
+    await cluster.until('all events', async () => past.events.length === 4 && all.events.length === 5 && future.events.length === 2)
+    assert.deepEqual(past.events, ['put w/a=2 was 1', 'put w/b=1', 'delete w/a= was 2', 'delete w/b= was 1'])
+    assert.deepEqual(all.events, ['put w/a=1', 'put w/a=2', 'put w/b=1', 'delete w/a=', 'delete w/b='])
+    assert.deepEqual(future.events, ['delete w/a=', 'delete w/b='])
+    for (const one of [past, all, future]) one.cancel()
+    await cluster.call('s2', 'compact', { revision: header.revision })
+    await cluster.until('compaction on s1', async () => ((await cluster.status('s1'))?.compactRevision ?? 0) > 0)
+    const late = watch(cluster, 's1', { ...range, startRevision: 2 })
+    await cluster.until('the refusal', async () => late.state.ended)
+    assert.equal(late.state.ended, 'refused COMPACTED')
+    assert.equal(await code(cluster.call('s0', 'range', { ...ALL, revision: 2 })), 'COMPACTED not-applied')
+    assert.equal(await code(cluster.call('s0', 'range', { ...ALL, revision: 999 })), 'FUTURE_REVISION not-applied')
+  })
+
+  test('a lease ends, and its keys with it; a renewed one lives', async () => {
+    const short = await cluster.call<LeaseGrantReply>('s1', 'leaseGrant', { id: 0, ttlSeconds: 1 })
+    const kept = await cluster.call<LeaseGrantReply>('s2', 'leaseGrant', { id: 77, ttlSeconds: 1 })
+    assert.equal(kept.id, 77)
+    await cluster.put('s0', 'short', '1', { lease: short.id })
+    await cluster.put('s0', 'kept', '1', { lease: 77 })
+    const gone = watch(cluster, 's2', { key: bytes('short') })
+    await cluster.until('the end of the lease', async () => {
+      await cluster.call('s1', 'leaseKeepAlive', { id: 77 })
+      return (await cluster.get('s2', 'short')) === undefined
+    })
+    assert.equal(await cluster.get('s1', 'kept'), '1')
+    await cluster.until('the event', async () => gone.events.length === 1)
+    assert.deepEqual(gone.events, ['delete short='])
+    const left = await cluster.call<LeaseTimeToLiveReply>('s0', 'leaseTimeToLive', { id: 77, keys: true })
+    assert.deepEqual([left.grantedTtlSeconds, left.keys?.map(text)], [1, ['kept']])
+    assert.equal((await cluster.call<LeaseTimeToLiveReply>('s0', 'leaseTimeToLive', { id: short.id })).ttlSeconds, -1)
+    assert.equal(await code(cluster.call('s0', 'leaseKeepAlive', { id: short.id })), 'LEASE_NOT_FOUND not-applied')
+    await cluster.call('s0', 'leaseRevoke', { id: 77 })
+    assert.equal(await cluster.get('s1', 'kept'), undefined)
+  })
+
+  test('bad requests are refused clearly and harm nothing', async () => {
+    assert.equal(await code(cluster.call('s0', 'txn', { compare: 7 })), 'BAD_REQUEST not-applied')
+    assert.equal(await code(cluster.call('s0', 'txn', 'garbage')), 'BAD_REQUEST not-applied')
+    assert.equal(await code(cluster.call('s1', 'range', { key: 'text' })), 'BAD_REQUEST not-applied')
+    assert.equal(await code(cluster.call('s1', 'range', { key: bytes('a'), limit: -1 })), 'BAD_REQUEST not-applied')
+    assert.equal(await code(cluster.call('s1', 'watch', { key: bytes('a') })), 'BAD_REQUEST not-applied')
+    assert.equal(await code(cluster.call('s2', 'compact', { revision: 'x' })), 'BAD_REQUEST not-applied')
+    assert.equal(await code(cluster.call('s2', 'nonsense' as never, {})), 'UNKNOWN_VERB not-applied')
+    assert.equal(await code(cluster.put('s2', 'large', 'x'.repeat(2_000_000))), 'TOO_LARGE not-applied')
+    await cluster.put('s2', 'large', 'x'.repeat(1_400_000))
+    assert.equal((await cluster.get('s1', 'large'))?.length, 1_400_000)
+  })
+
+  test('many writes at once: all answered, all members the same', async () => {
+    const results = await Promise.all(Array.from({ length: 600 }, (_, i) => cluster.put(`s${i % 3}`, `many/${i}`, String(i))))
+    assert.equal(new Set(results.map((r) => r.header.revision)).size, 600)
+    const index = (await cluster.status(await cluster.leader()))?.commitIndex as number
+    await cluster.until('all to apply', async () => (await Promise.all(cluster.members.map((m) => cluster.status(m)))).every((s) => (s?.appliedIndex ?? 0) >= index))
+    const hashes = await Promise.all([...cluster.handles.values()].map((handle) => handle.stateHash()))
+    for (const { appliedIndex, hash } of hashes) if (appliedIndex === hashes[0]?.appliedIndex) assert.equal(hash, hashes[0].hash)
+  })
+
+  test('moving leadership on request', async () => {
+    const from = await cluster.leader()
+    const to = cluster.members.find((m) => m !== from) as string
+    await cluster.call(from, 'moveLeader', { to })
+    await cluster.until('the new leader', async () => (await cluster.leader()) === to)
+    await cluster.put(from, 'moved', '1')
+  })
+})
+
+describe('failures', () => {
+  test('the leader dies under writes: others take over, nothing acknowledged is lost, it comes back', async () => {
+    const cluster = await LocalCluster.start()
+    try {
+      const dead = await cluster.leader()
+      const alive = cluster.members.filter((m) => m !== dead)
+      const acknowledged: string[] = []
+      let writing = true
+      const writer = (async () => {
+        for (let i = 0; writing; i++) {
+          const key = `k/${i}`
+          // With a session the member itself carries the request over to the new leader.
+          const done = await cluster.put(alive[i % 2] as string, key, key, { session: { clientId: 'w', seq: i + 1 } }).then(() => true, () => false)
+          if (done) acknowledged.push(key)
+        }
+      })()
+      await cluster.until('some writes', async () => acknowledged.length > 20)
+      await cluster.kill(dead)
+      const before = acknowledged.length
+      await cluster.until('writes to go on', async () => acknowledged.length > before + 20)
+      writing = false
+      await writer
+      assert.notEqual(await cluster.leader(), dead)
+      await cluster.startMember(dead)
+      for (const member of cluster.members) for (const key of acknowledged) assert.equal(await cluster.get(member, key), key)
+    } finally {
+      await cluster.end()
+    }
+  })
+
+  test('all killed at once and started again: everything is there', async () => {
+    const cluster = await LocalCluster.start()
+    try {
+      await cluster.call('s0', 'leaseGrant', { id: 5, ttlSeconds: 600 })
+      await cluster.put('s0', 'a', '1', { lease: 5, session: { clientId: 'c', seq: 9 } })
+      for (let i = 0; i < 50; i++) await cluster.put('s1', `k${i}`, String(i))
+      await Promise.all(cluster.members.map((member) => cluster.kill(member)))
+      await Promise.all(cluster.members.map((member) => cluster.startMember(member)))
+      for (const member of cluster.members) assert.equal(await cluster.get(member, 'k49'), '49')
+      const again = await cluster.put('s2', 'a', '2', { lease: 5, session: { clientId: 'c', seq: 9 } })
+      assert.equal(again.header.revision, 2)
+      assert.equal(await cluster.get('s1', 'a'), '1')
+    } finally {
+      await cluster.end()
+    }
+  })
+
+  test('a member that slept through the cut of the log catches up by a snapshot', async () => {
+    const cluster = await LocalCluster.start({ checkpointEntries: 20, checkpointPeriodMs: 50, logKeepEntries: 10 })
+    try {
+      const leader = await cluster.leader()
+      const sleeper = cluster.members.find((m) => m !== leader) as string
+      await cluster.kill(sleeper)
+      const large = 'x'.repeat(100_000)
+      for (let i = 0; i < 50; i++) await cluster.put(leader, `k${i % 20}`, large + i)
+      await cluster.until('the cut of the log', async () => ((await cluster.status(leader))?.firstIndex ?? 0) > 25)
+      await cluster.startMember(sleeper)
+      assert.equal(await cluster.get(sleeper, 'k9'), `${large}49`)
+      await cluster.until('the snapshot', async () => ((await cluster.status(sleeper))?.counters.snapshotsInstalled ?? 0) > 0)
+      await cluster.put(sleeper, 'after', '1')
+      const [a, b] = await cluster.until('both to apply the same', async () => {
+        const pair = await Promise.all([cluster.handles.get(leader)?.stateHash(), cluster.handles.get(sleeper)?.stateHash()])
+        return pair[0]?.appliedIndex === pair[1]?.appliedIndex && pair
+      })
+      assert.equal(a?.hash, b?.hash)
+    } finally {
+      await cluster.end()
+    }
+  })
+
+  test('a member that forgot everything does not vote until it is repaired', async () => {
+    const cluster = await LocalCluster.start()
+    try {
+      const leader = await cluster.leader()
+      const [forgetful, other] = cluster.members.filter((m) => m !== leader) as [string, string]
+      await cluster.put(leader, 'a', '1')
+      // Down to the forgetful one and `other`, who may know less than the leader knew: no leader may arise.
+      await cluster.kill(forgetful)
+      await cluster.wipe(forgetful)
+      await cluster.kill(leader)
+      await cluster.startMember(forgetful)
+      assert.equal((await cluster.status(forgetful))?.role, 'learner')
+      assert.equal(await code(cluster.call(other, 'txn', { compare: [], success: [], failure: [] }, 1500)), 'NO_LEADER not-applied')
+      await cluster.startMember(leader)
+      await cluster.until('the repair', async () => (await cluster.status(forgetful))?.role !== 'learner')
+      assert.equal(await cluster.get(forgetful, 'a'), '1')
+      await cluster.kill(leader)
+      await cluster.put(forgetful, 'b', '1')
+      assert.equal(await code(cluster.startMember('s9' as never)), 'undefined undefined')
+    } finally {
+      await cluster.end()
+    }
+  })
+
+  test('a clean stop hands leadership over at once', async () => {
+    const cluster = await LocalCluster.start({ electionTimeoutMs: 1500 })
+    try {
+      const first = await cluster.leader()
+      await cluster.stop(first)
+      const rest = cluster.members.filter((m) => m !== first)
+      await cluster.put(rest[0] as string, 'a', '1')
+      await cluster.startMember(first)
+      assert.equal(await cluster.get(first, 'a'), '1')
+    } finally {
+      await cluster.end()
+    }
+  })
+
+  test('a single member works alone, and refuses the directory of another', async () => {
+    const cluster = await LocalCluster.start({ size: 1 })
+    try {
+      await cluster.put('s0', 'a', '1')
+      await cluster.stop('s0')
+      assert.equal(await code(cluster.startMember('s0', { clusterId: 'other' })), 'BAD_REQUEST not-applied')
+      await cluster.startMember('s0')
+      assert.equal(await cluster.get('s0', 'a'), '1')
+    } finally {
+      await cluster.end()
+    }
+  })
+})
