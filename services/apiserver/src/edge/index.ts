@@ -1,0 +1,1 @@
+export { type HttpsListener, type HttpsOptions, listenHttps } from './https.js'
