@@ -1,1 +1,24 @@
-export {}
+export { crc32c } from './crc32c.js'
+export { LogDamaged, type LogDisk, type LogDiskFile, RaftLog, type RaftLogOptions, type RecoveredLog } from './log.js'
+export { describeMessage, describeStatus } from './describe.js'
+export { RaftNode } from './raft-node.js'
+export {
+  type Configuration,
+  ENTRY_FORMAT_VERSION,
+  type EntryKind,
+  type HardState,
+  type LogEntry,
+  type LogIndex,
+  type MemberId,
+  type PersistBatch,
+  type Proposal,
+  type ProposeResult,
+  type RaftMessage,
+  type RaftOptions,
+  type RaftPlantedBug,
+  type RaftStatus,
+  type Ready,
+  type Role,
+  type SnapshotMeta,
+  type Term,
+} from './types.js'

@@ -1,0 +1,360 @@
+import { HEADER_BYTES, isZero, type LogRecord, MAGIC, readLength, readRecord, RecordWriter } from './record.js'
+import type { HardState, LogEntry, LogIndex, PersistBatch, SnapshotMeta } from './types.js'
+
+const SECTOR_BYTES = 512
+const SEGMENT_BYTES = 16 * 1024 * 1024
+
+/** What the log needs of a disk: the shape of the actor library's `Disk`. */
+export interface LogDisk {
+  list(dir: string): Promise<string[]>
+  open(path: string, options?: { preallocateBytes?: number }): Promise<LogDiskFile>
+  rename(from: string, to: string): Promise<void>
+  remove(path: string): Promise<void>
+  syncDir(dir: string): Promise<void>
+}
+
+export interface LogDiskFile {
+  readonly sizeBytes: number
+  read(offset: number, lengthBytes: number): Promise<Uint8Array>
+  write(offset: number, bytes: Uint8Array): Promise<void>
+  sync(): Promise<void>
+  truncate(sizeBytes: number): Promise<void>
+  close(): Promise<void>
+}
+
+export interface RaftLogOptions {
+  /** Directory below the disk's root. Default `raft`. */
+  dir?: string
+  /** Preallocated size of a segment. Default 16 MiB. */
+  segmentBytes?: number
+  /** Called after each sync with its duration, measured by the caller's clock. */
+  nowMs?: () => number
+  onSync?: (durationMs: number, records: number) => void
+}
+
+export interface RecoveredLog {
+  /** There was no log: a new member, or one that lost its directory. Which of them, the log cannot tell. */
+  empty: boolean
+  hardState: HardState
+  /** The last entry before the first of `entries`. */
+  snapshot: SnapshotMeta | undefined
+  entries: LogEntry[]
+  /** Bytes of a last write that a crash had cut short; never acknowledged, now removed. */
+  tornBytes: number
+}
+
+/** The log on disk is damaged in a place that had been synced: what it held may have been acknowledged. */
+export class LogDamaged extends Error {
+  override readonly name = 'LogDamaged'
+  constructor(
+    readonly segment: string,
+    readonly offset: number,
+    why: string,
+  ) {
+    super(`raft log damaged in ${segment} at byte ${offset}: ${why}`)
+  }
+}
+
+interface Waiter {
+  batch: PersistBatch | { base: SnapshotMeta }
+  resolve(): void
+  reject(error: unknown): void
+}
+
+/**
+ * The log on disk: segments of checksummed records, preallocated. One sync is in flight at a time, and all that came
+ * while it ran share the next one (group commit). A failed write or sync is final: the log takes nothing more, since
+ * nobody knows what reached the disk (the kernel may have dropped the pages).
+ *
+ * A batch is written only after the one before it was synced. So damage that is followed by a record of a later batch
+ * lies in synced data; damage in the last batch is a torn tail only where whole sectors are missing, else damage too.
+ */
+export class RaftLog {
+  private readonly dir: string
+  private readonly segmentBytes: number
+  private readonly writer = new RecordWriter()
+  private waiting: Waiter[] = []
+  private busy = false
+  private failure: unknown
+  private closed = false
+  private segment: { file: LogDiskFile; number: number; offset: number } | undefined
+  private spare: Promise<LogDiskFile> | undefined
+  /** Segment number → last entry index in it. */
+  private readonly lastIndexes = new Map<number, LogIndex>()
+  private batch: number
+  private hardState: HardState
+  private base: SnapshotMeta | undefined
+  private idle: (() => void)[] = []
+
+  private constructor(
+    private readonly disk: LogDisk,
+    private readonly options: RaftLogOptions,
+    state: { batch: number; hardState: HardState; base: SnapshotMeta | undefined },
+  ) {
+    this.dir = options.dir ?? 'raft'
+    this.segmentBytes = options.segmentBytes ?? SEGMENT_BYTES
+    this.batch = state.batch
+    this.hardState = state.hardState
+    this.base = state.base
+  }
+
+  /** Reads everything, cuts a torn tail. @throws LogDamaged; the disk's errors. */
+  static async open(disk: LogDisk, options: RaftLogOptions = {}): Promise<{ log: RaftLog; recovered: RecoveredLog }> {
+    const dir = options.dir ?? 'raft'
+    const numbers = (await disk.list(dir))
+      .map((name) => /^(\d{10})\.log$/.exec(name)?.[1])
+      .filter((number) => number !== undefined)
+      .map(Number)
+      .sort((a, b) => a - b)
+    const replay = new Replay()
+    let last: { file: LogDiskFile; number: number; offset: number } | undefined
+    const lastIndexes = new Map<number, LogIndex>()
+    let tornBytes = 0
+    for (const [position, number] of numbers.entries()) {
+      const name = segmentName(dir, number)
+      if (position > 0 && number !== (numbers[position - 1] as number) + 1) throw new LogDamaged(name, 0, `segment ${number - 1} is missing`)
+      const file = await disk.open(name)
+      const bytes = await file.read(0, file.sizeBytes)
+      const isLast = position === numbers.length - 1
+      const end = replay.segment(bytes, name, isLast)
+      lastIndexes.set(number, replay.lastIndexSeen)
+      if (!isLast) {
+        await file.close()
+        continue
+      }
+      // What a torn write left must not be taken for records one day.
+      if (!isZero(bytes, end, bytes.length)) {
+        tornBytes = bytes.length - end
+        await file.write(end, new Uint8Array(bytes.length - end))
+        await file.sync()
+      }
+      last = { file, number, offset: end }
+    }
+    replay.finish(segmentName(dir, numbers[numbers.length - 1] ?? 0))
+    const log = new RaftLog(disk, options, { batch: replay.batch + 1, hardState: replay.hardState, base: replay.base })
+    for (const [number, index] of lastIndexes) log.lastIndexes.set(number, index)
+    log.segment = last
+    return {
+      log,
+      recovered: { empty: replay.records === 0, hardState: replay.hardState, snapshot: replay.base, entries: replay.entries, tornBytes },
+    }
+  }
+
+  /** Resolves when the batch is durable. In the order of the calls. @throws the disk's error; then always. */
+  append(batch: PersistBatch): Promise<void> {
+    return this.enqueue(batch)
+  }
+
+  /** The state machine holds everything up to `base` durably: forgets what is before it, by whole segments. */
+  compact(base: SnapshotMeta): Promise<void> {
+    return this.enqueue({ base })
+  }
+
+  /** Waits for what is in work. */
+  async close(): Promise<void> {
+    this.closed = true
+    if (this.busy) await new Promise<void>((resolve) => this.idle.push(resolve))
+    await this.segment?.file.close()
+    await (await this.spare?.catch(() => undefined))?.close()
+  }
+
+  private enqueue(batch: Waiter['batch']): Promise<void> {
+    if (this.failure !== undefined) return Promise.reject(this.failure)
+    if (this.closed) return Promise.reject(new Error('the raft log is closed'))
+    return new Promise((resolve, reject) => {
+      this.waiting.push({ batch, resolve, reject })
+      if (!this.busy) {
+        this.busy = true
+        void this.work()
+      }
+    })
+  }
+
+  private async work(): Promise<void> {
+    while (this.waiting.length > 0) {
+      const group = this.waiting
+      this.waiting = []
+      try {
+        await this.write(group)
+        for (const waiter of group) waiter.resolve()
+      } catch (error) {
+        this.failure = error
+        for (const waiter of [...group, ...this.waiting]) waiter.reject(error)
+        this.waiting = []
+      }
+    }
+    this.busy = false
+    for (const resolve of this.idle.splice(0)) resolve()
+  }
+
+  private async write(group: Waiter[]): Promise<void> {
+    const { writer } = this
+    writer.reset()
+    this.batch++
+    let records = 0
+    let lastIndex = 0
+    let compactTo: LogIndex | undefined
+    const add = (record: LogRecord) => {
+      writer.add(record, this.batch)
+      records++
+    }
+    for (const { batch } of group) {
+      if ('base' in batch) {
+        this.base = batch.base
+        compactTo = batch.base.index
+        add({ type: 'base', meta: batch.base })
+        continue
+      }
+      if (batch.snapshot) {
+        this.base = batch.snapshot
+        compactTo = batch.snapshot.index
+        add({ type: 'base', meta: batch.snapshot })
+      }
+      if (batch.hardState) {
+        this.hardState = batch.hardState
+        add({ type: 'hardState', hardState: batch.hardState })
+      }
+      for (const entry of batch.entries) {
+        add({ type: 'entry', entry })
+        lastIndex = entry.index
+      }
+    }
+    if (!this.segment || this.segment.offset + writer.length > this.segmentBytes) await this.roll(writer.length)
+    const segment = this.segment as NonNullable<typeof this.segment>
+    if (segment.offset === 0) await this.writeHead(segment)
+    const started = this.options.nowMs?.() ?? 0
+    // Not awaited before the sync: writes are carried out in order, and a failed one fails the sync's turn as well.
+    const written = segment.file.write(segment.offset, writer.take())
+    await Promise.all([written, segment.file.sync()])
+    this.options.onSync?.((this.options.nowMs?.() ?? 0) - started, records)
+    segment.offset += writer.length
+    if (lastIndex > 0) this.lastIndexes.set(segment.number, lastIndex)
+    else if (!this.lastIndexes.has(segment.number)) this.lastIndexes.set(segment.number, 0)
+    if (!this.spare && segment.offset > this.segmentBytes / 2) {
+      this.spare = this.prepare()
+      this.spare.catch(() => undefined) // Whoever needs it meets the failure then.
+    }
+    if (compactTo !== undefined) await this.removeBelow(compactTo)
+  }
+
+  private async roll(bytesWanted: number): Promise<void> {
+    const former = this.segment
+    const number = (former?.number ?? 0) + 1
+    const file = this.spare ? await this.spare : await this.prepare(bytesWanted + SECTOR_BYTES)
+    this.spare = undefined
+    await this.disk.rename(`${this.dir}/spare`, segmentName(this.dir, number))
+    await this.disk.syncDir(this.dir)
+    await former?.file.close()
+    this.segment = { file, number, offset: 0 }
+  }
+
+  /** A segment begins with what must not be lost with the ones before it. Durable with the batch that follows. */
+  private async writeHead(segment: { file: LogDiskFile; offset: number }): Promise<void> {
+    const head = new RecordWriter()
+    if (this.base) head.add({ type: 'base', meta: this.base }, this.batch)
+    head.add({ type: 'hardState', hardState: this.hardState }, this.batch)
+    await segment.file.write(0, head.take())
+    segment.offset = head.length
+  }
+
+  private async prepare(bytesMin = 0): Promise<LogDiskFile> {
+    await this.disk.remove(`${this.dir}/spare`)
+    return this.disk.open(`${this.dir}/spare`, { preallocateBytes: Math.max(this.segmentBytes, bytesMin) })
+  }
+
+  private async removeBelow(index: LogIndex): Promise<void> {
+    const current = this.segment?.number ?? 0
+    for (const [number, lastIndex] of [...this.lastIndexes].sort(([a], [b]) => a - b)) {
+      // Only from the front: a gap in the numbers would be damage.
+      if (number >= current || lastIndex > index) return
+      await this.disk.remove(segmentName(this.dir, number))
+      this.lastIndexes.delete(number)
+    }
+  }
+}
+
+const segmentName = (dir: string, number: number) => `${dir}/${String(number).padStart(10, '0')}.log`
+
+/** Puts the log together again from its records, in their order. */
+class Replay {
+  hardState: HardState = { term: 0, votedFor: '', commit: 0 }
+  base: SnapshotMeta | undefined
+  entries: LogEntry[] = []
+  batch = 0
+  records = 0
+  lastIndexSeen: LogIndex = 0
+
+  /** Returns where the records end. */
+  segment(bytes: Uint8Array, name: string, isLast: boolean): number {
+    this.lastIndexSeen = 0
+    let at = 0
+    for (;;) {
+      const read = readRecord(bytes, at)
+      if (read.status === 'empty') return at
+      if (read.status === 'bad') {
+        this.judge(bytes, at, name, isLast)
+        return at
+      }
+      if (read.batch < this.batch) throw new LogDamaged(name, at, `batch ${read.batch} after batch ${this.batch}`)
+      this.batch = read.batch
+      this.take(read.record, name, at)
+      this.records++
+      at = read.end
+      if (at >= bytes.length) return at
+    }
+  }
+
+  /** A bad record: a write that a crash cut short (returns), or damage (throws). */
+  private judge(bytes: Uint8Array, at: number, name: string, isLast: boolean): void {
+    if (!isLast) throw new LogDamaged(name, at, 'a record is bad, and later segments exist')
+    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
+    // The batch that was being written: that of the last good record, or the one after it.
+    const writing = this.batch + 1
+    for (let probe = at + 1; probe + HEADER_BYTES <= bytes.length; probe++) {
+      if (bytes[probe] !== MAGIC >> 8 || view.getUint16(probe) !== MAGIC) continue
+      const read = readRecord(bytes, probe)
+      if (read.status === 'record' && read.batch > writing) throw new LogDamaged(name, at, `a record is bad, and batch ${read.batch} was written after it`)
+    }
+    // A crash loses whole sectors of what was never written before; anything else has been changed afterwards.
+    const end = Math.min(bytes.length, at + HEADER_BYTES + (readLength(bytes, at) ?? 0))
+    if (!hasMissingSector(bytes, at, end)) throw new LogDamaged(name, at, 'a record fails its checksum, though no part of it is missing')
+  }
+
+  /** After the last segment: the entries must begin where the base ends. */
+  finish(name: string): void {
+    const floor = this.base?.index ?? 0
+    this.entries = this.entries.filter((entry) => entry.index > floor)
+    const first = this.entries[0]
+    if (first && first.index !== floor + 1) throw new LogDamaged(name, 0, `entries ${floor + 1} to ${first.index - 1} are missing`)
+  }
+
+  private take(record: LogRecord, name: string, at: number): void {
+    if (record.type === 'hardState') this.hardState = record.hardState
+    else if (record.type === 'base') {
+      const { meta } = record
+      this.base = meta
+      const first = this.entries[0]
+      const covered = this.entries.find((entry) => entry.index === meta.index)
+      // A snapshot that the log does not lead to replaces all of it.
+      if (covered ? covered.term !== meta.term : first !== undefined && first.index <= meta.index) this.entries = []
+    } else {
+      const { entry } = record
+      this.lastIndexSeen = Math.max(this.lastIndexSeen, entry.index)
+      // The first segment left may begin anywhere: what was before it lies below a base that a later record states.
+      const position = entry.index - (this.entries[0]?.index ?? entry.index)
+      if (position > this.entries.length)
+        throw new LogDamaged(name, at, `entry ${entry.index} does not follow entry ${entry.index - position + this.entries.length - 1}`)
+      this.entries.length = Math.max(0, position)
+      this.entries.push(entry)
+    }
+  }
+}
+
+/** Is a sector, or the part of it within `[from, to)` if that is all there is, nothing but zeroes? */
+function hasMissingSector(bytes: Uint8Array, from: number, to: number): boolean {
+  for (let start = from; start < to; start = (Math.floor(start / SECTOR_BYTES) + 1) * SECTOR_BYTES) {
+    const end = Math.min((Math.floor(start / SECTOR_BYTES) + 1) * SECTOR_BYTES, to)
+    if (isZero(bytes, start, end)) return true
+  }
+  return false
+}

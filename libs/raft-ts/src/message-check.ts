@@ -1,0 +1,67 @@
+import type { MemberId, RaftMessage } from './types.js'
+
+const isCount = (value: unknown): boolean => Number.isSafeInteger(value) && (value as number) >= 0
+
+/** What is wrong with something that came as a raft message for `self`; undefined: it is plausible. */
+export function checkMessage(message: RaftMessage, self: MemberId): string | undefined {
+  const m = message as unknown as Record<string, unknown>
+  if (typeof m !== 'object' || m === null) return 'not an object'
+  if (m['to'] !== self) return 'not for this member'
+  if (typeof m['from'] !== 'string' || m['from'] === self) return 'no sender'
+  if (!isCount(m['term'])) return 'no term'
+  const counts = COUNTS[m['type'] as RaftMessage['type']]
+  if (!counts) return `unknown type ${String(m['type'])}`
+  for (const field of counts) if (!isCount(m[field])) return `${field} is no count`
+  for (const field of FLAGS[m['type'] as RaftMessage['type']] ?? []) if (typeof m[field] !== 'boolean') return `${field} is no flag`
+  if (message.type === 'append') return checkEntries(message)
+  if (message.type === 'snapshot') return checkSnapshot(message)
+  return undefined
+}
+
+function checkEntries(message: RaftMessage & { type: 'append' }): string | undefined {
+  if (!Array.isArray(message.entries)) return 'entries is no list'
+  let index = message.prevIndex
+  let term = message.prevTerm
+  for (const entry of message.entries) {
+    if (entry === null || typeof entry !== 'object' || entry.index !== ++index) return 'entries do not follow each other'
+    if (!isCount(entry.term) || entry.term < term || entry.term > message.term) return 'an entry has an impossible term'
+    if (!(entry.payload instanceof Uint8Array) || typeof entry.clientId !== 'string' || !isCount(entry.clientSeq)) return 'an entry is malformed'
+    term = entry.term
+  }
+  return undefined
+}
+
+function checkSnapshot({ meta, data }: RaftMessage & { type: 'snapshot' }): string | undefined {
+  if (meta === null || typeof meta !== 'object' || !isCount(meta.index) || !isCount(meta.term)) return 'meta is malformed'
+  if (!Array.isArray(meta.configuration?.voters) || !Array.isArray(meta.configuration.learners)) return 'meta has no configuration'
+  return data instanceof Uint8Array ? undefined : 'data is no bytes'
+}
+
+const COUNTS: Record<RaftMessage['type'], string[]> = {
+  preVote: ['lastIndex', 'lastTerm'],
+  vote: ['lastIndex', 'lastTerm'],
+  preVoteReply: [],
+  voteReply: [],
+  append: ['prevIndex', 'prevTerm', 'commit'],
+  appendReply: ['index', 'hintIndex', 'hintTerm'],
+  heartbeat: ['commit', 'round'],
+  heartbeatReply: ['round', 'lastIndex'],
+  snapshot: ['offset', 'crc'],
+  snapshotReply: ['index', 'received'],
+  timeoutNow: [],
+  readIndex: [],
+  readIndexReply: ['index'],
+  termQuery: [],
+  termReply: [],
+}
+
+const FLAGS: Partial<Record<RaftMessage['type'], string[]>> = {
+  preVote: ['transfer'],
+  vote: ['transfer'],
+  preVoteReply: ['granted'],
+  voteReply: ['granted'],
+  appendReply: ['success'],
+  snapshot: ['done'],
+  snapshotReply: ['installed'],
+  readIndexReply: ['refused'],
+}

@@ -1,0 +1,66 @@
+import type { LogIndex } from './types.js'
+
+/** What a leader knows of one follower, and how it sends to it (etcd's raft: probe, replicate, snapshot). */
+export class Progress {
+  /** Known to be durable there. */
+  match: LogIndex = 0
+  next: LogIndex
+  /**
+   * `probe`: one append at a time until it is known where the logs agree. `replicate`: many on the way. `snapshot`: what
+   * it needs is no longer in the log.
+   */
+  state: 'probe' | 'replicate' | 'snapshot' = 'probe'
+  /** Appends on the way, oldest first: the last index and size of each. */
+  readonly inFlight: { index: LogIndex; bytes: number }[] = []
+  inFlightBytes = 0
+  /** In `probe`: one is on the way since then. */
+  probeSentMs: number | undefined
+  heardMs: number
+  /** Highest commit index that it was told. */
+  toldCommit: LogIndex = 0
+  /** When the last append with entries left. */
+  sentMs: number
+  snapshot = { index: 0, offset: 0, askedMs: 0, waiting: false }
+  /** Highest heartbeat round that it answered. */
+  round = 0
+
+  constructor(next: LogIndex, nowMs: number) {
+    this.next = next
+    this.heardMs = nowMs
+    this.sentMs = nowMs
+  }
+
+  becomeProbe(next: LogIndex): void {
+    this.state = 'probe'
+    this.next = Math.max(next, this.match + 1)
+    this.probeSentMs = undefined
+    this.clearInFlight()
+  }
+
+  becomeReplicate(): void {
+    this.state = 'replicate'
+    this.next = this.match + 1
+    this.probeSentMs = undefined
+    this.clearInFlight()
+  }
+
+  becomeSnapshot(): void {
+    this.state = 'snapshot'
+    this.snapshot = { index: 0, offset: 0, askedMs: 0, waiting: false }
+    this.clearInFlight()
+  }
+
+  sent(index: LogIndex, bytes: number): void {
+    this.inFlight.push({ index, bytes })
+    this.inFlightBytes += bytes
+  }
+
+  acknowledged(index: LogIndex): void {
+    while (this.inFlight[0] && this.inFlight[0].index <= index) this.inFlightBytes -= this.inFlight.shift()?.bytes ?? 0
+  }
+
+  private clearInFlight(): void {
+    this.inFlight.length = 0
+    this.inFlightBytes = 0
+  }
+}

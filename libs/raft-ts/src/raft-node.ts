@@ -1,0 +1,860 @@
+import { crc32c } from './crc32c.js'
+import { LogView } from './log-view.js'
+import { checkMessage } from './message-check.js'
+import { Progress } from './progress.js'
+import {
+  type Configuration,
+  ENTRY_FORMAT_VERSION,
+  type HardState,
+  type LogEntry,
+  type LogIndex,
+  type MemberId,
+  type Proposal,
+  type ProposeResult,
+  type RaftMessage,
+  type RaftOptions,
+  type RaftPlantedBug,
+  type RaftStatus,
+  type Ready,
+  type Role,
+  type SnapshotMeta,
+  type Term,
+} from './types.js'
+
+/** Stands in `votedFor` of a term in which this member may have voted before it lost its memory: for nobody we know. */
+const FORGOTTEN_VOTE = '\u0000forgotten'
+const NO_BYTES = new Uint8Array(0)
+
+type MessageBody = RaftMessage extends infer M ? (M extends RaftMessage ? Omit<M, 'from' | 'to' | 'term'> : never) : never
+
+interface Outstanding {
+  number: number
+  lastIndex: LogIndex
+  lastTerm: Term
+  /** Term of an own vote that becomes durable with it; 0: none. */
+  selfVoteTerm: Term
+}
+
+interface LeaderRead {
+  context: number
+  /** Who asked; self for own. */
+  from: MemberId
+  index: LogIndex
+  /** Heartbeat round that confirms it. */
+  round: number
+}
+
+/**
+ * One Raft member as a deterministic state machine (Ongaro's thesis, ch. 3, 4.2.3, 6.4, 9.6). Synchronous; the same calls
+ * give the same results. It owns no clock, no chance and no IO: time comes in by `tick`, work goes out by `takeReady`.
+ *
+ * Invariants: applied ≤ commit ≤ lastIndex; stableIndex ≤ lastIndex; entries up to commit never change.
+ */
+export class RaftNode {
+  private readonly self: MemberId
+  private configuration: Configuration
+  private readonly log: LogView
+  private term: Term
+  private votedFor: MemberId
+  private role: Role = 'follower'
+  private leader: MemberId | undefined
+  private commit: LogIndex
+  private applied: LogIndex
+  /** Up to here given out in `Ready.apply`. */
+  private handedToApply: LogIndex
+  /** Durable here. */
+  private stableIndex: LogIndex
+  /** Up to here given out in `Ready.persist`. */
+  private handedToPersist: LogIndex
+
+  private nowMs: number
+  private electionDeadlineMs = 0
+  private heartbeatDueMs = 0
+  private heardLeaderMs: number
+  private readonly votes = new Map<MemberId, boolean>()
+  private progress = new Map<MemberId, Progress>()
+  private round = 0
+  private reads: LeaderRead[] = []
+  /** Own and followers' reads that no heartbeat round has been started for. */
+  private newReads: { context: number; from: MemberId }[] = []
+  private readonly forwarded = new Map<number, number>()
+  private transfer: { to: MemberId; untilMs: number; sent: boolean } | undefined
+  private uncommittedBytes = 0
+  private receiving: { meta: SnapshotMeta; received: number; busy: boolean } | undefined
+  private forgetful: { terms: Map<MemberId, Term>; readAsked: boolean; catchUpTo: LogIndex | undefined; askedMs: number } | undefined
+
+  private sendNow: RaftMessage[] = []
+  private sendAfter: RaftMessage[] = []
+  private readyReads: Ready['reads'] = []
+  private snapshotWanted: Ready['snapshotWanted'] = []
+  private snapshotChunks: Ready['snapshotChunks'] = []
+  private snapshotToPersist: SnapshotMeta | undefined
+  private hardStateDirty = false
+  private selfVoteTerm: Term = 0
+  private nextReady = 1
+  private readonly outstanding: Outstanding[] = []
+  private readonly bugs: ReadonlySet<RaftPlantedBug>
+
+  private readonly heartbeatMs: number
+  private readonly electionTimeoutMs: number
+  private readonly tickGapMs: number
+  private readonly counters: RaftStatus['counters'] = {
+    elections: 0,
+    won: 0,
+    truncations: 0,
+    snapshotsSent: 0,
+    snapshotsInstalled: 0,
+    stepDowns: 0,
+    refusedMessages: 0,
+  }
+
+  /** @throws RangeError for options that contradict each other. */
+  constructor(private readonly options: RaftOptions) {
+    const { recovered } = options
+    if (options.plantedBugs?.length && !options.allowPlantedBugs) throw new RangeError('planted bugs are for the tests of the checkers')
+    this.bugs = new Set(options.plantedBugs ?? [])
+    this.heartbeatMs = options.heartbeatMs ?? 50
+    this.electionTimeoutMs = options.electionTimeoutMs ?? 300
+    if (this.electionTimeoutMs < 2 * this.heartbeatMs) throw new RangeError('the election time-out must be at least two heartbeats')
+    this.tickGapMs = options.tickGapMs ?? this.electionTimeoutMs / 3
+    this.self = options.member
+    const base = recovered?.snapshot ?? { index: 0, term: 0, configuration: options.configuration }
+    this.configuration = recovered?.snapshot?.configuration ?? options.configuration
+    this.log = new LogView(base, recovered?.entries ?? [])
+    this.term = recovered?.hardState.term ?? 0
+    this.votedFor = recovered?.hardState.votedFor ?? ''
+    this.applied = options.applied ?? base.index
+    if (this.applied > this.log.lastIndex) throw new RangeError(`applied up to ${this.applied}, but the log ends at ${this.log.lastIndex}`)
+    this.commit = Math.min(this.log.lastIndex, Math.max(recovered?.hardState.commit ?? 0, base.index, this.applied))
+    this.handedToApply = this.applied
+    this.stableIndex = this.log.lastIndex
+    this.handedToPersist = this.log.lastIndex
+    this.nowMs = options.nowMs
+    this.heardLeaderMs = Number.NEGATIVE_INFINITY
+    if (options.forgetful) this.forgetful = { terms: new Map(), readAsked: false, catchUpTo: undefined, askedMs: Number.NEGATIVE_INFINITY }
+    this.resetElectionTimer()
+  }
+
+  // ------------------------------------------------------------------------------------------------------- the driver's side
+
+  /** Monotonic time. Call it at least every half heartbeat. */
+  tick(nowMs: number): void {
+    const gapMs = nowMs - this.nowMs
+    if (gapMs < 0) return
+    this.nowMs = nowMs
+    if (gapMs > this.tickGapMs) {
+      // We could not hear for so long: nobody's silence counts (and a paused leader must ask again who follows it).
+      for (const progress of this.progress.values()) progress.heardMs = nowMs
+      this.resetElectionTimer()
+    }
+    if (this.role === 'leader') this.tickLeader()
+    else if (nowMs >= this.electionDeadlineMs) this.electionTimeout()
+    for (const [context, sentMs] of this.forwarded)
+      if (nowMs - sentMs > this.electionTimeoutMs) {
+        this.forwarded.delete(context)
+        this.refuseRead(context)
+      }
+    if (this.forgetful) this.recoverMemory(this.forgetful)
+  }
+
+  /** A message of a peer, whenever and however often it comes. False: refused as implausible or not for us; nothing changed. */
+  step(message: RaftMessage): boolean {
+    const problem = checkMessage(message, this.self)
+    if (problem !== undefined || !this.isMember(message.from)) {
+      this.counters.refusedMessages++
+      return false
+    }
+    if (message.type === 'termQuery') this.sendAfter.push(this.message(message.from, { type: 'termReply' }))
+    else if (message.type === 'termReply') this.forgetful?.terms.set(message.from, message.term)
+    else if (this.meetTerm(message)) this.handle(message)
+    return true
+  }
+
+  /** Appends to the log as leader. The entries are committed when they come out in `Ready.apply` with this term and index. */
+  propose(proposals: readonly Proposal[]): ProposeResult {
+    const refuse = (reason: 'not-leader' | 'transferring' | 'overloaded') => ({ accepted: false, reason, leader: this.leader }) as const
+    if (this.role !== 'leader') return refuse('not-leader')
+    if (this.transfer) return refuse('transferring')
+    const bytes = proposals.reduce((sum, p) => sum + p.payload.length, 0)
+    const waiting = this.log.lastIndex - this.commit + proposals.length
+    if (waiting > (this.options.uncommittedMax ?? 20_000) || this.uncommittedBytes + bytes > (this.options.uncommittedBytesMax ?? 64 * 1024 * 1024))
+      return refuse('overloaded')
+    const firstIndex = this.log.lastIndex + 1
+    for (const proposal of proposals) this.appendOwn(proposal)
+    return { accepted: true, term: this.term, firstIndex }
+  }
+
+  /**
+   * A linearizable read: comes out in `Ready.reads` under `context` (a number of the driver's, each used once).
+   * False: too many wait.
+   */
+  readIndex(context: number): boolean {
+    if (this.newReads.length + this.reads.length + this.forwarded.size >= (this.options.readsMax ?? 10_000)) return false
+    if (this.bugs.has('stale-read')) this.readyReads.push({ context, index: this.commit, refused: false })
+    else if (this.role === 'leader') this.newReads.push({ context, from: this.self })
+    else if (this.leader !== undefined) {
+      this.forwarded.set(context, this.nowMs)
+      this.send(this.leader, { type: 'readIndex', context })
+    } else this.refuseRead(context)
+    return true
+  }
+
+  /** As leader: lets `to` take over once it has everything (thesis §3.10). Ends by itself after an election time-out. */
+  transferLeadership(to: MemberId): boolean {
+    const progress = this.progress.get(to)
+    if (this.role !== 'leader' || !progress || !this.configuration.voters.includes(to)) return false
+    this.transfer = { to, untilMs: this.nowMs + 2 * this.electionTimeoutMs, sent: false }
+    this.continueTransfer()
+    return true
+  }
+
+  /** All work since the last call; undefined: none. See `Ready` for the order of work. */
+  takeReady(): Ready | undefined {
+    if (this.role === 'leader') {
+      this.startReadRound()
+      for (const [to, progress] of this.progress) this.sendAppends(to, progress)
+    }
+    if (this.bugs.has('ack-before-sync')) this.pretendDurable()
+    const entries = this.log.slice(this.handedToPersist + 1, this.log.lastIndex, Number.POSITIVE_INFINITY)
+    this.handedToPersist = this.log.lastIndex
+    const applyTo = Math.min(this.commit, this.stableIndex)
+    const apply = this.log.slice(this.handedToApply + 1, applyTo, Number.POSITIVE_INFINITY)
+    this.handedToApply = Math.max(this.handedToApply, applyTo)
+    const persist =
+      entries.length > 0 || this.hardStateDirty || this.snapshotToPersist
+        ? {
+            ...(this.hardStateDirty || this.snapshotToPersist ? { hardState: this.hardState() } : {}),
+            entries,
+            ...(this.snapshotToPersist ? { snapshot: this.snapshotToPersist } : {}),
+          }
+        : undefined
+    const nothing =
+      !persist &&
+      this.sendNow.length + this.sendAfter.length + apply.length + this.readyReads.length + this.snapshotWanted.length + this.snapshotChunks.length === 0
+    if (nothing) return undefined
+    const ready: Ready = {
+      number: this.nextReady++,
+      sendNow: this.sendNow,
+      persist,
+      sendAfterPersist: this.sendAfter,
+      apply,
+      reads: this.readyReads,
+      snapshotWanted: this.snapshotWanted,
+      snapshotChunks: this.snapshotChunks,
+    }
+    const last = entries[entries.length - 1]
+    this.outstanding.push({ number: ready.number, lastIndex: last?.index ?? 0, lastTerm: last?.term ?? 0, selfVoteTerm: this.selfVoteTerm })
+    if (this.bugs.has('ack-before-sync')) {
+      ready.sendNow = [...ready.sendNow, ...ready.sendAfterPersist]
+      ready.sendAfterPersist = []
+    }
+    this.sendNow = []
+    this.sendAfter = []
+    this.readyReads = []
+    this.snapshotWanted = []
+    this.snapshotChunks = []
+    this.snapshotToPersist = undefined
+    this.hardStateDirty = false
+    this.selfVoteTerm = 0
+    return ready
+  }
+
+  /** Everything in Readys up to this number is durable. In order. */
+  persisted(readyNumber: number): void {
+    for (let first = this.outstanding[0]; first && first.number <= readyNumber; first = this.outstanding[0]) {
+      this.outstanding.shift()
+      // Entries that were replaced since then are not what became durable.
+      if (first.lastIndex > this.stableIndex && this.log.termAt(first.lastIndex) === first.lastTerm) this.stableIndex = first.lastIndex
+      if (first.selfVoteTerm === this.term && this.role === 'candidate') this.countVote(this.self, true)
+    }
+    // The leader counts itself only now (thesis §10.2.1: its disk write may go on while it already sends).
+    if (this.role === 'leader') this.advanceCommit()
+  }
+
+  /** The state machine holds everything up to `index`. */
+  appliedTo(index: LogIndex): void {
+    if (index > this.handedToApply) throw new RangeError(`applied ${index}, but only ${this.handedToApply} was given out`)
+    this.applied = Math.max(this.applied, index)
+  }
+
+  /** Drops entries up to `index` from memory: what has been applied, and durably so. */
+  compact(index: LogIndex): void {
+    this.log.compact(Math.min(index, this.applied, this.stableIndex))
+  }
+
+  /** Where the log would begin after compacting to `index`: what the log on disk must remember. */
+  metaAt(index: LogIndex): SnapshotMeta | undefined {
+    const term = this.log.termAt(index)
+    return term === undefined ? undefined : { index, term, configuration: this.configuration }
+  }
+
+  /** Answers `snapshotWanted`. */
+  snapshotChunk(to: MemberId, chunk: { meta: SnapshotMeta; offset: number; data: Uint8Array; done: boolean }): void {
+    const progress = this.progress.get(to)
+    if (this.role !== 'leader' || progress?.state !== 'snapshot') return
+    if (progress.snapshot.index === 0) this.counters.snapshotsSent++
+    progress.snapshot = { index: chunk.meta.index, offset: chunk.offset, askedMs: this.nowMs, waiting: true }
+    this.send(to, { type: 'snapshot', ...chunk, crc: crc32c(chunk.data) })
+  }
+
+  /** The wanted snapshot cannot be had now; it is asked for again after a while. */
+  snapshotFailed(to: MemberId): void {
+    const progress = this.progress.get(to)
+    if (progress?.state === 'snapshot') progress.snapshot = { index: 0, offset: 0, askedMs: this.nowMs, waiting: true }
+  }
+
+  /** So many bytes of the snapshot are written; ask for the next. */
+  snapshotReceived(meta: SnapshotMeta, received: number): void {
+    if (!this.receiving || this.receiving.meta.index !== meta.index || this.receiving.meta.term !== meta.term) return
+    this.receiving.received = received
+    this.receiving.busy = false
+    if (this.leader !== undefined) this.send(this.leader, { type: 'snapshotReply', index: meta.index, received, installed: false })
+  }
+
+  /** A chunk could not be used: the transfer starts over. */
+  snapshotRefused(): void {
+    this.receiving = undefined
+  }
+
+  /** The state machine has been replaced, durably, by this snapshot. */
+  snapshotInstalled(meta: SnapshotMeta): void {
+    this.receiving = undefined
+    if (meta.index <= this.commit) return
+    this.log.restore(meta)
+    this.configuration = meta.configuration
+    this.commit = meta.index
+    this.applied = Math.max(this.applied, meta.index)
+    this.handedToApply = Math.max(this.handedToApply, meta.index)
+    this.stableIndex = Math.max(Math.min(this.stableIndex, this.log.lastIndex), meta.index)
+    this.handedToPersist = Math.max(Math.min(this.handedToPersist, this.log.lastIndex), meta.index)
+    this.snapshotToPersist = meta
+    this.counters.snapshotsInstalled++
+    if (this.leader !== undefined) this.sendAfter.push(this.message(this.leader, { type: 'snapshotReply', index: meta.index, received: 0, installed: true }))
+  }
+
+  status(): RaftStatus {
+    const live = this.leaderLives() && this.leader !== undefined ? [this.leader] : []
+    return {
+      member: this.self,
+      role: this.role,
+      term: this.term,
+      leader: this.leader,
+      commit: this.commit,
+      applied: this.applied,
+      lastIndex: this.log.lastIndex,
+      stableIndex: this.stableIndex,
+      firstIndex: this.log.firstIndex,
+      configuration: this.configuration,
+      heard: this.role === 'leader' ? this.heardVoters() : live,
+      progress: Object.fromEntries(
+        [...this.progress].map(([member, p]) => [member, { match: p.match, next: p.next, state: p.state, inFlight: p.inFlight.length }]),
+      ),
+      mayVote: this.forgetful === undefined,
+      counters: { ...this.counters },
+    }
+  }
+
+  /** Term of the entry at `index`; undefined if it is compacted away or not there. */
+  termAt(index: LogIndex): Term | undefined {
+    return this.log.termAt(index)
+  }
+
+  /** Entries in memory, for checkers. */
+  entryAt(index: LogIndex): LogEntry | undefined {
+    return this.log.at(index)
+  }
+
+  // ---------------------------------------------------------------------------------------------------------------- terms
+
+  /** Brings our term and the message's together. False: the message is done with. */
+  private meetTerm(m: RaftMessage): boolean {
+    if (m.term > this.term) {
+      // Pre-votes ask about a term that nobody is in yet (thesis §9.6).
+      if (m.type === 'preVote' || (m.type === 'preVoteReply' && m.granted)) return true
+      // §4.2.3: whoever hears a live leader keeps its term against a disturber.
+      if (m.type === 'vote' && !m.transfer && (this.leaderLives() || this.role === 'leader')) return false
+      const fromLeader = m.type === 'append' || m.type === 'heartbeat' || m.type === 'snapshot'
+      this.becomeFollower(m.term, fromLeader ? m.from : undefined)
+      return true
+    }
+    if (m.term === this.term) return true
+    // A deposed leader or a member behind learns our term from the answer.
+    if (m.type === 'append' || m.type === 'heartbeat' || m.type === 'snapshot')
+      this.sendAfter.push(this.message(m.from, { type: 'appendReply', success: false, index: 0, hintIndex: 0, hintTerm: 0 }))
+    else if (m.type === 'preVote') this.sendAfter.push(this.message(m.from, { type: 'preVoteReply', granted: false }))
+    return false
+  }
+
+  private becomeFollower(term: Term, leader: MemberId | undefined): void {
+    if (this.role === 'leader') {
+      this.counters.stepDowns++
+      for (const { context, from } of [...this.reads, ...this.newReads]) this.answerRead(from, context, 0, true)
+    }
+    if (leader !== this.leader) {
+      for (const context of this.forwarded.keys()) this.refuseRead(context)
+      this.forwarded.clear()
+      if (this.forgetful) this.forgetful.readAsked = false
+    }
+    if (term > this.term) {
+      this.term = term
+      this.votedFor = ''
+      this.hardStateDirty = true
+    }
+    this.role = 'follower'
+    this.leader = leader
+    this.reads = []
+    this.newReads = []
+    this.transfer = undefined
+    this.progress = new Map()
+    this.votes.clear()
+    this.resetElectionTimer()
+  }
+
+  private resetElectionTimer(): void {
+    this.electionDeadlineMs = this.nowMs + this.electionTimeoutMs * (1 + this.options.random())
+  }
+
+  private leaderLives(): boolean {
+    return this.leader !== undefined && this.nowMs - this.heardLeaderMs < this.electionTimeoutMs
+  }
+
+  // ------------------------------------------------------------------------------------------------------------ elections
+
+  private electionTimeout(): void {
+    this.resetElectionTimer()
+    if (!this.configuration.voters.includes(this.self) || this.forgetful) return
+    if (this.bugs.has('skip-pre-vote')) this.campaign(false)
+    else this.preCampaign()
+  }
+
+  /** Asks whether an election could be won before disturbing anyone with a new term (thesis §9.6). */
+  private preCampaign(): void {
+    this.role = 'preCandidate'
+    this.leader = undefined
+    for (const context of this.forwarded.keys()) this.refuseRead(context)
+    this.forwarded.clear()
+    this.votes.clear()
+    this.askForVotes('preVote', this.term + 1, false, this.sendNow)
+    this.countVote(this.self, true)
+  }
+
+  private campaign(transfer: boolean): void {
+    this.counters.elections++
+    this.role = 'candidate'
+    this.leader = undefined
+    this.term++
+    this.votedFor = this.self
+    this.hardStateDirty = true
+    // Our own vote counts, and the others are asked, once it is durable.
+    this.selfVoteTerm = this.term
+    this.votes.clear()
+    this.resetElectionTimer()
+    this.askForVotes('vote', this.term, transfer, this.sendAfter)
+  }
+
+  private askForVotes(type: 'preVote' | 'vote', term: Term, transfer: boolean, out: RaftMessage[]): void {
+    for (const voter of this.otherVoters())
+      out.push({ ...this.message(voter, { type, lastIndex: this.log.lastIndex, lastTerm: this.log.lastTerm, transfer }), term })
+  }
+
+  private handleVoteRequest(m: RaftMessage & { type: 'preVote' | 'vote' }): void {
+    // §3.6.1: only who has at least our log may lead.
+    const upToDate = m.lastTerm > this.log.lastTerm || (m.lastTerm === this.log.lastTerm && m.lastIndex >= this.log.lastIndex)
+    const isVoter = this.configuration.voters.includes(this.self) && !this.forgetful
+    if (m.type === 'preVote') {
+      const granted = isVoter && upToDate && m.term > this.term && this.role !== 'leader' && !this.leaderLives()
+      this.sendAfter.push({ ...this.message(m.from, { type: 'preVoteReply', granted }), term: granted ? m.term : this.term })
+      return
+    }
+    const granted = isVoter && upToDate && (this.votedFor === '' || this.votedFor === m.from) && this.role !== 'leader' && this.role !== 'candidate'
+    if (granted && this.votedFor === '') {
+      this.role = 'follower'
+      this.votedFor = m.from
+      this.hardStateDirty = true
+      this.resetElectionTimer()
+    }
+    this.sendAfter.push(this.message(m.from, { type: 'voteReply', granted }))
+  }
+
+  private handleVoteReply(m: RaftMessage & { type: 'preVoteReply' | 'voteReply' }): void {
+    if (m.type === 'preVoteReply' ? this.role !== 'preCandidate' || (m.granted && m.term !== this.term + 1) : this.role !== 'candidate') return
+    this.countVote(m.from, m.granted)
+  }
+
+  private countVote(from: MemberId, granted: boolean): void {
+    if (!this.configuration.voters.includes(from)) return
+    if (!this.votes.has(from)) this.votes.set(from, granted)
+    const granters = [...this.votes.values()].filter(Boolean).length
+    if (granters >= this.quorum()) {
+      if (this.role === 'preCandidate') this.campaign(false)
+      else this.becomeLeader()
+    } else if (this.votes.size - granters >= this.quorum()) this.becomeFollower(this.term, undefined)
+  }
+
+  private becomeLeader(): void {
+    this.counters.won++
+    this.role = 'leader'
+    this.leader = this.self
+    this.votes.clear()
+    this.progress = new Map(this.others().map((member) => [member, new Progress(this.log.lastIndex + 1, this.nowMs)]))
+    this.uncommittedBytes = 0
+    this.round++
+    this.heartbeatDueMs = this.nowMs
+    // §3.6.2, §6.4: only an entry of the own term commits those before it, and tells what is committed.
+    this.appendOwn({ kind: 'noop', clientId: '', clientSeq: 0, payload: NO_BYTES })
+    this.tickLeader()
+  }
+
+  // ---------------------------------------------------------------------------------------------------------- replication
+
+  private appendOwn(proposal: Proposal): void {
+    const { kind, clientId, clientSeq, payload } = proposal
+    this.log.append({ term: this.term, index: this.log.lastIndex + 1, formatVersion: ENTRY_FORMAT_VERSION, kind, clientId, clientSeq, payload })
+    this.uncommittedBytes += payload.length
+  }
+
+  private tickLeader(): void {
+    if (this.transfer && this.nowMs > this.transfer.untilMs) this.transfer = undefined
+    // Check-quorum (thesis §6.2): who cannot reach a majority must not go on as leader.
+    if (this.heardVoters().length < this.quorum()) return this.becomeFollower(this.term, undefined)
+    if (this.nowMs < this.heartbeatDueMs) return
+    this.heartbeatDueMs = this.nowMs + this.heartbeatMs
+    this.sendHeartbeats()
+    for (const [to, progress] of this.progress) this.nudge(to, progress)
+  }
+
+  private sendHeartbeats(): void {
+    for (const [to, progress] of this.progress) this.send(to, { type: 'heartbeat', commit: Math.min(progress.match, this.commit), round: this.round })
+  }
+
+  /** What was lost on the way is sent again. */
+  private nudge(to: MemberId, progress: Progress): void {
+    const retryMs = 4 * this.heartbeatMs
+    if (progress.state === 'probe' && progress.probeSentMs !== undefined && this.nowMs - progress.probeSentMs >= retryMs) progress.probeSentMs = undefined
+    if (progress.state === 'snapshot' && progress.snapshot.waiting && this.nowMs - progress.snapshot.askedMs >= 2 * retryMs) this.wantChunk(to, progress)
+  }
+
+  private sendAppends(to: MemberId, progress: Progress): void {
+    const inFlightMax = this.options.inFlightMax ?? 64
+    const inFlightBytesMax = this.options.inFlightBytesMax ?? 8 * 1024 * 1024
+    for (;;) {
+      if (progress.state === 'snapshot') return
+      if (progress.state === 'probe' && progress.probeSentMs !== undefined) return
+      const hasEntries = progress.next <= this.log.lastIndex
+      const full = progress.inFlight.length >= inFlightMax || progress.inFlightBytes >= inFlightBytesMax
+      const tellCommit = progress.toldCommit < Math.min(this.commit, progress.next - 1)
+      const probing = progress.state === 'probe'
+      if (!probing && (!hasEntries || full) && !tellCommit) return
+      const prevIndex = progress.next - 1
+      const prevTerm = this.log.termAt(prevIndex)
+      if (prevTerm === undefined) {
+        progress.becomeSnapshot()
+        this.wantChunk(to, progress)
+        return
+      }
+      const entries = full && !probing ? [] : this.log.slice(progress.next, this.log.lastIndex, this.options.appendBytesMax ?? 512 * 1024)
+      this.send(to, { type: 'append', prevIndex, prevTerm, entries, commit: this.commit })
+      progress.toldCommit = Math.max(progress.toldCommit, Math.min(this.commit, prevIndex + entries.length))
+      if (probing) progress.probeSentMs = this.nowMs
+      else if (entries.length > 0) {
+        progress.next += entries.length
+        progress.sent(progress.next - 1, entries.reduce((sum, e) => sum + e.payload.length, 0))
+        progress.sentMs = this.nowMs
+      } else return
+    }
+  }
+
+  private wantChunk(to: MemberId, progress: Progress): void {
+    progress.snapshot.waiting = true
+    progress.snapshot.askedMs = this.nowMs
+    this.snapshotWanted.push({ to, index: progress.snapshot.index, offset: progress.snapshot.offset })
+  }
+
+  private handleAppend(m: RaftMessage & { type: 'append' }): void {
+    this.hearLeader(m.from)
+    const reply = (index: LogIndex) =>
+      this.sendAfter.push(this.message(m.from, { type: 'appendReply', success: true, index, hintIndex: 0, hintTerm: 0 }))
+    // What is committed is the leader's too: entries up to there need no look.
+    if (m.prevIndex + m.entries.length < this.commit) return void reply(this.commit)
+    const agrees = m.prevIndex < this.log.firstIndex - 1 || this.log.termAt(m.prevIndex) === m.prevTerm
+    if (!agrees) {
+      const hintIndex = this.log.findConflict(Math.min(m.prevIndex, this.log.lastIndex), m.prevTerm)
+      this.sendAfter.push(
+        this.message(m.from, { type: 'appendReply', success: false, index: m.prevIndex, hintIndex, hintTerm: this.log.termAt(hintIndex) ?? 0 }),
+      )
+      return
+    }
+    for (const entry of m.entries) {
+      if (entry.index < this.log.firstIndex || this.log.termAt(entry.index) === entry.term) continue
+      if (entry.index <= this.log.lastIndex) this.truncate(entry.index)
+      this.log.append(entry)
+    }
+    const last = m.prevIndex + m.entries.length
+    this.setCommit(Math.min(m.commit, last))
+    reply(last)
+  }
+
+  private truncate(from: LogIndex): void {
+    // Leader completeness (§3.6.3) makes this impossible; going on would lose what was acknowledged.
+    if (from <= this.commit) throw new Error(`raft: ${this.self} is told to replace committed entry ${from} (commit ${this.commit})`)
+    this.log.truncate(from)
+    this.stableIndex = Math.min(this.stableIndex, from - 1)
+    this.handedToPersist = Math.min(this.handedToPersist, from - 1)
+    this.counters.truncations++
+  }
+
+  private handleAppendReply(m: RaftMessage & { type: 'appendReply' }, progress: Progress): void {
+    progress.heardMs = this.nowMs
+    if (!m.success) {
+      if (m.index <= progress.match || m.index > this.log.lastIndex) return // Late, or of a former term of office.
+      if (progress.state === 'probe' && progress.next - 1 !== m.index) return
+      // §5.3 with term hints: step over a whole term at a time.
+      const agree = m.hintIndex < m.index ? this.log.findConflict(m.hintIndex, m.hintTerm) : m.hintIndex
+      progress.becomeProbe(Math.min(m.index, agree + 1))
+      return
+    }
+    if (m.index > this.log.lastIndex) return
+    progress.acknowledged(m.index)
+    if (m.index > progress.match) progress.match = m.index
+    if (progress.state !== 'replicate') {
+      if (progress.state === 'probe' || m.index >= this.log.firstIndex - 1) progress.becomeReplicate()
+    } else progress.next = Math.max(progress.next, progress.match + 1)
+    this.advanceCommit()
+    this.continueTransfer()
+  }
+
+  private advanceCommit(): void {
+    const matches = this.configuration.voters
+      .map((voter) => (voter === this.self ? this.stableIndex : (this.progress.get(voter)?.match ?? 0)))
+      .sort((a, b) => b - a)
+    const index = matches[this.quorum() - 1] ?? 0
+    // Raft §3.6.2: a quorum that holds an entry of an earlier term does not commit it, a later leader may still replace it.
+    if (index > this.commit && this.log.termAt(index) === this.term) this.setCommit(index)
+  }
+
+  private setCommit(index: LogIndex): void {
+    if (index <= this.commit) return
+    if (this.role === 'leader') for (let at = this.commit + 1; at <= index; at++) this.uncommittedBytes -= this.log.at(at)?.payload.length ?? 0
+    this.commit = index
+  }
+
+  private handleHeartbeat(m: RaftMessage & { type: 'heartbeat' }): void {
+    this.hearLeader(m.from)
+    this.setCommit(Math.min(m.commit, this.log.lastIndex))
+    // At once, not after a sync: a slow disk here must not look like a dead member there. It promises nothing durable.
+    this.send(m.from, { type: 'heartbeatReply', round: m.round, lastIndex: this.log.lastIndex })
+  }
+
+  private handleHeartbeatReply(m: RaftMessage & { type: 'heartbeatReply' }, progress: Progress): void {
+    progress.heardMs = this.nowMs
+    progress.round = Math.max(progress.round, m.round)
+    // It has received less than was sent, and that was a while ago: lost on the way.
+    const overdue = this.nowMs - progress.sentMs >= 2 * this.heartbeatMs
+    if (progress.state === 'replicate' && overdue && m.lastIndex < progress.next - 1) progress.becomeProbe(progress.match + 1)
+    else if (progress.state === 'probe' && progress.probeSentMs !== undefined && this.nowMs - progress.probeSentMs >= 2 * this.heartbeatMs)
+      progress.probeSentMs = undefined
+    this.confirmReads()
+  }
+
+  private hearLeader(from: MemberId): void {
+    if (this.role !== 'follower' || this.leader !== from) this.becomeFollower(this.term, from)
+    this.heardLeaderMs = this.nowMs
+    this.resetElectionTimer()
+  }
+
+  // ------------------------------------------------------------------------------------------------------------- snapshots
+
+  private handleSnapshot(m: RaftMessage & { type: 'snapshot' }): void {
+    this.hearLeader(m.from)
+    if (m.meta.index <= this.commit) {
+      this.sendAfter.push(this.message(m.from, { type: 'snapshotReply', index: this.commit, received: 0, installed: true }))
+      return
+    }
+    const same = this.receiving?.meta.index === m.meta.index && this.receiving.meta.term === m.meta.term
+    if (!this.receiving || !same) {
+      if (this.receiving?.busy) return // The driver still writes; the leader asks again.
+      this.receiving = { meta: m.meta, received: 0, busy: false }
+    }
+    if (this.receiving.busy) return
+    if (m.offset !== this.receiving.received || crc32c(m.data) !== m.crc) {
+      this.send(m.from, { type: 'snapshotReply', index: m.meta.index, received: this.receiving.received, installed: false })
+      return
+    }
+    this.receiving.busy = true
+    this.snapshotChunks.push({ meta: m.meta, offset: m.offset, data: m.data, done: m.done })
+  }
+
+  private handleSnapshotReply(m: RaftMessage & { type: 'snapshotReply' }, progress: Progress): void {
+    progress.heardMs = this.nowMs
+    if (m.installed) {
+      progress.match = Math.max(progress.match, Math.min(m.index, this.log.lastIndex))
+      if (progress.state === 'snapshot') progress.becomeProbe(progress.match + 1)
+      this.advanceCommit()
+    } else if (progress.state === 'snapshot' && m.index === progress.snapshot.index) {
+      progress.snapshot.offset = m.received
+      this.wantChunk(m.from, progress)
+    }
+  }
+
+  // ----------------------------------------------------------------------------------------------------------------- reads
+
+  /** One heartbeat round confirms all reads that came since the last one (thesis §6.4). */
+  private startReadRound(): void {
+    if (this.newReads.length === 0) return
+    // Before an entry of this term has committed, the leader does not know what is: the reads wait, they are not refused.
+    if (this.log.termAt(this.commit) !== this.term) return
+    this.round++
+    for (const { context, from } of this.newReads) this.reads.push({ context, from, index: this.commit, round: this.round })
+    this.newReads = []
+    this.sendHeartbeats()
+    this.confirmReads()
+  }
+
+  private confirmReads(): void {
+    if (this.reads.length === 0) return
+    const rounds = this.configuration.voters
+      .map((voter) => (voter === this.self ? this.round : (this.progress.get(voter)?.round ?? 0)))
+      .sort((a, b) => b - a)
+    const confirmed = rounds[this.quorum() - 1] ?? 0
+    const rest: LeaderRead[] = []
+    for (const read of this.reads) {
+      if (read.round <= confirmed) this.answerRead(read.from, read.context, read.index, false)
+      else rest.push(read)
+    }
+    this.reads = rest
+  }
+
+  private answerRead(from: MemberId, context: number, index: LogIndex, refused: boolean): void {
+    if (from === this.self) this.giveRead(context, index, refused)
+    else this.send(from, { type: 'readIndexReply', context, index, refused })
+  }
+
+  private refuseRead(context: number): void {
+    this.giveRead(context, 0, true)
+  }
+
+  private giveRead(context: number, index: LogIndex, refused: boolean): void {
+    if (context === MEMORY_READ) {
+      if (!this.forgetful) return
+      if (refused) this.forgetful.readAsked = false
+      else this.forgetful.catchUpTo = index
+    } else this.readyReads.push({ context, index, refused })
+  }
+
+  // ------------------------------------------------------------------------------------------------------- a lost memory
+
+  /**
+   * A member whose directory was empty may have voted, and acknowledged entries, without knowing it. It votes again only
+   * after (a) every other voter has told its term, and (b) it holds everything that was committed after it came back. In
+   * terms up to the highest told it may have voted: there it never votes again.
+   */
+  private recoverMemory(lost: NonNullable<typeof this.forgetful>): void {
+    const askAgain = this.nowMs - lost.askedMs >= this.electionTimeoutMs
+    const others = this.otherVoters()
+    const unheard = others.filter((member) => !lost.terms.has(member))
+    if (askAgain) {
+      lost.askedMs = this.nowMs
+      for (const member of unheard) this.send(member, { type: 'termQuery' })
+    }
+    if (unheard.length > 0 || this.leader === undefined) return
+    if (lost.catchUpTo === undefined) {
+      if (lost.readAsked && !askAgain) return
+      lost.readAsked = true
+      this.forwarded.set(MEMORY_READ, this.nowMs)
+      this.send(this.leader, { type: 'readIndex', context: MEMORY_READ })
+      return
+    }
+    if (this.stableIndex < lost.catchUpTo || this.commit < lost.catchUpTo) return
+    const floor = Math.max(this.term, ...lost.terms.values())
+    if (floor > this.term) this.becomeFollower(floor, undefined)
+    this.votedFor = FORGOTTEN_VOTE
+    this.hardStateDirty = true
+    this.forgetful = undefined
+  }
+
+  // --------------------------------------------------------------------------------------------------------------- helpers
+
+  private handle(m: RaftMessage): void {
+    switch (m.type) {
+      case 'preVote':
+      case 'vote':
+        return this.handleVoteRequest(m)
+      case 'preVoteReply':
+      case 'voteReply':
+        return this.handleVoteReply(m)
+      case 'append':
+        return this.handleAppend(m)
+      case 'heartbeat':
+        return this.handleHeartbeat(m)
+      case 'snapshot':
+        return this.handleSnapshot(m)
+      case 'timeoutNow':
+        // §3.10: the leader asks us to take over; its life is no reason to wait.
+        if (this.role === 'follower' && this.configuration.voters.includes(this.self) && !this.forgetful) this.campaign(true)
+        return
+      case 'readIndex':
+        if (this.role === 'leader' && this.newReads.length + this.reads.length < (this.options.readsMax ?? 10_000))
+          this.newReads.push({ context: m.context, from: m.from })
+        else this.send(m.from, { type: 'readIndexReply', context: m.context, index: 0, refused: true })
+        return
+      case 'readIndexReply':
+        if (this.forwarded.delete(m.context)) this.giveRead(m.context, m.index, m.refused)
+        return
+    }
+    const progress = this.progress.get(m.from)
+    if (this.role !== 'leader' || !progress) return
+    if (m.type === 'appendReply') this.handleAppendReply(m, progress)
+    else if (m.type === 'heartbeatReply') this.handleHeartbeatReply(m, progress)
+    else if (m.type === 'snapshotReply') this.handleSnapshotReply(m, progress)
+  }
+
+  private continueTransfer(): void {
+    const { transfer } = this
+    if (!transfer || transfer.sent || this.progress.get(transfer.to)?.match !== this.log.lastIndex) return
+    transfer.sent = true
+    this.send(transfer.to, { type: 'timeoutNow' })
+  }
+
+  /** The planted bug `ack-before-sync`: what is not durable counts as if it were. */
+  private pretendDurable(): void {
+    this.stableIndex = this.log.lastIndex
+    if (this.selfVoteTerm === this.term && this.role === 'candidate') this.countVote(this.self, true)
+    if (this.role === 'leader') this.advanceCommit()
+  }
+
+  private hardState(): HardState {
+    return { term: this.term, votedFor: this.votedFor, commit: Math.min(this.commit, this.log.lastIndex) }
+  }
+
+  private heardVoters(): MemberId[] {
+    const sinceMs = this.nowMs - 1.5 * this.electionTimeoutMs
+    return this.configuration.voters.filter((voter) => voter === this.self || (this.progress.get(voter)?.heardMs ?? Number.NEGATIVE_INFINITY) >= sinceMs)
+  }
+
+  private quorum(): number {
+    return Math.floor(this.configuration.voters.length / 2) + 1
+  }
+
+  private others(): MemberId[] {
+    return [...this.configuration.voters, ...this.configuration.learners].filter((member) => member !== this.self)
+  }
+
+  private otherVoters(): MemberId[] {
+    return this.configuration.voters.filter((member) => member !== this.self)
+  }
+
+  private isMember(member: MemberId): boolean {
+    return this.configuration.voters.includes(member) || this.configuration.learners.includes(member)
+  }
+
+  private send(to: MemberId, body: MessageBody): void {
+    this.sendNow.push(this.message(to, body))
+  }
+
+  private message(to: MemberId, body: MessageBody): RaftMessage {
+    return { ...body, from: this.self, to, term: this.term } as RaftMessage
+  }
+}
+
+/** Context of the one read that a forgetful member makes for itself. */
+const MEMORY_READ = -1

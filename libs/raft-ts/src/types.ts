@@ -1,0 +1,167 @@
+/** A member's name. */
+export type MemberId = string
+/** Raft term, from 1; 0: none yet. */
+export type Term = number
+/** Position in the log, from 1; 0: before the first entry. */
+export type LogIndex = number
+
+export const ENTRY_FORMAT_VERSION = 1
+
+/** What an entry is for. The core itself makes only `noop`; the others are the driver's. */
+export type EntryKind = 'noop' | 'command' | 'config' | 'clusterVersion'
+
+export interface LogEntry {
+  term: Term
+  index: LogIndex
+  formatVersion: number
+  kind: EntryKind
+  /** Client session (thesis §6.3): the state machine applies one (clientId, clientSeq) once. '' and 0: none. */
+  clientId: string
+  clientSeq: number
+  payload: Uint8Array
+}
+
+/** What a driver proposes: an entry that has no place yet. */
+export type Proposal = Pick<LogEntry, 'kind' | 'clientId' | 'clientSeq' | 'payload'>
+
+/** What must survive a crash besides entries (thesis fig. 3.1). */
+export interface HardState {
+  term: Term
+  /** '' : nobody in this term. */
+  votedFor: MemberId
+  /** A hint that saves work after a restart; may be behind. */
+  commit: LogIndex
+}
+
+/** Who takes part. Learners receive everything and count for nothing. */
+export interface Configuration {
+  voters: readonly MemberId[]
+  learners: readonly MemberId[]
+}
+
+/** The last entry that a snapshot covers. */
+export interface SnapshotMeta {
+  index: LogIndex
+  term: Term
+  configuration: Configuration
+}
+
+interface Envelope {
+  from: MemberId
+  to: MemberId
+  term: Term
+}
+
+/** What members send each other: plain data for any codec. Loss, delay, doubling and disorder are all tolerated. */
+export type RaftMessage = Envelope &
+  (
+    | { type: 'preVote' | 'vote'; lastIndex: LogIndex; lastTerm: Term; transfer: boolean }
+    | { type: 'preVoteReply' | 'voteReply'; granted: boolean }
+    | { type: 'append'; prevIndex: LogIndex; prevTerm: Term; entries: LogEntry[]; commit: LogIndex }
+    /** Refused: `index` is the refused `prevIndex`, `hintIndex`/`hintTerm` where the follower's log may still agree. */
+    | { type: 'appendReply'; success: boolean; index: LogIndex; hintIndex: LogIndex; hintTerm: Term }
+    /** `round` numbers the leader's heartbeats: it confirms reads (thesis §6.4). */
+    | { type: 'heartbeat'; commit: LogIndex; round: number }
+    | { type: 'heartbeatReply'; round: number; lastIndex: LogIndex }
+    | { type: 'snapshot'; meta: SnapshotMeta; offset: number; data: Uint8Array; crc: number; done: boolean }
+    /** `received`: bytes of this snapshot that are on the follower's disk; `installed`: it is in force. */
+    | { type: 'snapshotReply'; index: LogIndex; received: number; installed: boolean }
+    | { type: 'timeoutNow' }
+    | { type: 'readIndex'; context: number }
+    | { type: 'readIndexReply'; context: number; index: LogIndex; refused: boolean }
+    /** From a member that lost its memory: which term are you in? */
+    | { type: 'termQuery' }
+    | { type: 'termReply' }
+  )
+
+/** What is to be made durable, in one go. Order within: snapshot, then hard state and entries. */
+export interface PersistBatch {
+  hardState?: HardState
+  /** Consecutive. The first one replaces what the log holds at its index and above. */
+  entries: LogEntry[]
+  /** A snapshot took the place of the log up to its index. */
+  snapshot?: SnapshotMeta
+}
+
+/**
+ * Work that the core asks for. Several may be outstanding; each step of them is done in the order of `number`:
+ * 1. send `sendNow` at once; 2. make `persist` durable, then call `persisted(number)` (also when there is nothing to
+ * persist, after those before); 3. send `sendAfterPersist`; 4. apply `apply`, then call `applied(lastIndex)`.
+ */
+export interface Ready {
+  number: number
+  sendNow: RaftMessage[]
+  persist: PersistBatch | undefined
+  sendAfterPersist: RaftMessage[]
+  /** Committed and durable here, in order, each given once. */
+  apply: LogEntry[]
+  /** Reads that are now linearizable once `index` is applied. `refused`: ask again (no leader, or it changed). */
+  reads: { context: number; index: LogIndex; refused: boolean }[]
+  /** Followers that need a chunk of a snapshot: answer each with `snapshotChunk`, or `snapshotFailed`. */
+  snapshotWanted: { to: MemberId; index: LogIndex; offset: number }[]
+  /** Chunks that came in, checked: write them, then call `snapshotReceived`; after the last one and its installation `snapshotInstalled`. */
+  snapshotChunks: { meta: SnapshotMeta; offset: number; data: Uint8Array; done: boolean }[]
+}
+
+export type Role = 'follower' | 'preCandidate' | 'candidate' | 'leader'
+
+export type ProposeResult =
+  | { accepted: true; term: Term; firstIndex: LogIndex }
+  | { accepted: false; reason: 'not-leader' | 'transferring' | 'overloaded'; leader: MemberId | undefined }
+
+export interface RaftStatus {
+  member: MemberId
+  role: Role
+  term: Term
+  leader: MemberId | undefined
+  commit: LogIndex
+  applied: LogIndex
+  lastIndex: LogIndex
+  stableIndex: LogIndex
+  firstIndex: LogIndex
+  configuration: Configuration
+  /** Voters heard from within an election time-out (leader only; else the leader if it lives). */
+  heard: MemberId[]
+  /** By follower (leader only). */
+  progress: Record<MemberId, { match: LogIndex; next: LogIndex; state: string; inFlight: number }>
+  /** May it vote? False while it makes up for a lost memory. */
+  mayVote: boolean
+  counters: Record<'elections' | 'won' | 'truncations' | 'snapshotsSent' | 'snapshotsInstalled' | 'stepDowns' | 'refusedMessages', number>
+}
+
+/** Deliberate bugs, for the tests of the checkers; refused without `allowPlantedBugs`. */
+export type RaftPlantedBug = 'ack-before-sync' | 'skip-pre-vote' | 'stale-read'
+
+export interface RaftOptions {
+  member: MemberId
+  /** Used when nothing was recovered; later the log and snapshots say. */
+  configuration: Configuration
+  /** In [0, 1): spreads election time-outs. */
+  random: () => number
+  /** Monotonic ms at the start. */
+  nowMs: number
+  /** Default 50. */
+  heartbeatMs?: number
+  /** Least time without a leader before an election; the greatest is twice that. Default 300. */
+  electionTimeoutMs?: number
+  /** A gap between own ticks above this means that we could not hear: silences start anew. Default: a third of the election time-out. */
+  tickGapMs?: number
+  /** Entries' bytes in one append. Default 512 KiB. */
+  appendBytesMax?: number
+  /** Appends to one follower without an answer. Default 64, and 8 MiB. */
+  inFlightMax?: number
+  inFlightBytesMax?: number
+  /** Entries proposed and not committed; one more is refused. Default 20,000, and 64 MiB. */
+  uncommittedMax?: number
+  uncommittedBytesMax?: number
+  /** Reads that wait for confirmation. Default 10,000. */
+  readsMax?: number
+  /** What was recovered from disk; missing: a new, empty log. */
+  recovered?: { hardState: HardState; snapshot: SnapshotMeta | undefined; entries: LogEntry[] }
+  /** Index up to which the state machine already holds everything (≥ the snapshot's). */
+  applied?: LogIndex
+  /** This member's directory was empty in a cluster that exists: it may have voted and acknowledged what it has forgotten. */
+  forgetful?: boolean
+  plantedBugs?: readonly RaftPlantedBug[]
+  allowPlantedBugs?: boolean
+}
