@@ -1,1 +1,2 @@
-export {}
+export { type ControllerManagerHandle, startControllerManager } from './controller-manager.js'
+export type { ControllerManagerOptions, NodeLifecycleOptions, PodGcOptions } from './options.js'

@@ -1,0 +1,27 @@
+import type { World } from '@capstan/actor'
+import type { ApiClient, BeatTracker, InformerFactory } from '@capstan/client'
+import type { Fence } from '@capstan/protocol'
+import type { ControllerManagerOptions } from './options.js'
+
+/** One running control loop of a term of office. */
+export interface Part {
+  readonly name: string
+  /** Resolves when nothing of it runs any more. */
+  stop(): Promise<void>
+}
+
+/** What each control loop is started with. */
+export interface PartContext {
+  readonly world: World
+  /** Not fenced: `startController` adds the fence. */
+  readonly client: ApiClient
+  readonly informers: InformerFactory
+  readonly fence: Fence
+  /** A write was FENCED: this term of office is over. */
+  readonly onFenced: () => void
+  readonly options: ControllerManagerOptions
+  /** Beats of the kubelets. */
+  readonly kubelets: BeatTracker
+}
+
+export type StartPart = (context: PartContext) => Part

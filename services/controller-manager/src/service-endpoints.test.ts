@@ -1,0 +1,148 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { controllerRef, RESOURCES } from '@capstan/client'
+import fc from 'fast-check'
+import { startEndpoints, startEndpointSlices } from './endpoint-controllers.js'
+import type { Endpoints, EndpointSlice, Pod, Service } from './kinds.js'
+import { endpointSubsets, planSlices, SLICE_ENDPOINTS_MAX } from './service-endpoints.js'
+import { FakeCluster } from './testing/fake-cluster.js'
+
+const SERVICE: Service = {
+  apiVersion: 'v1',
+  kind: 'Service',
+  metadata: { name: 'web', namespace: 'default', uid: 'svc-1', labels: { team: 'a' } },
+  spec: { selector: { app: 'web' }, ports: [{ name: 'http', port: 80, targetPort: 'web' }, { name: 'metrics', port: 9100, protocol: 'TCP' }] },
+}
+
+function pod(name: string, options: { ip?: string; ready?: boolean; terminating?: boolean; phase?: string; port?: number; app?: string } = {}): Pod {
+  const { ip = `10.0.0.${name.length + name.charCodeAt(0)}`, ready = true, phase = 'Running', port = 8080 } = options
+  return {
+    metadata: {
+      name,
+      namespace: 'default',
+      uid: `uid-${name}`,
+      labels: { app: options.app ?? 'web' },
+      ...(options.terminating ? { deletionTimestamp: '2030-01-01T00:00:00Z', deletionGracePeriodSeconds: 30 } : {}),
+    },
+    spec: { nodeName: 'n0', containers: [{ name: 'c', ports: [{ name: 'web', containerPort: port }] }] },
+    status: { phase, ...(ip ? { podIP: ip } : {}), conditions: [{ type: 'Ready', status: ready ? 'True' : 'False' }] },
+  }
+}
+
+/** `ip/port,…` of the ready, then of the not ready ones, for each subset. */
+function describe(subsets: ReturnType<typeof endpointSubsets>['subsets']): string[] {
+  return subsets.map(
+    ({ addresses = [], notReadyAddresses = [], ports = [] }) =>
+      `${addresses.map((a) => a.ip).join(' ')} | ${notReadyAddresses.map((a) => a.ip).join(' ')} | ${ports.map((p) => `${p.name}:${p.port}`).join(' ')}`,
+  )
+}
+
+test('Endpoints: ready, not ready, terminating, ended, without address, ports by name', () => {
+  const pods = [
+    pod('a', { ip: '10.0.0.1' }),
+    pod('b', { ip: '10.0.0.2', ready: false }),
+    pod('c', { ip: '10.0.0.3', terminating: true }),
+    pod('d', { ip: '10.0.0.4', phase: 'Succeeded' }),
+    pod('e', { ip: '' }),
+    pod('f', { ip: '10.0.0.6', port: 9090 }),
+  ]
+  assert.deepEqual(describe(endpointSubsets(SERVICE, pods).subsets), [
+    '10.0.0.1 | 10.0.0.2 | http:8080 metrics:9100',
+    '10.0.0.6 |  | http:9090 metrics:9100',
+  ])
+  const all = { ...SERVICE, spec: { ...SERVICE.spec, publishNotReadyAddresses: true } }
+  assert.deepEqual(describe(endpointSubsets(all, pods.slice(0, 3)).subsets), ['10.0.0.1 10.0.0.2 10.0.0.3 |  | http:8080 metrics:9100'])
+})
+
+test('Endpoints: above 1,000 addresses the object says that it is truncated', () => {
+  const pods = Array.from({ length: 1001 }, (_, at) => pod(`p${String(at).padStart(4, '0')}`, { ip: `10.1.${at >> 8}.${at & 255}` }))
+  const { subsets, truncated } = endpointSubsets(SERVICE, pods)
+  assert.deepEqual([subsets[0]?.addresses?.length, truncated], [1000, true])
+})
+
+test('slices: conditions of a pod', () => {
+  const plan = planSlices(SERVICE, [pod('a'), pod('b', { ready: false }), pod('c', { terminating: true })], [], {})
+  assert.deepEqual(
+    plan.create[0]?.endpoints.map((e) => [e.targetRef?.name, e.conditions?.ready, e.conditions?.serving, e.conditions?.terminating]),
+    [
+      ['a', true, true, false],
+      ['b', false, false, false],
+      ['c', false, true, true],
+    ],
+  )
+})
+
+test('slices: nobody answers: one empty slice, always the same', () => {
+  const plan = planSlices(SERVICE, [], [], {})
+  assert.deepEqual(plan.create.map((slice) => slice.endpoints), [[]])
+  assert.deepEqual(planSlices(SERVICE, [], [], {}), plan)
+  assert.deepEqual(planSlices(SERVICE, [], plan.create, {}), { create: [], update: [], delete: [] })
+})
+
+test('property: slices hold exactly the pods, at most 100 each, and a second round has nothing to do', () => {
+  const pods = fc.uniqueArray(fc.nat({ max: 400 }), { maxLength: 260 })
+  fc.assert(
+    fc.property(fc.array(pods, { minLength: 1, maxLength: 4 }), fc.boolean(), (rounds, twoPorts) => {
+      let slices: EndpointSlice[] = []
+      for (const ids of rounds) {
+        const now = ids.map((id) => pod(`p${id}`, { ip: `10.0.${id >> 8}.${id & 255}`, port: twoPorts && id % 2 ? 81 : 80 }))
+        const plan = planSlices(SERVICE, now, slices, {})
+        slices = [
+          ...slices.filter((s) => !plan.delete.includes(s) && !plan.update.some((u) => u.metadata.name === s.metadata.name)),
+          ...plan.update,
+          ...plan.create,
+        ]
+        assert.equal(new Set(slices.map((s) => s.metadata.name)).size, slices.length)
+        assert.ok(slices.every((s) => s.endpoints.length <= SLICE_ENDPOINTS_MAX))
+        const names = slices.flatMap((s) => s.endpoints.map((e) => e.targetRef?.name)).sort()
+        assert.deepEqual(names, now.map((p) => p.metadata.name).sort())
+        const again = planSlices(SERVICE, now, slices, {})
+        assert.deepEqual([again.create.length, again.update.length, again.delete.length], [0, 0, 0])
+      }
+    }),
+    { numRuns: 60 },
+  )
+})
+
+async function setUp() {
+  const cluster = new FakeCluster()
+  const { api } = cluster
+  api.seed(RESOURCES.services, SERVICE)
+  await cluster.start(startEndpoints, startEndpointSlices)
+  const addresses = () => api.object<Endpoints>(RESOURCES.endpoints, 'default/web')?.subsets?.flatMap((s) => (s.addresses ?? []).map((a) => a.ip)) ?? []
+  const slices = () => api.objects<EndpointSlice>(RESOURCES.endpointslices)
+  const ready = () => slices().flatMap((s) => s.endpoints.filter((e) => e.conditions?.ready).flatMap((e) => e.addresses))
+  return { cluster, api, addresses, slices, ready }
+}
+
+test('controllers follow pods coming, getting unready and going', async () => {
+  const { cluster, api, addresses, slices, ready } = await setUp()
+  assert.equal(slices().length, 1)
+  assert.deepEqual(slices()[0]?.metadata.ownerReferences, [controllerRef(SERVICE, { apiVersion: 'v1', kind: 'Service' })])
+  api.seed(RESOURCES.pods, pod('a', { ip: '10.0.0.1' }), pod('b', { ip: '10.0.0.2' }), pod('x', { ip: '10.0.0.9', app: 'other' }))
+  await cluster.clock.advance(50)
+  assert.deepEqual([addresses(), ready()], [['10.0.0.1', '10.0.0.2'], ['10.0.0.1', '10.0.0.2']])
+  api.change<Pod>(RESOURCES.pods, 'default/a', (p) => void (p.status = { ...p.status, conditions: [{ type: 'Ready', status: 'False' }] }))
+  await cluster.clock.advance(50)
+  assert.deepEqual([addresses(), ready()], [['10.0.0.2'], ['10.0.0.2']])
+  api.change<Pod>(RESOURCES.pods, 'default/b', (p) => void (p.metadata.labels = { app: 'debug' }))
+  await cluster.clock.advance(50)
+  assert.deepEqual([addresses(), ready()], [[], []])
+})
+
+test('Endpoints that this loop made go with their Service; those of others stay', async () => {
+  const { cluster, api } = await setUp()
+  api.seed<Endpoints>(RESOURCES.endpoints, { metadata: { name: 'by-hand', namespace: 'default' } })
+  api.drop(RESOURCES.services, 'default/web')
+  await cluster.clock.advance(50)
+  assert.deepEqual(api.objects(RESOURCES.endpoints).map((e) => (e as Endpoints).metadata.name), ['by-hand'])
+})
+
+test('at rest nothing is written', async () => {
+  const { cluster, api } = await setUp()
+  api.seed(RESOURCES.pods, pod('a'))
+  await cluster.clock.advance(1000)
+  const { revision } = api
+  await cluster.clock.advance(60_000)
+  assert.equal(api.revision, revision)
+})
