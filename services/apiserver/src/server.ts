@@ -157,7 +157,12 @@ class ApiServer implements ApiServerHandle {
 
   async page(path: string, query: Readonly<Record<string, string>>, accept: string, user: User): Promise<Page | undefined> {
     this.authorize({ verb: 'get', group: '', resource: '', path }, user)
-    return pageOf(path, query, accept, { kinds, ready: this.ready, metrics: () => this.metrics() })
+    return pageOf(path, query, accept, {
+      kinds,
+      serverAddress: this.options.advertise ? `${this.options.advertise.address}:${this.options.advertise.port}` : '',
+      checks: { ping: true, store: this.ready, 'watch-cache': this.cache.revision > 0 },
+      metrics: () => this.metrics(),
+    })
   }
 
   async userOfToken(token: string): Promise<User | undefined> {
