@@ -54,14 +54,31 @@ export interface WatchHandlers<T> {
  * Status in `details`; `FENCED`; or the wire's codes.
  */
 export interface ApiClient {
-  get<T extends KubeObject>(resource: Resource, ref: ObjectRef, options?: { subresource?: string; resourceVersion?: string; timeoutMs?: number }): Promise<T>
-  list<T extends KubeObject>(resource: Resource, options?: ApiOptions & { namespace?: string; timeoutMs?: number }): Promise<ObjectList<T>>
-  watch<T extends KubeObject>(resource: Resource, options: ApiOptions & { namespace?: string }, handlers: WatchHandlers<T>): { stop(): void }
+  get<T extends KubeObject>(
+    resource: Resource,
+    ref: ObjectRef,
+    options?: { subresource?: string; resourceVersion?: string; timeoutMs?: number },
+  ): Promise<T>
+  list<T extends KubeObject>(
+    resource: Resource,
+    options?: ApiOptions & { namespace?: string; timeoutMs?: number },
+  ): Promise<ObjectList<T>>
+  watch<T extends KubeObject>(
+    resource: Resource,
+    options: ApiOptions & { namespace?: string },
+    handlers: WatchHandlers<T>,
+  ): { stop(): void }
   /** Name, or generateName, and namespace come from the object's metadata. With `subresource` (binding), of that object. */
   create<T extends KubeObject>(resource: Resource, object: KubeObject, options?: WriteOptions): Promise<T>
   /** With metadata.resourceVersion set: fails with Conflict if it changed since. */
   update<T extends KubeObject>(resource: Resource, object: T, options?: WriteOptions): Promise<T>
-  patch<T extends KubeObject>(resource: Resource, ref: ObjectRef, type: PatchType, patch: unknown, options?: WriteOptions): Promise<T>
+  patch<T extends KubeObject>(
+    resource: Resource,
+    ref: ObjectRef,
+    type: PatchType,
+    patch: unknown,
+    options?: WriteOptions,
+  ): Promise<T>
   delete(resource: Resource, ref: ObjectRef, options?: DeleteCallOptions): Promise<void>
   deleteCollection(resource: Resource, options: ApiOptions & DeleteCallOptions & { namespace?: string }): Promise<void>
 }

@@ -59,7 +59,7 @@ export class BeatTracker {
   /** All grace periods start anew (taking over leadership). */
   restart(why: string): void {
     this.startSilences(this.world.clock.monotonicMs())
-    for (const listener of [...this.restartListeners]) listener(why)
+    for (const listener of Array.from(this.restartListeners)) listener(why)
   }
 
   /** How long this instance has been silent, in ms in which this side could have heard; undefined: never heard of it. */
@@ -107,12 +107,13 @@ export class BeatTracker {
 
   private receive(beat: Beat): void {
     if (!this.instances.has(beat.instance) && this.instances.size >= INSTANCES_MAX) {
-      if (!this.refused) this.world.log.error({ instances: INSTANCES_MAX }, 'too many instances beat; new ones are ignored')
+      if (!this.refused)
+        this.world.log.error({ instances: INSTANCES_MAX }, 'too many instances beat; new ones are ignored')
       this.refused = true
       return
     }
     this.instances.set(beat.instance, { beat, heardMs: this.world.clock.monotonicMs() })
-    for (const listener of [...this.listeners]) listener(beat)
+    for (const listener of Array.from(this.listeners)) listener(beat)
   }
 }
 
@@ -120,7 +121,8 @@ function parseBeat(bytes: Uint8Array): Beat | undefined {
   try {
     const beat = decode(bytes) as Partial<Beat> | null
     if (typeof beat !== 'object' || beat === null) return undefined
-    if (typeof beat.component !== 'string' || typeof beat.instance !== 'string' || typeof beat.ready !== 'boolean') return undefined
+    if (typeof beat.component !== 'string' || typeof beat.instance !== 'string' || typeof beat.ready !== 'boolean')
+      return undefined
     return beat as Beat
   } catch {
     return undefined // The caller logs and drops it.

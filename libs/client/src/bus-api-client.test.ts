@@ -59,7 +59,9 @@ async function setUp() {
     return call
   }
   const get = (timeoutMs?: number) =>
-    settle(client.get(RESOURCES.pods, { namespace: 'default', name: 'p' }, timeoutMs === undefined ? {} : { timeoutMs }))
+    settle(
+      client.get(RESOURCES.pods, { namespace: 'default', name: 'p' }, timeoutMs === undefined ? {} : { timeoutMs }),
+    )
   return { clock, broker, world, client, m0, m1, m2, settle, get }
 }
 
@@ -132,14 +134,23 @@ test('a stall of the client itself does not make instances missing', async () =>
 
 function watchPods(client: BusApiClient, resourceVersion: string) {
   const heard: string[] = []
-  client.watch(RESOURCES.pods, { resourceVersion }, {
-    event: (type, object) => void heard.push(`${type} ${object.metadata.name ?? ''}@${object.metadata.resourceVersion}`),
-    end: (reason, error) => void heard.push(`end ${reason}${error ? ` ${(error as CallError).code}` : ''}`),
-  })
+  client.watch(
+    RESOURCES.pods,
+    { resourceVersion },
+    {
+      event: (type, object) =>
+        void heard.push(`${type} ${object.metadata.name ?? ''}@${object.metadata.resourceVersion}`),
+      end: (reason, error) => void heard.push(`end ${reason}${error ? ` ${(error as CallError).code}` : ''}`),
+    },
+  )
   return heard
 }
 
-function data(prevRevision: number, revision: number, ...events: [ApiWatchData['events'][0][0], object][]): ApiWatchData {
+function data(
+  prevRevision: number,
+  revision: number,
+  ...events: [ApiWatchData['events'][0][0], object][]
+): ApiWatchData {
   return { prevRevision, revision, events: events.map(([type, object]) => [type, json(object)]) }
 }
 

@@ -49,7 +49,14 @@ const RETRYABLE = new Set([
   'STOPPED',
 ])
 /** Codes that speak against the instance, not only against this moment. */
-const INSTANCE_FAULTS = new Set(['NO_RESPONDERS', 'TIMEOUT', 'CONNECTION_LOST', 'CLOSED', 'ServiceUnavailable', 'STOPPED'])
+const INSTANCE_FAULTS = new Set([
+  'NO_RESPONDERS',
+  'TIMEOUT',
+  'CONNECTION_LOST',
+  'CLOSED',
+  'ServiceUnavailable',
+  'STOPPED',
+])
 
 export interface BusApiClientOptions {
   cluster: string
@@ -140,7 +147,11 @@ export class BusApiClient implements ApiClient {
     patch: unknown,
     options: WriteOptions = {},
   ): Promise<T> {
-    return this.ask<T>('patch', { ...resource, ...ref, body: patch, patchType, ...writeFields(options) }, options.timeoutMs)
+    return this.ask<T>(
+      'patch',
+      { ...resource, ...ref, body: patch, patchType, ...writeFields(options) },
+      options.timeoutMs,
+    )
   }
 
   async delete(resource: Resource, ref: ObjectRef, options: DeleteCallOptions = {}): Promise<void> {
@@ -237,7 +248,12 @@ export class BusApiClient implements ApiClient {
         },
         end: (reason, error) => {
           if (error && INSTANCE_FAULTS.has(error.code) && !stopped) this.leaveOut(instance, error)
-          if (reason === 'compacted' || error?.code === 'Expired' || error?.code === 'Gone' || error?.code === 'COMPACTED')
+          if (
+            reason === 'compacted' ||
+            error?.code === 'Expired' ||
+            error?.code === 'Gone' ||
+            error?.code === 'COMPACTED'
+          )
             end('expired', error)
           // What another instance can take is not refused by the cluster.
           else if (reason === 'refused' && error && RETRYABLE.has(error.code)) end('lost', error)
@@ -317,7 +333,8 @@ export class BusApiClient implements ApiClient {
     const now = this.world.clock.monotonicMs()
     // Instances come and go; past entries say nothing any more.
     for (const [name, until] of this.leftOut) if (until <= now) this.leftOut.delete(name)
-    if (!this.leftOut.has(instance)) this.world.log.info({ instance, code: error.code, text: error.message }, 'leaving out an API server')
+    if (!this.leftOut.has(instance))
+      this.world.log.info({ instance, code: error.code, text: error.message }, 'leaving out an API server')
     this.leftOut.set(instance, now + LEFT_OUT_MS)
     if (this.sticky === instance) this.sticky = undefined
   }
@@ -330,7 +347,9 @@ function parse(body: unknown): unknown {
   try {
     return JSON.parse(decoder.decode(body))
   } catch (error) {
-    throw new CallError('BAD_FRAME', 'maybe-applied', `an answer that is no JSON: ${(error as Error).message}`, { cause: error })
+    throw new CallError('BAD_FRAME', 'maybe-applied', `an answer that is no JSON: ${(error as Error).message}`, {
+      cause: error,
+    })
   }
 }
 

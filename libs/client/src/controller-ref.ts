@@ -52,7 +52,9 @@ export async function claimObjects<T extends KubeObject>(options: ClaimOptions<T
       if (owner.metadata.deletionTimestamp !== undefined || object.metadata.deletionTimestamp !== undefined) continue
       const others = ownerReferences.filter((reference) => reference.uid !== owner.metadata.uid)
       await ignoreGone(
-        client.patch(resource, ref, 'merge', { metadata: { ownerReferences: others.length > 0 ? others : null, resourceVersion } }),
+        client.patch(resource, ref, 'merge', {
+          metadata: { ownerReferences: others.length > 0 ? others : null, resourceVersion },
+        }),
       )
       continue
     }

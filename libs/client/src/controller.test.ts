@@ -103,7 +103,10 @@ test('the same event again counts up; events about one object are bounded', asyn
     await world.clock.advance(1)
   }
   const written = api.objects<EventObject>(RESOURCES.events)
-  assert.deepEqual(written.map((event) => [event.reason, event.count, event.involvedObject.kind]), [['FailedScheduling', 3, 'Pod']])
+  assert.deepEqual(
+    written.map((event) => [event.reason, event.count, event.involvedObject.kind]),
+    [['FailedScheduling', 3, 'Pod']],
+  )
   for (let round = 0; round < 100; round++) {
     events.record({ object, kind: 'Pod' }, 'Normal', 'R', `message ${round}`)
     await world.clock.advance(1)
@@ -121,7 +124,10 @@ test('an event that cannot be written is dropped and stops nothing', async () =>
   api.intercept = () => undefined
   events.record({ object: { metadata: { name: 'p' } } }, 'Normal', 'B', 'b')
   await world.clock.advance(1)
-  assert.deepEqual(api.objects<EventObject>(RESOURCES.events).map((event) => event.reason), ['B'])
+  assert.deepEqual(
+    api.objects<EventObject>(RESOURCES.events).map((event) => event.reason),
+    ['B'],
+  )
 })
 
 test('claims own objects, adopts orphans that match, releases what matches no more', async () => {
@@ -146,13 +152,19 @@ test('claims own objects, adopts orphans that match, releases what matches no mo
       matches: (pod) => pod.metadata.labels?.app === 'x',
       liveOwner: async () => live,
     })
-  assert.deepEqual((await claim(undefined)).map((pod) => pod.metadata.name), ['own'])
+  assert.deepEqual(
+    (await claim(undefined)).map((pod) => pod.metadata.name),
+    ['own'],
+  )
   assert.equal(controllerOf(api.object(RESOURCES.pods, 'default/changed') as KubeObject), undefined)
   await assert.rejects(claim(owner), { code: 'Conflict' }, 'the cache of `changed` is stale by now')
   candidates.splice(3, 1)
   const again = api.objects<KubeObject>(RESOURCES.pods).filter((pod) => pod.metadata.name !== 'changed')
   candidates.splice(0, candidates.length, ...again)
-  assert.deepEqual((await claim(owner)).map((pod) => pod.metadata.name), ['orphan', 'own'])
+  assert.deepEqual(
+    (await claim(owner)).map((pod) => pod.metadata.name),
+    ['orphan', 'own'],
+  )
   assert.equal(controllerOf(api.object(RESOURCES.pods, 'default/orphan') as KubeObject)?.uid, 'u1')
 })
 

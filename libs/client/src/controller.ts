@@ -92,7 +92,10 @@ export function startController(world: World, options: ControllerOptions): Contr
   }
 
   let resync: { cancel(): void } | undefined
-  const informers = options.watches.map((watch) => ({ watch, informer: options.informers.for<KubeObject>(watch.resource) }))
+  const informers = options.watches.map((watch) => ({
+    watch,
+    informer: options.informers.for<KubeObject>(watch.resource),
+  }))
   const removeHandlers = informers.map(({ watch, informer }) => {
     const hear = (object: KubeObject, before?: KubeObject, deleted = false) => {
       for (const key of watch.keys(object, before, deleted)) enqueue(key)

@@ -11,7 +11,14 @@ const PER_OBJECT_MAX = 40
 
 /** Core v1 Event, as far as it is written here. */
 export interface EventObject extends KubeObject {
-  involvedObject: { apiVersion?: string; kind?: string; name?: string; namespace?: string; uid?: string; resourceVersion?: string }
+  involvedObject: {
+    apiVersion?: string
+    kind?: string
+    name?: string
+    namespace?: string
+    uid?: string
+    resourceVersion?: string
+  }
   reason: string
   message: string
   type: 'Normal' | 'Warning'
@@ -86,7 +93,10 @@ export class EventRecorder {
       reason,
       message: message.slice(0, 1024),
       type,
-      source: { component: this.options.component, ...(this.options.host === undefined ? {} : { host: this.options.host }) },
+      source: {
+        component: this.options.component,
+        ...(this.options.host === undefined ? {} : { host: this.options.host }),
+      },
       count: 1,
       firstTimestamp: time,
       lastTimestamp: time,
@@ -102,7 +112,8 @@ export class EventRecorder {
     const present = this.perObject.get(object)
     if (!present || now - present.sinceMs > WINDOW_MS) {
       this.perObject.delete(object)
-      if (this.perObject.size >= KNOWN_MAX) for (const oldest of [...this.perObject.keys()].slice(0, 1)) this.perObject.delete(oldest)
+      if (this.perObject.size >= KNOWN_MAX)
+        for (const oldest of [...this.perObject.keys()].slice(0, 1)) this.perObject.delete(oldest)
       this.perObject.set(object, { count: 1, sinceMs: now })
       return false
     }
@@ -121,7 +132,8 @@ export class EventRecorder {
         if (known && now - known.atMs < WINDOW_MS) written = await this.countUp(known.event, event)
         written ??= await this.client.create<EventObject>(RESOURCES.events, event)
         this.known.delete(key)
-        if (this.known.size >= KNOWN_MAX) for (const oldest of [...this.known.keys()].slice(0, 1)) this.known.delete(oldest)
+        if (this.known.size >= KNOWN_MAX)
+          for (const oldest of [...this.known.keys()].slice(0, 1)) this.known.delete(oldest)
         this.known.set(key, { event: written, atMs: now })
       } catch (error) {
         this.dropped++

@@ -33,7 +33,8 @@ export function fencedClient(
     watch: (resource, o, handlers) => client.watch(resource, o, handlers),
     create: (resource, object, o) => guarded(() => client.create(resource, object, { ...o, ...withFence })),
     update: (resource, object, o) => guarded(() => client.update(resource, object, { ...o, ...withFence })),
-    patch: (resource, ref, type, patch, o) => guarded(() => client.patch(resource, ref, type, patch, { ...o, ...withFence })),
+    patch: (resource, ref, type, patch, o) =>
+      guarded(() => client.patch(resource, ref, type, patch, { ...o, ...withFence })),
     delete: (resource, ref, o) => guarded(() => client.delete(resource, ref, { ...o, ...withFence })),
     deleteCollection: (resource, o) => guarded(() => client.deleteCollection(resource, { ...o, ...withFence })),
   }

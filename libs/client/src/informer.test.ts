@@ -39,8 +39,14 @@ test('lists, then follows; indexes and sorted lists follow too', async () => {
   api.drop(RESOURCES.pods, 'default/b')
   await world.clock.advance(0)
   assert.deepEqual(heard, ['+a', '+b', '+c', '~a', '-b'])
-  assert.deepEqual(informer.list('default').map((p) => p.metadata.name), ['a', 'c'])
-  assert.deepEqual(informer.byIndex('node', 'n1').map((p) => p.metadata.name), ['a', 'c'])
+  assert.deepEqual(
+    informer.list('default').map((p) => p.metadata.name),
+    ['a', 'c'],
+  )
+  assert.deepEqual(
+    informer.byIndex('node', 'n1').map((p) => p.metadata.name),
+    ['a', 'c'],
+  )
   assert.deepEqual(informer.byIndex('node', 'n2'), [])
   assert.throws(() => informer.byIndex('nope', ''), RangeError)
 })

@@ -129,7 +129,10 @@ export class Informer<T extends KubeObject> implements Lister<T> {
         resourceVersion = ended.reason === 'expired' ? undefined : ended.resourceVersion
         if (ended.reason === 'expired') this.counters.expired++
         if (ended.error && ended.reason !== 'expired' && ended.reason !== 'lost')
-          this.world.log.warn({ err: ended.error, reason: ended.reason, resource: this.resource.resource }, 'watch ended')
+          this.world.log.warn(
+            { err: ended.error, reason: ended.reason, resource: this.resource.resource },
+            'watch ended',
+          )
       } catch (error) {
         this.world.log.warn({ err: error, resource: this.resource.resource }, 'list failed; will repeat')
       }
@@ -150,7 +153,8 @@ export class Informer<T extends KubeObject> implements Lister<T> {
       fresh.add(objectKey(object))
       this.put(object)
     }
-    for (const [key, object] of [...this.store].sort((a, b) => byText(a[0], b[0]))) if (!fresh.has(key)) this.remove(key, object)
+    for (const [key, object] of [...this.store].sort((a, b) => byText(a[0], b[0])))
+      if (!fresh.has(key)) this.remove(key, object)
     if (!this.isSynced) {
       this.isSynced = true
       for (const wake of this.syncWaiters.splice(0)) wake()
@@ -193,7 +197,8 @@ export class Informer<T extends KubeObject> implements Lister<T> {
     this.store.set(key, object)
     if (!before) this.sortedKeys = undefined
     for (const index of this.indexes.values()) index.put(key, object, before)
-    for (const handlers of [...this.handlers]) this.call(() => (before ? handlers.update?.(object, before) : handlers.add?.(object)))
+    for (const handlers of Array.from(this.handlers))
+      this.call(() => (before ? handlers.update?.(object, before) : handlers.add?.(object)))
   }
 
   private remove(key: string, last: T): void {
@@ -202,7 +207,7 @@ export class Informer<T extends KubeObject> implements Lister<T> {
     this.store.delete(key)
     this.sortedKeys = undefined
     for (const index of this.indexes.values()) index.remove(key, before)
-    for (const handlers of [...this.handlers]) this.call(() => handlers.delete?.(last))
+    for (const handlers of Array.from(this.handlers)) this.call(() => handlers.delete?.(last))
   }
 
   /** One handler's bug must not keep the others from hearing. */

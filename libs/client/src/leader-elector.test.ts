@@ -66,7 +66,9 @@ test('a holder that is cut off stops before another one can lead, and its writes
   assert.ok(!b.elector.leading, 'the holder gives up first')
   await clock.until(() => b.elector.leading, 5000, 10)
   assert.ok(Number(b.elector.fence?.token) > Number(old.token))
-  await assert.rejects(api.create(RESOURCES.configmaps, { metadata: { name: 'x' } }, { fence: old }), { code: 'FENCED' })
+  await assert.rejects(api.create(RESOURCES.configmaps, { metadata: { name: 'x' } }, { fence: old }), {
+    code: 'FENCED',
+  })
   assert.equal(api.object(RESOURCES.configmaps, 'default/x'), undefined)
   a.link.cut = false
   await clock.advance(20_000)
@@ -108,7 +110,9 @@ test('an answer lost on creation: the candidate finds its own Lease and takes it
   const { clock, api, a } = setUp()
   let lost = 0
   api.intercept = (call) =>
-    call.verb === 'create' && lost++ === 0 ? { after: new CallError('TIMEOUT', 'maybe-applied', 'answer lost') } : undefined
+    call.verb === 'create' && lost++ === 0
+      ? { after: new CallError('TIMEOUT', 'maybe-applied', 'answer lost') }
+      : undefined
   a.elector.start()
   await clock.advance(2000)
   assert.ok(a.elector.leading)
@@ -121,7 +125,9 @@ test('an answer lost on renewal costs nothing', async () => {
   await clock.advance(10)
   let lost = 0
   api.intercept = (call) =>
-    call.verb === 'update' && lost++ % 3 === 0 ? { after: new CallError('TIMEOUT', 'maybe-applied', 'answer lost') } : undefined
+    call.verb === 'update' && lost++ % 3 === 0
+      ? { after: new CallError('TIMEOUT', 'maybe-applied', 'answer lost') }
+      : undefined
   await clock.advance(30_000)
   assert.ok(a.elector.leading && a.terms.length === 1 && lost > 10)
 })

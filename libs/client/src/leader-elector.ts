@@ -134,7 +134,10 @@ export class LeaderElector {
           const own = lease.spec?.holderIdentity?.startsWith(`${this.options.identity}_${this.incarnation}`) ?? false
           // A Lease of this very candidate that it does not hold: its creation was thought failed, or it gave up on it.
           if (own || now - seenMs >= this.leaseDurationMs) {
-            log.info({ lock: this.options.lock, holder: lease.spec?.holderIdentity, silentMs: now - seenMs }, 'taking over the lock')
+            log.info(
+              { lock: this.options.lock, holder: lease.spec?.holderIdentity, silentMs: now - seenMs },
+              'taking over the lock',
+            )
             await this.remove(lease)
             this.counters.takeOvers++
             const held = await this.create()
@@ -269,7 +272,10 @@ export class LeaderElector {
         delayMs = this.retryMs / 2
         try {
           const present = await this.look()
-          if (present?.metadata.uid !== created.metadata.uid || present?.spec?.holderIdentity !== created.spec?.holderIdentity)
+          if (
+            present?.metadata.uid !== created.metadata.uid ||
+            present?.spec?.holderIdentity !== created.spec?.holderIdentity
+          )
             return lost('another one took the lock')
           lease = present as LockLease
         } catch (lookError) {

@@ -24,7 +24,10 @@ test('a key waits at most once, and comes again after done when added in work', 
 
 test('back-off of a key doubles from 5 ms to the cap and starts anew after forget', () => {
   const queue = queueOn(new ManualClock(), { backoffMsMax: 50 })
-  assert.deepEqual([1, 2, 3, 4, 5, 6].map(() => queue.addRateLimited('a')), [5, 10, 20, 40, 50, 50])
+  assert.deepEqual(
+    [1, 2, 3, 4, 5, 6].map(() => queue.addRateLimited('a')),
+    [5, 10, 20, 40, 50, 50],
+  )
   assert.equal(queue.addRateLimited('b'), 5)
   queue.forget('a')
   assert.equal(queue.addRateLimited('a'), 5)
@@ -46,7 +49,10 @@ test('the earlier of two delays counts', async () => {
 
 test('a full queue refuses new keys, not known ones', () => {
   const queue = queueOn(new ManualClock(), { keysMax: 2 })
-  assert.deepEqual(['a', 'b', 'c', 'a'].map((key) => queue.add(key)), [true, true, false, true])
+  assert.deepEqual(
+    ['a', 'b', 'c', 'a'].map((key) => queue.add(key)),
+    [true, true, false, true],
+  )
 })
 
 test('a rate limit hands out its burst, then so many a second', async () => {
@@ -92,16 +98,20 @@ test('property: no key is in work twice, and none added is lost', async () => {
       }
       for (const { op, key } of steps) {
         const name = `k${key}`
-        if (op === 'add') owed.add(name), queue.add(name)
-        else if (op === 'after') owed.add(name), queue.addAfter(name, 10)
-        else if (op === 'take') void queue.take().then(took)
+        if (op === 'add' || op === 'after') {
+          owed.add(name)
+          queue.addAfter(name, op === 'add' ? 0 : 10)
+        } else if (op === 'take') void queue.take().then(took)
         else if (inWork.delete(name)) queue.done(name)
         await Promise.resolve()
         await Promise.resolve()
       }
       await clock.advance(100)
       for (let round = 0; round < 40 && owed.size > 0; round++) {
-        for (const key of [...inWork]) inWork.delete(key), queue.done(key)
+        for (const key of inWork) {
+          inWork.delete(key)
+          queue.done(key)
+        }
         void queue.take().then(took)
         await Promise.resolve()
         await Promise.resolve()

@@ -31,7 +31,11 @@ test('one of three is active; after it stops another goes on, and its writes car
   await Promise.all([first?.stop(), clock.advance(2000)])
   assert.equal(active().length, 1)
   assert.ok(Number(active()[0]?.fence?.token) > Number(token))
-  api.change(RESOURCES.deployments, 'default/web', (d: ReturnType<typeof deployment>) => void (d.spec = { ...d.spec, replicas: 5 }))
+  api.change(
+    RESOURCES.deployments,
+    'default/web',
+    (d: ReturnType<typeof deployment>) => void (d.spec = { ...d.spec, replicas: 5 }),
+  )
   await clock.advance(1000)
   assert.equal(api.objects(RESOURCES.pods).length, 5)
   const writes = api.calls.filter((call) => call.resource === 'pods' && call.verb === 'create')
@@ -47,7 +51,9 @@ test('when the Lease is taken from it, the holder stops and competes again', asy
   assert.equal(active().length, 1)
   assert.notEqual(active()[0]?.fence?.token, before)
   assert.equal(api.objects(RESOURCES.pods).length, 2)
-  const tokens = new Set(api.calls.filter((call) => call.resource === 'pods' && call.verb === 'create').map((call) => call.fence?.token))
+  const tokens = new Set(
+    api.calls.filter((call) => call.resource === 'pods' && call.verb === 'create').map((call) => call.fence?.token),
+  )
   assert.ok(!tokens.has(before) || tokens.size === 1)
 })
 

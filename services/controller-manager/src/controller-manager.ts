@@ -1,5 +1,12 @@
 import { sleep, type World } from '@capstan/actor'
-import { type ApiClient, BeatTracker, BusApiClient, InformerFactory, LeaderElector, startBeating } from '@capstan/client'
+import {
+  type ApiClient,
+  BeatTracker,
+  BusApiClient,
+  InformerFactory,
+  LeaderElector,
+  startBeating,
+} from '@capstan/client'
 import type { Fence } from '@capstan/protocol'
 import { startDeployments } from './deployment-controller.js'
 import { startEndpoints, startEndpointSlices } from './endpoint-controllers.js'
@@ -46,7 +53,10 @@ export interface ControllerManagerHandle {
  * Starts one controller-manager. Over all masters one is active, by the lock `kube-system/kube-controller-manager`; the
  * others wait. On losing the lock every loop stops, and this one competes again. Beats as `controller-manager`.
  */
-export async function startControllerManager(world: World, options: ControllerManagerOptions): Promise<ControllerManagerHandle> {
+export async function startControllerManager(
+  world: World,
+  options: ControllerManagerOptions,
+): Promise<ControllerManagerHandle> {
   const { cluster, machine } = options
   const ownClient = options.client ? undefined : new BusApiClient(world, { cluster, machine })
   const client: ApiClient = options.client ?? (ownClient as BusApiClient)

@@ -92,12 +92,23 @@ export function startDeployments(parts: PartContext): Part {
       const deployment = deployments.get(key)
       if (!deployment) return
       if (isEmptySelector(deployment.spec?.selector)) {
-        context.events.record({ object: deployment, ...TYPE }, 'Warning', 'SelectingAll', 'This deployment is selecting all pods.')
+        context.events.record(
+          { object: deployment, ...TYPE },
+          'Warning',
+          'SelectingAll',
+          'This deployment is selecting all pods.',
+        )
         return
       }
       const claimed = await claim(deployment, context)
       const newSet = findNewSet(deployment, claimed)
-      const sets: Sets = { deployment, rollout: rolloutOf(deployment), newSet, old: claimed.filter((rs) => rs !== newSet), news: {} }
+      const sets: Sets = {
+        deployment,
+        rollout: rolloutOf(deployment),
+        newSet,
+        old: claimed.filter((rs) => rs !== newSet),
+        news: {},
+      }
       let failure: unknown
       try {
         await roll(sets, context)
@@ -112,7 +123,10 @@ export function startDeployments(parts: PartContext): Part {
 
   function claim(deployment: Deployment, { client }: ControllerContext): Promise<ReplicaSet[]> {
     const { uid = '', namespace = '', name = '' } = deployment.metadata
-    const candidates = [...replicaSets.byIndex(BY_CONTROLLER, uid), ...replicaSets.byIndex(BY_CONTROLLER, `orphan/${namespace}`)]
+    const candidates = [
+      ...replicaSets.byIndex(BY_CONTROLLER, uid),
+      ...replicaSets.byIndex(BY_CONTROLLER, `orphan/${namespace}`),
+    ]
     return claimObjects<ReplicaSet>({
       client,
       resource: RESOURCES.replicasets,
@@ -134,12 +148,19 @@ export function startDeployments(parts: PartContext): Part {
     }
     if (rollout.recreate) {
       const running = sets.old.filter((rs) => (rs.spec?.replicas ?? 0) > 0)
-      if (running.length > 0) return resize(sets, running.map((rs) => ({ name: rs.metadata.name ?? '', replicas: 0 })), context)
-      if (sets.old.some((rs) => pods.byIndex(BY_CONTROLLER, rs.metadata.uid ?? '').some((pod) => !isPodFinished(pod)))) return
+      if (running.length > 0)
+        return resize(
+          sets,
+          running.map((rs) => ({ name: rs.metadata.name ?? '', replicas: 0 })),
+          context,
+        )
+      if (sets.old.some((rs) => pods.byIndex(BY_CONTROLLER, rs.metadata.uid ?? '').some((pod) => !isPodFinished(pod))))
+        return
     }
     const newSet = await ensureNewSet(sets, context)
     const wanted = newSetSize(rollout, newSet, [...sets.old, newSet])
-    if (wanted !== (newSet.spec?.replicas ?? 0)) return resize(sets, [{ name: newSet.metadata.name ?? '', replicas: wanted }], context)
+    if (wanted !== (newSet.spec?.replicas ?? 0))
+      return resize(sets, [{ name: newSet.metadata.name ?? '', replicas: wanted }], context)
     if (!rollout.recreate) {
       const shrunk = shrinkOldSets(rollout, newSet, sets.old)
       if (shrunk.length > 0) return resize(sets, shrunk, context)
@@ -184,7 +205,10 @@ export function startDeployments(parts: PartContext): Part {
     } catch (error) {
       const { code, message } = CallError.fromBus(error)
       if (code === 'AlreadyExists') {
-        const present = await getLive<ReplicaSet>(context.client, RESOURCES.replicasets, { namespace, name: `${name}-${hash}` })
+        const present = await getLive<ReplicaSet>(context.client, RESOURCES.replicasets, {
+          namespace,
+          name: `${name}-${hash}`,
+        })
         const own = present && controllerOf(present)?.uid === deployment.metadata.uid
         if (present && own && sameTemplate(present.spec?.template, template)) return (sets.newSet = present)
         // Another object has the name: the next round draws another hash.
@@ -202,7 +226,8 @@ export function startDeployments(parts: PartContext): Part {
     }
     sets.news.createdSet = `${name}-${hash}`
     const scaled = `Scaled up replica set ${name}-${hash} from 0 to ${set.spec?.replicas ?? 0}`
-    if ((set.spec?.replicas ?? 0) > 0) context.events.record({ object: deployment, ...TYPE }, 'Normal', 'ScalingReplicaSet', scaled)
+    if ((set.spec?.replicas ?? 0) > 0)
+      context.events.record({ object: deployment, ...TYPE }, 'Normal', 'ScalingReplicaSet', scaled)
     await keepDeploymentRevision(sets, revision, context)
     return sets.newSet
   }
@@ -216,12 +241,17 @@ export function startDeployments(parts: PartContext): Part {
     const revision = Math.max(nextRevision(sets.old), revisionOf(newSet))
     if (revision > revisionOf(newSet)) {
       const history = (present[REVISION_HISTORY] ?? '').split(',').filter((r) => r !== '')
-      if (present[REVISION] !== undefined) annotations[REVISION_HISTORY] = [...history, present[REVISION]].slice(-20).join(',')
+      if (present[REVISION] !== undefined)
+        annotations[REVISION_HISTORY] = [...history, present[REVISION]].slice(-20).join(',')
       annotations[REVISION] = String(revision)
     }
     const minReadySeconds = deployment.spec?.minReadySeconds ?? 0
     if (!sameJson(annotations, present) || (newSet.spec?.minReadySeconds ?? 0) !== minReadySeconds) {
-      const next = { ...newSet, metadata: { ...newSet.metadata, annotations }, spec: { ...newSet.spec, minReadySeconds } }
+      const next = {
+        ...newSet,
+        metadata: { ...newSet.metadata, annotations },
+        spec: { ...newSet.spec, minReadySeconds },
+      }
       sets.newSet = await context.client.update<ReplicaSet>(RESOURCES.replicasets, next)
     }
     await keepDeploymentRevision(sets, revision, context)
@@ -239,7 +269,11 @@ export function startDeployments(parts: PartContext): Part {
     const { resourceVersion } = annotated.metadata
     sets.deployment = {
       ...sets.deployment,
-      metadata: { ...metadata, annotations: annotated.metadata.annotations ?? {}, ...(resourceVersion ? { resourceVersion } : {}) },
+      metadata: {
+        ...metadata,
+        annotations: annotated.metadata.annotations ?? {},
+        ...(resourceVersion ? { resourceVersion } : {}),
+      },
     }
   }
 
@@ -264,8 +298,16 @@ export function startDeployments(parts: PartContext): Part {
     const desired = String(sets.rollout.replicas)
     for (const rs of sets.newSet ? [...sets.old, sets.newSet] : sets.old) {
       const { annotations } = rs.metadata
-      if ((rs.spec?.replicas ?? 0) === 0 || annotations?.[DESIRED_REPLICAS] === undefined || annotations[DESIRED_REPLICAS] === desired) continue
-      const next = { ...rs, metadata: { ...rs.metadata, annotations: { ...annotations, ...sizeAnnotations(sets.rollout) } } }
+      if (
+        (rs.spec?.replicas ?? 0) === 0 ||
+        annotations?.[DESIRED_REPLICAS] === undefined ||
+        annotations[DESIRED_REPLICAS] === desired
+      )
+        continue
+      const next = {
+        ...rs,
+        metadata: { ...rs.metadata, annotations: { ...annotations, ...sizeAnnotations(sets.rollout) } },
+      }
       const written = await client.update<ReplicaSet>(RESOURCES.replicasets, next)
       if (rs === sets.newSet) sets.newSet = written
       else sets.old = sets.old.map((other) => (other === rs ? written : other))

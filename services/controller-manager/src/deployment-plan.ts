@@ -50,7 +50,8 @@ const size = (rs: ReplicaSet) => rs.spec?.replicas ?? 0
 const nameOf = (rs: ReplicaSet) => rs.metadata.name ?? ''
 /** What an own write has taken away already may still be in the status. */
 const available = (rs: ReplicaSet) => Math.min(rs.status?.availableReplicas ?? 0, size(rs))
-const sum = (sets: readonly ReplicaSet[], count: (rs: ReplicaSet) => number) => sets.reduce((total, rs) => total + count(rs), 0)
+const sum = (sets: readonly ReplicaSet[], count: (rs: ReplicaSet) => number) =>
+  sets.reduce((total, rs) => total + count(rs), 0)
 
 export function byAge(a: ReplicaSet, b: ReplicaSet): number {
   const [left, right] = [parseTime(a.metadata.creationTimestamp) ?? 0, parseTime(b.metadata.creationTimestamp) ?? 0]
@@ -101,7 +102,9 @@ export function shrinkOldSets(rollout: Rollout, newSet: ReplicaSet, old: readonl
     sizes.set(rs, (sizes.get(rs) ?? 0) - less)
     spare -= less
   }
-  return sorted.filter((rs) => sizes.get(rs) !== size(rs)).map((rs) => ({ name: nameOf(rs), replicas: sizes.get(rs) ?? 0 }))
+  return sorted
+    .filter((rs) => sizes.get(rs) !== size(rs))
+    .map((rs) => ({ name: nameOf(rs), replicas: sizes.get(rs) ?? 0 }))
 }
 
 /** Was `replicas` of the Deployment changed since its ReplicaSets were last sized? */
@@ -135,13 +138,16 @@ export function scaleSets(rollout: Rollout, newSet: ReplicaSet | undefined, old:
   })
   // What rounding left goes to the first.
   if (toAdd !== 0 && sizes.length > 0) sizes[0] = Math.max(0, (sizes[0] as number) + toAdd - added)
-  return sorted.map((rs, at) => ({ name: nameOf(rs), replicas: sizes[at] as number })).filter((r, at) => r.replicas !== size(sorted[at] as ReplicaSet))
+  return sorted
+    .map((rs, at) => ({ name: nameOf(rs), replicas: sizes[at] as number }))
+    .filter((r, at) => r.replicas !== size(sorted[at] as ReplicaSet))
 }
 
 function proportion(rs: ReplicaSet, rollout: Rollout, toAdd: number, added: number): number {
   if (size(rs) === 0) return 0
   const formerTotal = Number(rs.metadata.annotations?.[MAX_REPLICAS]) || size(rs)
-  const target = rollout.replicas === 0 ? 0 : Math.round((size(rs) * (rollout.replicas + rollout.maxSurge)) / formerTotal)
+  const target =
+    rollout.replicas === 0 ? 0 : Math.round((size(rs) * (rollout.replicas + rollout.maxSurge)) / formerTotal)
   const share = target - size(rs)
   const left = toAdd - added
   return toAdd > 0 ? Math.max(0, Math.min(share, left)) : Math.min(0, Math.max(share, left))

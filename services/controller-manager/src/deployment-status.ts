@@ -33,11 +33,23 @@ export function deploymentStatus(
   }
   const available = availableReplicas >= rollout.replicas - rollout.maxUnavailable
   const isAvailable: Condition = available
-    ? { type: 'Available', status: 'True', reason: 'MinimumReplicasAvailable', message: 'Deployment has minimum availability.' }
-    : { type: 'Available', status: 'False', reason: 'MinimumReplicasUnavailable', message: 'Deployment does not have minimum availability.' }
+    ? {
+        type: 'Available',
+        status: 'True',
+        reason: 'MinimumReplicasAvailable',
+        message: 'Deployment has minimum availability.',
+      }
+    : {
+        type: 'Available',
+        status: 'False',
+        reason: 'MinimumReplicasUnavailable',
+        message: 'Deployment does not have minimum availability.',
+      }
   const { progressing, changesInMs } = progressCondition(deployment, status, rollout, newSet, news, nowMs)
   const failed = newSet && condition(newSet.status?.conditions, 'ReplicaFailure')
-  const others = (before.conditions ?? []).filter((c) => !['Available', 'Progressing', 'ReplicaFailure'].includes(c.type))
+  const others = (before.conditions ?? []).filter(
+    (c) => !['Available', 'Progressing', 'ReplicaFailure'].includes(c.type),
+  )
   const conditions = [isAvailable, progressing, failed && { ...failed }].filter((c) => c !== undefined)
   status.conditions = [...others, ...conditions.map((c) => stamped(c, condition(before.conditions, c.type), nowMs))]
   return { status, changesInMs }
@@ -66,9 +78,12 @@ function progressCondition(
     return say('Unknown', 'DeploymentPaused', 'Deployment is paused')
   }
   if (news.failure !== undefined) return say('False', 'ReplicaSetCreateError', news.failure)
-  if (news.createdSet !== undefined) return say('True', 'NewReplicaSetCreated', `Created new replica set "${news.createdSet}"`)
+  if (news.createdSet !== undefined)
+    return say('True', 'NewReplicaSetCreated', `Created new replica set "${news.createdSet}"`)
   const complete =
-    status.updatedReplicas === rollout.replicas && status.replicas === rollout.replicas && status.availableReplicas === rollout.replicas
+    status.updatedReplicas === rollout.replicas &&
+    status.replicas === rollout.replicas &&
+    status.availableReplicas === rollout.replicas
   if (complete) return say('True', 'NewReplicaSetAvailable', `ReplicaSet "${name}" has successfully progressed.`)
   // Once rolled out, a later lack of pods is not a rollout that stands still.
   const wasComplete = present?.reason === 'NewReplicaSetAvailable' && status.replicas === status.updatedReplicas
@@ -91,7 +106,8 @@ function progressCondition(
       lastUpdateTime: formatTime(nowMs),
     })
   const leftMs = (parseTime(present.lastUpdateTime) ?? nowMs) + deadlineSeconds * 1000 - nowMs
-  if (!hasDeadline || present.reason === 'ProgressDeadlineExceeded') return { progressing: present, changesInMs: undefined }
+  if (!hasDeadline || present.reason === 'ProgressDeadlineExceeded')
+    return { progressing: present, changesInMs: undefined }
   if (leftMs > 0) return { progressing: present, changesInMs: leftMs }
   return say('False', 'ProgressDeadlineExceeded', `ReplicaSet "${name}" has timed out progressing.`)
 

@@ -4,7 +4,15 @@ import { CallError } from '@capstan/actor'
 import { RESOURCES } from '@capstan/client'
 import fc from 'fast-check'
 import { startDeployments } from './deployment-controller.js'
-import { newSetSize, resolvePercent, REVISION, REVISION_HISTORY, rolloutOf, scaleSets, shrinkOldSets } from './deployment-plan.js'
+import {
+  newSetSize,
+  resolvePercent,
+  REVISION,
+  REVISION_HISTORY,
+  rolloutOf,
+  scaleSets,
+  shrinkOldSets,
+} from './deployment-plan.js'
 import { startGarbageCollector } from './garbage-collector.js'
 import { condition, type Deployment, isPodReady, type ReplicaSet } from './kinds.js'
 import { startReplicaSets } from './replica-controller.js'
@@ -25,7 +33,7 @@ async function setUp(spec: Deployment['spec'] = {}) {
     cluster
       .pods()
       .filter((pod) => pod.metadata.deletionTimestamp === undefined)
-      .map((pod) => (pod.spec?.containers as unknown as { image: string }[])[0]?.image)
+      .map((pod) => (pod.spec?.containers as unknown as { image: string }[] | undefined)?.[0]?.image)
   return { cluster, api, get, sets, change, images }
 }
 
@@ -52,8 +60,16 @@ test('a new Deployment: one ReplicaSet named by the hash of its template, revisi
 })
 
 test('RollingUpdate keeps within maxSurge and maxUnavailable at every moment', async () => {
-  for (const [maxSurge, maxUnavailable] of [[1, 0], [0, 1], ['25%', '25%'], [3, 2]] as const) {
-    const { cluster, change, images, get } = await setUp({ replicas: 5, strategy: { type: 'RollingUpdate', rollingUpdate: { maxSurge, maxUnavailable } } })
+  for (const [maxSurge, maxUnavailable] of [
+    [1, 0],
+    [0, 1],
+    ['25%', '25%'],
+    [3, 2],
+  ] as const) {
+    const { cluster, change, images, get } = await setUp({
+      replicas: 5,
+      strategy: { type: 'RollingUpdate', rollingUpdate: { maxSurge, maxUnavailable } },
+    })
     const { maxSurge: surge, maxUnavailable: unavailable } = rolloutOf(get())
     change((d) => setImage(d, 'nginx:2'))
     await cluster.settle({
@@ -93,7 +109,10 @@ test('rollback: the old ReplicaSet is used again, under the next revision, with 
   assert.equal(sets().length, 2)
   assert.deepEqual(images(), ['nginx:1', 'nginx:1'])
   const active = sets().find((rs) => rs.spec?.replicas === 2)
-  assert.deepEqual([active?.metadata.annotations?.[REVISION], active?.metadata.annotations?.[REVISION_HISTORY]], ['3', '1'])
+  assert.deepEqual(
+    [active?.metadata.annotations?.[REVISION], active?.metadata.annotations?.[REVISION_HISTORY]],
+    ['3', '1'],
+  )
   assert.equal(get().metadata.annotations?.[REVISION], '3')
 })
 
@@ -103,7 +122,12 @@ test('the history is cut to revisionHistoryLimit, the oldest first', async () =>
     change((d) => setImage(d, `nginx:${image}`))
     await cluster.settle()
   }
-  assert.deepEqual(sets().map((rs) => rs.metadata.annotations?.[REVISION]).sort(), ['4', '5', '6'])
+  assert.deepEqual(
+    sets()
+      .map((rs) => rs.metadata.annotations?.[REVISION])
+      .sort(),
+    ['4', '5', '6'],
+  )
 })
 
 test('paused: a new template does nothing, scaling does; resumed it rolls', async () => {
@@ -137,7 +161,10 @@ test('a rollout that stands still is told after progressDeadlineSeconds, and rec
 })
 
 test('scaling in the middle of a rollout shares the change out', async () => {
-  const { cluster, change, sets } = await setUp({ replicas: 10, strategy: { rollingUpdate: { maxSurge: 3, maxUnavailable: 2 } } })
+  const { cluster, change, sets } = await setUp({
+    replicas: 10,
+    strategy: { rollingUpdate: { maxSurge: 3, maxUnavailable: 2 } },
+  })
   change((d) => setImage(d, 'nginx:2'))
   await cluster.settle({ getReady: false })
   const before = sets().map((rs) => rs.spec?.replicas)
@@ -145,17 +172,28 @@ test('scaling in the middle of a rollout shares the change out', async () => {
   change((d) => void (d.spec = { ...d.spec, replicas: 20 }))
   await cluster.clock.advance(200)
   const after = sets().map((rs) => rs.spec?.replicas ?? 0)
-  assert.equal(after[0] as number + (after[1] as number), 23)
-  assert.ok(after.every((size) => size > 5), `both grew: ${after}`)
+  assert.equal((after[0] as number) + (after[1] as number), 23)
+  assert.ok(
+    after.every((size) => size > 5),
+    `both grew: ${after}`,
+  )
   await cluster.settle({ turns: 200 })
-  assert.deepEqual(sets().map((rs) => rs.spec?.replicas).sort(), [0, 20])
+  assert.deepEqual(
+    sets()
+      .map((rs) => rs.spec?.replicas)
+      .sort(),
+    [0, 20],
+  )
 })
 
 test('a name taken by a foreign ReplicaSet: another hash by collisionCount', async () => {
   const first = await setUp({ replicas: 1 })
   const name = first.sets()[0]?.metadata.name ?? ''
   const cluster = new FakeCluster()
-  cluster.api.seed<ReplicaSet>(RESOURCES.replicasets, { metadata: { name, namespace: 'default' }, spec: { replicas: 0 } })
+  cluster.api.seed<ReplicaSet>(RESOURCES.replicasets, {
+    metadata: { name, namespace: 'default' },
+    spec: { replicas: 0 },
+  })
   cluster.api.seed(RESOURCES.deployments, deployment('web'))
   await cluster.start(startReplicaSets, startDeployments)
   await cluster.settle()
@@ -202,7 +240,11 @@ test('at rest nothing is written', async () => {
 // ------------------------------------------------------------------------------------------------------------ pure plan
 
 function set(name: string, size: number, available: number, annotations: Record<string, string> = {}): ReplicaSet {
-  return { metadata: { name, annotations }, spec: { replicas: size }, status: { replicas: size, availableReplicas: available } }
+  return {
+    metadata: { name, annotations },
+    spec: { replicas: size },
+    status: { replicas: size, availableReplicas: available },
+  }
 }
 
 test('steps of a rolling update', () => {
@@ -228,13 +270,20 @@ test('steps of a rolling update', () => {
     const [n, o] = [set('new', ...fresh), set('old', ...old)]
     const row = JSON.stringify([replicas, maxSurge, maxUnavailable, fresh, old])
     assert.equal(newSetSize(rollout, n, [n, o]), newSize, row)
-    assert.deepEqual(shrinkOldSets(rollout, n, [o]), oldSize === undefined ? [] : [{ name: 'old', replicas: oldSize }], row)
+    assert.deepEqual(
+      shrinkOldSets(rollout, n, [o]),
+      oldSize === undefined ? [] : [{ name: 'old', replicas: oldSize }],
+      row,
+    )
   }
 })
 
 test('percentages: surge up, unavailable down, never both 0', () => {
   const rollout = (replicas: number, maxSurge?: string | number, maxUnavailable?: string | number) => {
-    const rollingUpdate = { ...(maxSurge === undefined ? {} : { maxSurge }), ...(maxUnavailable === undefined ? {} : { maxUnavailable }) }
+    const rollingUpdate = {
+      ...(maxSurge === undefined ? {} : { maxSurge }),
+      ...(maxUnavailable === undefined ? {} : { maxUnavailable }),
+    }
     const { maxSurge: s, maxUnavailable: u } = rolloutOf(deployment('x', { replicas, strategy: { rollingUpdate } }))
     return [s, u]
   }
@@ -253,13 +302,20 @@ test('property: scaling shares out exactly what is allowed, and nothing goes bel
       fc.nat({ max: 10 }),
       (sizes, replicas, maxSurge) => {
         const total = sizes.reduce((a, b) => a + b, 0)
-        const sets = sizes.map((size, at) => set(`rs${at}`, size, 0, { 'deployment.kubernetes.io/max-replicas': String(total) }))
+        const sets = sizes.map((size, at) =>
+          set(`rs${at}`, size, 0, { 'deployment.kubernetes.io/max-replicas': String(total) }),
+        )
         const rollout = { replicas, maxSurge, maxUnavailable: 1, recreate: false }
         const resized = scaleSets(rollout, sets[0], sets.slice(1))
         assert.ok(resized.every((r) => r.replicas >= 0 && Number.isInteger(r.replicas)))
         if (sizes.filter((size) => size > 0).length < 2) return
-        const after = sets.map((rs) => resized.find((r) => r.name === rs.metadata.name)?.replicas ?? rs.spec?.replicas ?? 0)
-        assert.equal(after.reduce((a, b) => a + b, 0), replicas > 0 ? replicas + maxSurge : 0)
+        const after = sets.map(
+          (rs) => resized.find((r) => r.name === rs.metadata.name)?.replicas ?? rs.spec?.replicas ?? 0,
+        )
+        assert.equal(
+          after.reduce((a, b) => a + b, 0),
+          replicas > 0 ? replicas + maxSurge : 0,
+        )
       },
     ),
     { numRuns: 300 },

@@ -4,7 +4,14 @@ import { sameJson } from './canonical.js'
 import { type Endpoints, type EndpointSlice, formatTime, type Pod, type Service } from './kinds.js'
 import type { Part, PartContext } from './part.js'
 import { mapFits } from './selectors.js'
-import { endpointSubsets, isSelecting, MANAGED_BY_LABEL, planSlices, SERVICE_NAME_LABEL, SLICE_MANAGER } from './service-endpoints.js'
+import {
+  endpointSubsets,
+  isSelecting,
+  MANAGED_BY_LABEL,
+  planSlices,
+  SERVICE_NAME_LABEL,
+  SLICE_MANAGER,
+} from './service-endpoints.js'
 
 const OVER_CAPACITY = 'endpoints.kubernetes.io/over-capacity'
 const CHANGE_TIME = 'endpoints.kubernetes.io/last-change-trigger-time'
@@ -17,7 +24,8 @@ function servicesOf(parts: PartContext): (pod: Pod, before?: Pod) => string[] {
     for (const service of services.list(pod.metadata.namespace)) {
       if (!isSelecting(service)) continue
       const selector = service.spec?.selector ?? {}
-      if (mapFits(selector, pod.metadata.labels) || (before && mapFits(selector, before.metadata.labels))) keys.push(objectKey(service))
+      if (mapFits(selector, pod.metadata.labels) || (before && mapFits(selector, before.metadata.labels)))
+        keys.push(objectKey(service))
     }
     return keys
   }
@@ -67,7 +75,10 @@ export function startEndpoints(parts: PartContext): Part {
       if (service.spec?.clusterIP === 'None') labels['service.kubernetes.io/headless'] = ''
       const { [OVER_CAPACITY]: wasTruncated, ...annotations } = present?.metadata.annotations ?? {}
       const same =
-        present && sameJson(present.subsets ?? [], subsets) && sameJson(present.metadata.labels ?? {}, labels) && (wasTruncated !== undefined) === truncated
+        present &&
+        sameJson(present.subsets ?? [], subsets) &&
+        sameJson(present.metadata.labels ?? {}, labels) &&
+        (wasTruncated !== undefined) === truncated
       if (same) return
       const metadata = {
         ...present?.metadata,
@@ -93,7 +104,8 @@ export function startEndpointSlices(parts: PartContext): Part {
   const services = informers.for<Service>(RESOURCES.services)
   const slices = informers.for<EndpointSlice>(RESOURCES.endpointslices)
   indexPods(parts)
-  const serviceKey = (slice: EndpointSlice) => `${slice.metadata.namespace}/${slice.metadata.labels?.[SERVICE_NAME_LABEL] ?? ''}`
+  const serviceKey = (slice: EndpointSlice) =>
+    `${slice.metadata.namespace}/${slice.metadata.labels?.[SERVICE_NAME_LABEL] ?? ''}`
   slices.addIndex('service', (slice) => [serviceKey(slice)])
   return startController(world, {
     ...parts,
@@ -101,20 +113,32 @@ export function startEndpointSlices(parts: PartContext): Part {
     watches: [
       watchOf<Service>(RESOURCES.services),
       watchOf<Pod>(RESOURCES.pods, servicesOf(parts)),
-      watchOf<EndpointSlice>(RESOURCES.endpointslices, (slice, before) => [...new Set([serviceKey(slice), serviceKey(before ?? slice)])]),
+      watchOf<EndpointSlice>(RESOURCES.endpointslices, (slice, before) => [
+        ...new Set([serviceKey(slice), serviceKey(before ?? slice)]),
+      ]),
     ],
     workers: parts.options.workers ?? 4,
     async reconcile(key, { client }) {
       const service = services.get(key)
       if (!service || !isSelecting(service) || service.metadata.deletionTimestamp !== undefined) return
-      const present = slices.byIndex('service', key).filter((slice) => slice.metadata.labels?.[MANAGED_BY_LABEL] === SLICE_MANAGER)
-      const plan = planSlices(service, podsOf(parts, service), present, controllerRef(service, { apiVersion: 'v1', kind: 'Service' }))
+      const present = slices
+        .byIndex('service', key)
+        .filter((slice) => slice.metadata.labels?.[MANAGED_BY_LABEL] === SLICE_MANAGER)
+      const plan = planSlices(
+        service,
+        podsOf(parts, service),
+        present,
+        controllerRef(service, { apiVersion: 'v1', kind: 'Service' }),
+      )
       // What is new before what goes: a client must not see a service without endpoints in between.
       for (const slice of plan.create) await client.create(RESOURCES.endpointslices, slice)
       for (const slice of plan.update) await client.update(RESOURCES.endpointslices, slice)
       for (const slice of plan.delete) {
         const { name = '', namespace = '', uid } = slice.metadata
-        await ignore(['NotFound'], client.delete(RESOURCES.endpointslices, { name, namespace }, uid ? { preconditions: { uid } } : {}))
+        await ignore(
+          ['NotFound'],
+          client.delete(RESOURCES.endpointslices, { name, namespace }, uid ? { preconditions: { uid } } : {}),
+        )
       }
     },
   })

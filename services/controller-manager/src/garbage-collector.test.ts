@@ -10,17 +10,28 @@ const R = RESOURCES
 
 function owner(kind: string, object: KubeObject | undefined, blockOwnerDeletion = true): OwnerReference {
   const apiVersion = kind === 'Deployment' || kind === 'ReplicaSet' ? 'apps/v1' : 'v1'
-  return { apiVersion, kind, name: object?.metadata.name ?? '', uid: object?.metadata.uid ?? '', controller: true, blockOwnerDeletion }
+  return {
+    apiVersion,
+    kind,
+    name: object?.metadata.name ?? '',
+    uid: object?.metadata.uid ?? '',
+    controller: true,
+    blockOwnerDeletion,
+  }
 }
 
 async function setUp() {
   const cluster = new FakeCluster()
   const { api } = cluster
   const seed = (resource: Resource, name: string, ...ownerReferences: OwnerReference[]) =>
-    api.seed<KubeObject>(resource, { metadata: { name, namespace: 'default', ...(ownerReferences.length > 0 ? { ownerReferences } : {}) } })[0] as KubeObject
+    api.seed<KubeObject>(resource, {
+      metadata: { name, namespace: 'default', ...(ownerReferences.length > 0 ? { ownerReferences } : {}) },
+    })[0] as KubeObject
   await cluster.start(startGarbageCollector)
   const names = () =>
-    [R.deployments, R.replicasets, R.pods, R.configmaps].flatMap((r) => api.objects<KubeObject>(r).map((o) => o.metadata.name))
+    [R.deployments, R.replicasets, R.pods, R.configmaps].flatMap((r) =>
+      api.objects<KubeObject>(r).map((o) => o.metadata.name),
+    )
   return { cluster, api, seed, names, settle: () => cluster.clock.advance(500) }
 }
 
@@ -74,7 +85,10 @@ test('of two owners the living one keeps it; the dead reference goes', async () 
   api.drop(R.configmaps, 'default/a')
   await settle()
   assert.deepEqual(names(), ['p', 'b'])
-  assert.deepEqual(api.object(R.pods, 'default/p')?.metadata.ownerReferences?.map((r) => r.name), ['b'])
+  assert.deepEqual(
+    api.object(R.pods, 'default/p')?.metadata.ownerReferences?.map((r) => r.name),
+    ['b'],
+  )
   api.drop(R.configmaps, 'default/b')
   await settle()
   assert.deepEqual(names(), [])
@@ -114,7 +128,8 @@ test('a namespace is emptied, then goes; pods get their time to end', async () =
   const { api, clock } = cluster
   const get = () => api.object<Namespace>(R.namespaces, 'shop')
   api.seed<KubeObject>(R.namespaces, { metadata: { name: 'shop' } }, { metadata: { name: 'default' } })
-  for (const resource of [R.configmaps, R.services, R.deployments, R.events]) api.seed<KubeObject>(resource, { metadata: { name: 'x', namespace: 'shop' } })
+  for (const resource of [R.configmaps, R.services, R.deployments, R.events])
+    api.seed<KubeObject>(resource, { metadata: { name: 'x', namespace: 'shop' } })
   api.seed(R.pods, { metadata: { name: 'p', namespace: 'shop' }, spec: { nodeName: 'n0' } } as KubeObject)
   api.seed<KubeObject>(R.configmaps, { metadata: { name: 'other', namespace: 'default' } })
   await cluster.start(startNamespaces)
@@ -126,7 +141,10 @@ test('a namespace is emptied, then goes; pods get their time to end', async () =
   api.drop(R.pods, 'shop/p')
   await clock.advance(2000)
   assert.equal(get(), undefined)
-  assert.deepEqual(api.objects<KubeObject>(R.configmaps).map((o) => o.metadata.name), ['other'])
+  assert.deepEqual(
+    api.objects<KubeObject>(R.configmaps).map((o) => o.metadata.name),
+    ['other'],
+  )
 })
 
 test('each namespace has its ServiceAccount and root certificate, again after a deletion or change, not while it goes', async () => {
@@ -134,13 +152,20 @@ test('each namespace has its ServiceAccount and root certificate, again after a 
   const { api, clock } = cluster
   api.seed<KubeObject>(R.namespaces, { metadata: { name: 'a' } })
   await cluster.start(startServiceAccounts, (context) => startRootCa(context, 'PEM'))
-  api.seed<KubeObject>(R.namespaces, { metadata: { name: 'b' } }, { metadata: { name: 'dying', deletionTimestamp: '2030-01-01T00:00:00Z' } })
+  api.seed<KubeObject>(
+    R.namespaces,
+    { metadata: { name: 'b' } },
+    { metadata: { name: 'dying', deletionTimestamp: '2030-01-01T00:00:00Z' } },
+  )
   await clock.advance(100)
-  const accounts = () => api.objects<KubeObject>(R.serviceaccounts).map((o) => `${o.metadata.namespace}/${o.metadata.name}`)
+  const accounts = () =>
+    api.objects<KubeObject>(R.serviceaccounts).map((o) => `${o.metadata.namespace}/${o.metadata.name}`)
   assert.deepEqual(accounts(), ['a/default', 'b/default'])
   api.drop(R.serviceaccounts, 'a/default')
   api.change(R.configmaps, 'a/kube-root-ca.crt', (o: KubeObject & { data?: object }) => void (o.data = {}))
   await clock.advance(100)
   assert.deepEqual(accounts(), ['a/default', 'b/default'])
-  assert.deepEqual((api.object(R.configmaps, 'a/kube-root-ca.crt') as KubeObject & { data?: object })?.data, { 'ca.crt': 'PEM' })
+  assert.deepEqual((api.object(R.configmaps, 'a/kube-root-ca.crt') as KubeObject & { data?: object })?.data, {
+    'ca.crt': 'PEM',
+  })
 })

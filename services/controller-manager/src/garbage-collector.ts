@@ -71,7 +71,8 @@ export function startGarbageCollector(parts: PartContext): Part {
           JSON.stringify(metadata.finalizers) !== JSON.stringify(before.metadata.finalizers) ||
           JSON.stringify(metadata.ownerReferences) !== JSON.stringify(before.metadata.ownerReferences)
         if (!changed) return keys
-        if (!deleted && ((metadata.ownerReferences?.length ?? 0) > 0 || metadata.deletionTimestamp !== undefined)) keys.push(keyOf(resource, object))
+        if (!deleted && ((metadata.ownerReferences?.length ?? 0) > 0 || metadata.deletionTimestamp !== undefined))
+          keys.push(keyOf(resource, object))
         // What it owns: its owner is gone, or waits for it.
         if (deleted || metadata.deletionTimestamp !== undefined)
           for (const dependent of dependents(metadata.uid)) keys.push(keyOf(dependent.resource, dependent.object))
@@ -101,7 +102,9 @@ export function startGarbageCollector(parts: PartContext): Part {
 
   function dependents(uid: string | undefined): Found[] {
     if (uid === undefined) return []
-    return informers.flatMap(({ resource, informer }) => informer.byIndex(BY_OWNER, uid).map((object) => ({ resource, object })))
+    return informers.flatMap(({ resource, informer }) =>
+      informer.byIndex(BY_OWNER, uid).map((object) => ({ resource, object })),
+    )
   }
 
   function cachedOwner(reference: OwnerReference, namespace: string | undefined): Found | undefined {
@@ -123,7 +126,10 @@ export function startGarbageCollector(parts: PartContext): Part {
     if (absent.has(reference.uid)) return 'absent'
     const resource = KINDS[`${reference.apiVersion}/${reference.kind}`]
     if (!resource) {
-      log.debug({ kind: reference.kind, apiVersion: reference.apiVersion }, 'an owner of an unknown kind counts as living')
+      log.debug(
+        { kind: reference.kind, apiVersion: reference.apiVersion },
+        'an owner of an unknown kind counts as living',
+      )
       return 'solid'
     }
     const clusterScoped = CLUSTER_SCOPED.includes(resource)
@@ -141,7 +147,8 @@ export function startGarbageCollector(parts: PartContext): Part {
       return 'absent'
     }
     // `blockOwnerDeletion` says whether the owner waits for this object, not whether the object goes.
-    const waits = owner.metadata.deletionTimestamp !== undefined && owner.metadata.finalizers?.includes(FOREGROUND) === true
+    const waits =
+      owner.metadata.deletionTimestamp !== undefined && owner.metadata.finalizers?.includes(FOREGROUND) === true
     return waits ? 'waiting' : 'solid'
   }
 
@@ -158,7 +165,10 @@ export function startGarbageCollector(parts: PartContext): Part {
     const ref = refOf(object)
     if (kept.length > 0) {
       const { resourceVersion } = object.metadata
-      return ignore(['NotFound'], context.client.patch(resource, ref, 'merge', { metadata: { resourceVersion, ownerReferences: kept } }))
+      return ignore(
+        ['NotFound'],
+        context.client.patch(resource, ref, 'merge', { metadata: { resourceVersion, ownerReferences: kept } }),
+      )
     }
     // Nobody is left to keep it. It has what it owns deleted first only if somebody waits for that.
     const own = dependents(object.metadata.uid).some(({ object: o }) => isBlocking(o, object))
@@ -170,7 +180,10 @@ export function startGarbageCollector(parts: PartContext): Part {
         : 'Background'
     const { uid, resourceVersion } = object.metadata
     const preconditions = { ...(uid ? { uid } : {}), ...(resourceVersion ? { resourceVersion } : {}) }
-    context.log.info({ resource: resource.resource, object: objectKey(object), propagationPolicy }, 'collecting: its owners are gone')
+    context.log.info(
+      { resource: resource.resource, object: objectKey(object), propagationPolicy },
+      'collecting: its owners are gone',
+    )
     await ignore(['NotFound'], context.client.delete(resource, ref, { preconditions, propagationPolicy }))
   }
 
@@ -178,13 +191,16 @@ export function startGarbageCollector(parts: PartContext): Part {
   async function deleteDependents(resource: Resource, owner: KubeObject, context: ControllerContext): Promise<void> {
     const owned = dependents(owner.metadata.uid)
     const blocking = owned.filter(({ object }) => isBlocking(object, owner))
-    for (const { resource: kind, object } of owned) if (object.metadata.deletionTimestamp === undefined) context.enqueue(keyOf(kind, object))
+    for (const { resource: kind, object } of owned)
+      if (object.metadata.deletionTimestamp === undefined) context.enqueue(keyOf(kind, object))
     // Each blocking one calls this owner up again when it goes.
     if (blocking.length === 0) await removeFinalizer(resource, owner, FOREGROUND, context)
   }
 
   async function orphanDependents(resource: Resource, owner: KubeObject, context: ControllerContext): Promise<void> {
-    const owned = dependents(owner.metadata.uid).sort((a, b) => byText(keyOf(a.resource, a.object), keyOf(b.resource, b.object)))
+    const owned = dependents(owner.metadata.uid).sort((a, b) =>
+      byText(keyOf(a.resource, a.object), keyOf(b.resource, b.object)),
+    )
     for (const { resource: kind, object } of owned) {
       const { resourceVersion, ownerReferences = [] } = object.metadata
       const others = ownerReferences.filter(({ uid }) => uid !== owner.metadata.uid)
@@ -194,7 +210,12 @@ export function startGarbageCollector(parts: PartContext): Part {
     await removeFinalizer(resource, owner, ORPHAN, context)
   }
 
-  async function removeFinalizer(resource: Resource, object: KubeObject, finalizer: string, { client }: ControllerContext): Promise<void> {
+  async function removeFinalizer(
+    resource: Resource,
+    object: KubeObject,
+    finalizer: string,
+    { client }: ControllerContext,
+  ): Promise<void> {
     const finalizers = (object.metadata.finalizers ?? []).filter((f) => f !== finalizer)
     const { resourceVersion } = object.metadata
     const metadata = { resourceVersion, finalizers: finalizers.length > 0 ? finalizers : null }
@@ -203,10 +224,11 @@ export function startGarbageCollector(parts: PartContext): Part {
 }
 
 function isBlocking(object: KubeObject, owner: KubeObject): boolean {
-  return (object.metadata.ownerReferences ?? []).some((r) => r.uid === owner.metadata.uid && r.blockOwnerDeletion === true)
+  return (object.metadata.ownerReferences ?? []).some(
+    (r) => r.uid === owner.metadata.uid && r.blockOwnerDeletion === true,
+  )
 }
 
 function refOf(object: KubeObject): { namespace?: string; name: string } {
   return splitKey(objectKey(object))
 }
-

@@ -110,11 +110,14 @@ function keepInNamespaces(
     name: controllerName,
     watches: [
       watchOf<Namespace>(RESOURCES.namespaces),
-      watchOf<KubeObject>(resource, ({ metadata }) => (metadata.name === name && metadata.namespace ? [metadata.namespace] : [])),
+      watchOf<KubeObject>(resource, ({ metadata }) =>
+        metadata.name === name && metadata.namespace ? [metadata.namespace] : [],
+      ),
     ],
     async reconcile(key, { client }) {
       const namespace = namespaces.get(key)
-      if (!namespace || namespace.metadata.deletionTimestamp !== undefined || namespace.status?.phase === 'Terminating') return
+      if (!namespace || namespace.metadata.deletionTimestamp !== undefined || namespace.status?.phase === 'Terminating')
+        return
       const present = objects.get(`${key}/${name}`)
       const wanted = make()
       if (!present) {

@@ -14,7 +14,8 @@ export class CidrPool {
   ) {
     const parts = /^(\d{1,3})\.(\d{1,3})\.(\d{1,3})\.(\d{1,3})\/(\d{1,2})$/.exec(clusterCidr)
     const [a, b, c, d, bits] = (parts ?? []).slice(1).map(Number) as [number, number, number, number, number]
-    if (!parts || [a, b, c, d].some((byte) => byte > 255) || bits > 30) throw new RangeError(`not an IPv4 network: ${clusterCidr}`)
+    if (!parts || [a, b, c, d].some((byte) => byte > 255) || bits > 30)
+      throw new RangeError(`not an IPv4 network: ${clusterCidr}`)
     if (!Number.isInteger(maskBits) || maskBits < bits || maskBits > 30 || maskBits - bits > 16)
       throw new RangeError(`networks of /${maskBits} do not fit into ${clusterCidr} (at most 65,536 of them)`)
     const address = a * 2 ** 24 + b * 2 ** 16 + c * 2 ** 8 + d
@@ -55,15 +56,24 @@ export function startNodeCidrs(parts: PartContext): Part {
       if (!node) return void given.delete(key)
       if (node.spec?.podCIDR) return void given.delete(key)
       const used = new Set([...given].filter(([name]) => name !== key).map(([, cidr]) => cidr))
-      for (const other of nodes.list()) if (other.spec?.podCIDR && objectKey(other) !== key) used.add(other.spec.podCIDR)
+      for (const other of nodes.list())
+        if (other.spec?.podCIDR && objectKey(other) !== key) used.add(other.spec.podCIDR)
       const cidr = given.get(key) ?? pool.free(used)
       if (cidr === undefined) {
-        events.record({ object: node, apiVersion: 'v1', kind: 'Node' }, 'Warning', 'CIDRNotAvailable', 'all pod networks are in use')
+        events.record(
+          { object: node, apiVersion: 'v1', kind: 'Node' },
+          'Warning',
+          'CIDRNotAvailable',
+          'all pod networks are in use',
+        )
         return { requeueAfterMs: 10_000 }
       }
       given.set(key, cidr)
       const { resourceVersion } = node.metadata
-      await client.patch(RESOURCES.nodes, { name: key }, 'merge', { metadata: { resourceVersion }, spec: { podCIDR: cidr, podCIDRs: [cidr] } })
+      await client.patch(RESOURCES.nodes, { name: key }, 'merge', {
+        metadata: { resourceVersion },
+        spec: { podCIDR: cidr, podCIDRs: [cidr] },
+      })
       return
     },
   })

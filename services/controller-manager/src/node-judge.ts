@@ -62,7 +62,7 @@ export class NodeJudge {
   judge(nodes: readonly NodeSilence[], nowMs: number): string[] {
     const names = new Set(nodes.map((node) => node.name))
     const before = new Map([...this.silentSince.keys(), ...names].map((name) => [name, this.verdict(name)]))
-    for (const name of [...this.silentSince.keys()]) if (!names.has(name)) this.heard(name)
+    for (const name of Array.from(this.silentSince.keys())) if (!names.has(name)) this.heard(name)
     for (const node of nodes) {
       const silent = node.beatMs >= this.options.beatGraceMs && node.leaseMs >= this.options.leaseGraceMs
       if (!silent) this.heard(node.name)
@@ -72,7 +72,10 @@ export class NodeJudge {
       }
     }
     this.findDisruption(nodes.length, nowMs)
-    return [...before].filter(([name, verdict]) => this.verdict(name) !== verdict).map(([name]) => name).sort(byText)
+    return [...before]
+      .filter(([name, verdict]) => this.verdict(name) !== verdict)
+      .map(([name]) => name)
+      .sort(byText)
   }
 
   private heard(name: string): void {

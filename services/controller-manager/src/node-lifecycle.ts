@@ -57,7 +57,8 @@ export function startNodeLifecycle(parts: PartContext): Part {
     if (!firstMs.has(name)) firstMs.set(name, clock.monotonicMs())
     const before = taintedMs.get(name)
     const now = new Map<string, number>()
-    for (const { key, effect } of node.spec?.taints ?? []) if (effect === 'NoExecute') now.set(key, before?.get(key) ?? clock.monotonicMs())
+    for (const { key, effect } of node.spec?.taints ?? [])
+      if (effect === 'NoExecute') now.set(key, before?.get(key) ?? clock.monotonicMs())
     if (now.size > 0) taintedMs.set(name, now)
     else taintedMs.delete(name)
   }
@@ -88,9 +89,13 @@ export function startNodeLifecycle(parts: PartContext): Part {
     ...parts,
     name: 'taint-eviction-controller',
     watches: [
-      watchOf<Pod>(RESOURCES.pods, (pod, before) => (pod.spec?.nodeName && pod.spec.nodeName !== before?.spec?.nodeName ? [objectKey(pod)] : [])),
+      watchOf<Pod>(RESOURCES.pods, (pod, before) =>
+        pod.spec?.nodeName && pod.spec.nodeName !== before?.spec?.nodeName ? [objectKey(pod)] : [],
+      ),
       watchOf<Node>(RESOURCES.nodes, (node, before) =>
-        JSON.stringify(node.spec?.taints) === JSON.stringify(before?.spec?.taints) ? [] : podsOn(node.metadata.name ?? '').map(objectKey),
+        JSON.stringify(node.spec?.taints) === JSON.stringify(before?.spec?.taints)
+          ? []
+          : podsOn(node.metadata.name ?? '').map(objectKey),
       ),
     ],
     workers: parts.options.workers ?? 4,
@@ -137,8 +142,14 @@ export function startNodeLifecycle(parts: PartContext): Part {
       const leaseSilenceMs = now - Math.max(sinceMs, renewedMs.get(name) ?? 0)
       const heardSince = now - beatSilenceMs > sinceMs || (renewedMs.get(name) ?? 0) > sinceMs
       const head = heardSince ? 0 : FIRST_HEARING_MS
-      const alreadyLost = condition(node.status?.conditions, 'Ready')?.status === 'Unknown' && hasTaint(node, UNREACHABLE, 'NoExecute')
-      return { name, beatMs: Math.min(beatSilenceMs, now - restartMs) - head, leaseMs: leaseSilenceMs - head, alreadyLost }
+      const alreadyLost =
+        condition(node.status?.conditions, 'Ready')?.status === 'Unknown' && hasTaint(node, UNREACHABLE, 'NoExecute')
+      return {
+        name,
+        beatMs: Math.min(beatSilenceMs, now - restartMs) - head,
+        leaseMs: leaseSilenceMs - head,
+        alreadyLost,
+      }
     })
     for (const name of judge.judge(silences, now)) {
       log.info({ node: name, verdict: judge.verdict(name) }, 'verdict on a node changed')
@@ -152,11 +163,20 @@ export function startNodeLifecycle(parts: PartContext): Part {
     wasDisrupted = judge.disrupted
     if (!wasDisrupted) return log.warn({}, 'not so many nodes are silent any more; eviction goes on')
     const silent = judge.suspects
-    log.error({ silent, nodes: nodes.size }, 'many nodes fell silent at once: this may be my own connection; marking, not evicting')
+    log.error(
+      { silent, nodes: nodes.size },
+      'many nodes fell silent at once: this may be my own connection; marking, not evicting',
+    )
     for (const name of silent) {
       const node = nodes.get(name)
       const text = `${silent.length} of ${nodes.size} nodes fell silent at once; pods are not evicted`
-      if (node) marking.context.events.record({ object: node, apiVersion: 'v1', kind: 'Node' }, 'Warning', 'ManyNodesSilent', text)
+      if (node)
+        marking.context.events.record(
+          { object: node, apiVersion: 'v1', kind: 'Node' },
+          'Warning',
+          'ManyNodesSilent',
+          text,
+        )
     }
   }
 
@@ -220,7 +240,8 @@ export function startNodeLifecycle(parts: PartContext): Part {
       if (taint.effect !== 'NoExecute') continue
       // That a node is unreachable is this judge's word: it holds only while the judge, now, finds it so.
       const since = taint.key === UNREACHABLE ? judge.lostSinceMs(nodeName) : taintedMs.get(nodeName)?.get(taint.key)
-      if (since !== undefined) dueMs = Math.min(dueMs, since + tolerationSeconds(pod.spec?.tolerations ?? [], taint) * 1000)
+      if (since !== undefined)
+        dueMs = Math.min(dueMs, since + tolerationSeconds(pod.spec?.tolerations ?? [], taint) * 1000)
     }
     if (dueMs === Infinity) return
     const leftMs = dueMs - clock.monotonicMs()
@@ -228,6 +249,9 @@ export function startNodeLifecycle(parts: PartContext): Part {
     const { name = '', namespace = '', uid } = pod.metadata
     const text = `Marking for deletion Pod ${namespace}/${name}`
     context.events.record({ object: pod, apiVersion: 'v1', kind: 'Pod' }, 'Normal', 'TaintManagerEviction', text)
-    await ignore(['NotFound'], context.client.delete(RESOURCES.pods, { namespace, name }, uid ? { preconditions: { uid } } : {}))
+    await ignore(
+      ['NotFound'],
+      context.client.delete(RESOURCES.pods, { namespace, name }, uid ? { preconditions: { uid } } : {}),
+    )
   }
 }

@@ -38,7 +38,8 @@ export function startPodGc(parts: PartContext): Part {
         const { deletionTimestamp } = pod.metadata
         if (deletionTimestamp !== undefined && !pod.spec?.nodeName) await remove(pod, 'was never bound', context)
         const node = nodes.get(pod.spec?.nodeName ?? '')
-        if (deletionTimestamp !== undefined && node && !isPodReady(pod) && outOfService(node)) await remove(pod, 'node is out of service', context)
+        if (deletionTimestamp !== undefined && node && !isPodReady(pod) && outOfService(node))
+          await remove(pod, 'node is out of service', context)
       }
       await terminated(all, context)
     },
@@ -61,7 +62,7 @@ export function startPodGc(parts: PartContext): Part {
       if (list) list.push(pod)
       else missing.set(node, [pod])
     }
-    for (const node of [...missingSince.keys()]) if (!missing.has(node)) missingSince.delete(node)
+    for (const node of Array.from(missingSince.keys())) if (!missing.has(node)) missingSince.delete(node)
     for (const [node, orphaned] of [...missing].sort((a, b) => byText(a[0], b[0]))) {
       const since = missingSince.get(node)
       if (since === undefined) missingSince.set(node, now)
@@ -84,7 +85,10 @@ export function startPodGc(parts: PartContext): Part {
     const { name = '', namespace = '', uid } = pod.metadata
     log.info({ pod: objectKey(pod), why }, 'deleting a pod')
     const preconditions = uid === undefined ? {} : { preconditions: { uid } }
-    await ignore(['NotFound', 'Conflict'], client.delete(RESOURCES.pods, { namespace, name }, { gracePeriodSeconds: 0, ...preconditions }))
+    await ignore(
+      ['NotFound', 'Conflict'],
+      client.delete(RESOURCES.pods, { namespace, name }, { gracePeriodSeconds: 0, ...preconditions }),
+    )
   }
 
   function outOfService(node: Node): boolean {

@@ -10,7 +10,12 @@ function replicaSet(name: string, replicas: number, extra: ReplicaSet['spec'] = 
   const labels = { app: name }
   return {
     metadata: { name, namespace: 'default' },
-    spec: { replicas, selector: { matchLabels: labels }, template: { metadata: { labels }, spec: { containers: [] } }, ...extra },
+    spec: {
+      replicas,
+      selector: { matchLabels: labels },
+      template: { metadata: { labels }, spec: { containers: [] } },
+      ...extra,
+    },
   }
 }
 
@@ -38,12 +43,19 @@ test('makes the pods that are missing, with owner, labels and template, and stat
 test('scales down to 0 and up again; terminating and ended pods do not count', async () => {
   const { cluster, api } = await setUp(replicaSet('web', 3))
   await cluster.settle()
-  api.change<Pod>(RESOURCES.pods, `default/${cluster.pods()[0]?.metadata.name}`, (pod) => void (pod.status = { phase: 'Failed' }))
+  api.change<Pod>(
+    RESOURCES.pods,
+    `default/${cluster.pods()[0]?.metadata.name}`,
+    (pod) => void (pod.status = { phase: 'Failed' }),
+  )
   await cluster.settle()
   assert.equal(cluster.pods().length, 4)
   api.change<ReplicaSet>(RESOURCES.replicasets, RS, (rs) => void (rs.spec = { ...rs.spec, replicas: 0 }))
   await cluster.settle()
-  assert.deepEqual(cluster.pods().map((pod) => pod.status?.phase), ['Failed'])
+  assert.deepEqual(
+    cluster.pods().map((pod) => pod.status?.phase),
+    ['Failed'],
+  )
 })
 
 test('a stale cache makes nothing twice', async () => {
@@ -79,12 +91,17 @@ test('an answer lost on creation makes no pod too many', async () => {
 test('a template that is always refused costs one request for each attempt, and is told', async () => {
   const { cluster, api, status } = await setUp(replicaSet('web', 0))
   api.intercept = (call) =>
-    call.verb === 'create' && call.resource === 'pods' ? new CallError('Invalid', 'not-applied', 'spec.containers: Required value') : undefined
+    call.verb === 'create' && call.resource === 'pods'
+      ? new CallError('Invalid', 'not-applied', 'spec.containers: Required value')
+      : undefined
   api.change<ReplicaSet>(RESOURCES.replicasets, RS, (rs) => void (rs.spec = { ...rs.spec, replicas: 100 }))
   await cluster.clock.advance(4)
   // One for the first attempt, one after the status with the failure was written.
   assert.equal(api.calls.filter((call) => call.verb === 'create' && call.resource === 'pods').length, 2)
-  assert.deepEqual(status('web')?.conditions?.map((c) => [c.type, c.reason]), [['ReplicaFailure', 'FailedCreate']])
+  assert.deepEqual(
+    status('web')?.conditions?.map((c) => [c.type, c.reason]),
+    [['ReplicaFailure', 'FailedCreate']],
+  )
   api.intercept = () => undefined
   await cluster.settle()
   await cluster.clock.advance(1000)
@@ -97,7 +114,11 @@ test('adopts matching orphans and releases what matches no more', async () => {
   const { cluster, api } = await setUp(replicaSet('web', 2))
   await cluster.settle()
   const [first] = cluster.pods()
-  api.change<Pod>(RESOURCES.pods, `default/${first?.metadata.name}`, (pod) => void (pod.metadata.labels = { app: 'debug' }))
+  api.change<Pod>(
+    RESOURCES.pods,
+    `default/${first?.metadata.name}`,
+    (pod) => void (pod.metadata.labels = { app: 'debug' }),
+  )
   await cluster.settle()
   assert.equal(cluster.pods().length, 3)
   assert.equal(controllerOf(api.object<Pod>(RESOURCES.pods, `default/${first?.metadata.name}`) as Pod), undefined)
@@ -134,8 +155,14 @@ test('ReplicationController: the same, with a plain selector', async () => {
   })
   await cluster.start(startReplicationControllers)
   await cluster.settle()
-  assert.deepEqual(cluster.pods().map((pod) => controllerOf(pod)?.kind), ['ReplicationController', 'ReplicationController'])
-  assert.equal(cluster.api.object<ReplicationController>(RESOURCES.replicationcontrollers, 'default/old')?.status?.readyReplicas, 2)
+  assert.deepEqual(
+    cluster.pods().map((pod) => controllerOf(pod)?.kind),
+    ['ReplicationController', 'ReplicationController'],
+  )
+  assert.equal(
+    cluster.api.object<ReplicationController>(RESOURCES.replicationcontrollers, 'default/old')?.status?.readyReplicas,
+    2,
+  )
 })
 
 test('which pod goes first', () => {
@@ -159,7 +186,15 @@ test('which pod goes first', () => {
     pod('pending', 'n1', 'Pending'),
     pod('unbound', '', 'Pending'),
   ]
-  const sorted = [...pods].sort(byDeletionPreference(new Map([['n1', 2], ['n2', 3]]), 0))
+  const sorted = [...pods].sort(
+    byDeletionPreference(
+      new Map([
+        ['n1', 2],
+        ['n2', 3],
+      ]),
+      0,
+    ),
+  )
   assert.deepEqual(
     sorted.map((p) => p.metadata.name),
     ['unbound', 'pending', 'not-ready', 'cheap', 'crowded', 'young-ready', 'old-ready'],

@@ -48,7 +48,11 @@ const REPLICA_SET: Variant<ReplicaSet> = {
   name: 'replicaset-controller',
   resource: RESOURCES.replicasets,
   type: { apiVersion: 'apps/v1', kind: 'ReplicaSet' },
-  spec: ({ spec }) => ({ replicas: spec?.replicas ?? 1, minReadySeconds: spec?.minReadySeconds ?? 0, template: spec?.template ?? {} }),
+  spec: ({ spec }) => ({
+    replicas: spec?.replicas ?? 1,
+    minReadySeconds: spec?.minReadySeconds ?? 0,
+    template: spec?.template ?? {},
+  }),
   matches: ({ spec }, labels) => selectorFits(spec?.selector, labels),
   status: ({ status }) => status ?? { replicas: 0 },
 }
@@ -57,7 +61,11 @@ const REPLICATION_CONTROLLER: Variant<ReplicationController> = {
   name: 'replication-controller',
   resource: RESOURCES.replicationcontrollers,
   type: { apiVersion: 'v1', kind: 'ReplicationController' },
-  spec: ({ spec }) => ({ replicas: spec?.replicas ?? 1, minReadySeconds: spec?.minReadySeconds ?? 0, template: spec?.template ?? {} }),
+  spec: ({ spec }) => ({
+    replicas: spec?.replicas ?? 1,
+    minReadySeconds: spec?.minReadySeconds ?? 0,
+    template: spec?.template ?? {},
+  }),
   matches: ({ spec }, labels) => spec?.selector !== undefined && mapFits(spec.selector, labels),
   status: ({ status }) => status ?? { replicas: 0 },
 }
@@ -97,13 +105,15 @@ function startReplicas<T extends KubeObject>(parts: PartContext, variant: Varian
     if (key !== undefined) {
       keys.add(key)
       if (!deleted && before === undefined) expectations.creationObserved(key)
-      if (deleted || pod.metadata.deletionTimestamp !== undefined) expectations.deletionObserved(key, pod.metadata.uid ?? '')
+      if (deleted || pod.metadata.deletionTimestamp !== undefined)
+        expectations.deletionObserved(key, pod.metadata.uid ?? '')
     }
     const former = before && ownerKey(before)
     if (former !== undefined) keys.add(former)
     // An orphan may fit any owner in its namespace.
     if (!deleted && controllerOf(pod) === undefined)
-      for (const owner of owners.list(pod.metadata.namespace)) if (variant.matches(owner, pod.metadata.labels)) keys.add(objectKey(owner))
+      for (const owner of owners.list(pod.metadata.namespace))
+        if (variant.matches(owner, pod.metadata.labels)) keys.add(objectKey(owner))
     return [...keys]
   }
 
@@ -142,7 +152,8 @@ function startReplicas<T extends KubeObject>(parts: PartContext, variant: Varian
       owner,
       ownerType: variant.type,
       candidates: candidates.sort((a, b) => byText(objectKey(a), objectKey(b))),
-      matches: (pod) => variant.matches(owner, pod.metadata.labels) && (isPodActive(pod) || controllerOf(pod) !== undefined),
+      matches: (pod) =>
+        variant.matches(owner, pod.metadata.labels) && (isPodActive(pod) || controllerOf(pod) !== undefined),
       liveOwner: () => getLive<T>(client, variant.resource, { namespace, name }),
     })
   }
@@ -153,14 +164,22 @@ function startReplicas<T extends KubeObject>(parts: PartContext, variant: Varian
     if (missing > 0) await createPods(key, owner, template, Math.min(missing, BURST_MAX), context)
     else if (missing < 0) {
       const nodePods = podsPerNode(active)
-      const surplus = [...active].sort(byDeletionPreference(nodePods, world.clock.nowMs())).slice(0, Math.min(-missing, BURST_MAX))
+      const surplus = [...active]
+        .sort(byDeletionPreference(nodePods, world.clock.nowMs()))
+        .slice(0, Math.min(-missing, BURST_MAX))
       await deletePods(key, owner, surplus, context)
     }
     if (Math.abs(missing) > BURST_MAX) context.enqueue(key)
   }
 
   /** Slow start: 1, 2, 4, … at once, so that a template that is always refused costs one request, not hundreds. */
-  async function createPods(key: string, owner: T, template: PodTemplate, count: number, { client, events }: ControllerContext) {
+  async function createPods(
+    key: string,
+    owner: T,
+    template: PodTemplate,
+    count: number,
+    { client, events }: ControllerContext,
+  ) {
     const subject = { object: owner, ...variant.type }
     expectations.expectCreations(key, count)
     let left = count
@@ -206,9 +225,17 @@ function startReplicas<T extends KubeObject>(parts: PartContext, variant: Varian
     }
   }
 
-  async function deletePods(key: string, owner: T, surplus: Pod[], { client, events }: ControllerContext): Promise<void> {
+  async function deletePods(
+    key: string,
+    owner: T,
+    surplus: Pod[],
+    { client, events }: ControllerContext,
+  ): Promise<void> {
     const subject = { object: owner, ...variant.type }
-    expectations.expectDeletions(key, surplus.map((pod) => pod.metadata.uid ?? ''))
+    expectations.expectDeletions(
+      key,
+      surplus.map((pod) => pod.metadata.uid ?? ''),
+    )
     const results = await Promise.allSettled(
       surplus.map((pod) => {
         const { name = '', uid } = pod.metadata
@@ -248,7 +275,13 @@ function startReplicas<T extends KubeObject>(parts: PartContext, variant: Varian
       const present = condition(before.conditions, 'ReplicaFailure')
       const since = present?.lastTransitionTime ?? formatTime(nowMs)
       const reason = variant.spec(owner).replicas > active.length ? 'FailedCreate' : 'FailedDelete'
-      const failed: Condition = { type: 'ReplicaFailure', status: 'True', reason, message: failure.message, lastTransitionTime: since }
+      const failed: Condition = {
+        type: 'ReplicaFailure',
+        status: 'True',
+        reason,
+        message: failure.message,
+        lastTransitionTime: since,
+      }
       conditions.push(failed)
     }
     const templateLabels = template.metadata?.labels ?? {}
@@ -269,7 +302,14 @@ function startReplicas<T extends KubeObject>(parts: PartContext, variant: Varian
 
 /** An API server may leave out counts of 0. */
 function withCounts(status: ReplicaStatus): ReplicaStatus {
-  return { fullyLabeledReplicas: 0, readyReplicas: 0, availableReplicas: 0, observedGeneration: 0, conditions: [], ...status }
+  return {
+    fullyLabeledReplicas: 0,
+    readyReplicas: 0,
+    availableReplicas: 0,
+    observedGeneration: 0,
+    conditions: [],
+    ...status,
+  }
 }
 
 function namespaceOf(object: KubeObject): { namespace?: string } {
@@ -328,4 +368,3 @@ export function byDeletionPreference(nodePods: ReadonlyMap<string, number>, nowM
     return byText(objectKey(a), objectKey(b))
   }
 }
-

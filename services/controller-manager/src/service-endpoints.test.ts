@@ -11,10 +11,19 @@ const SERVICE: Service = {
   apiVersion: 'v1',
   kind: 'Service',
   metadata: { name: 'web', namespace: 'default', uid: 'svc-1', labels: { team: 'a' } },
-  spec: { selector: { app: 'web' }, ports: [{ name: 'http', port: 80, targetPort: 'web' }, { name: 'metrics', port: 9100, protocol: 'TCP' }] },
+  spec: {
+    selector: { app: 'web' },
+    ports: [
+      { name: 'http', port: 80, targetPort: 'web' },
+      { name: 'metrics', port: 9100, protocol: 'TCP' },
+    ],
+  },
 }
 
-function pod(name: string, options: { ip?: string; ready?: boolean; terminating?: boolean; phase?: string; port?: number; app?: string } = {}): Pod {
+function pod(
+  name: string,
+  options: { ip?: string; ready?: boolean; terminating?: boolean; phase?: string; port?: number; app?: string } = {},
+): Pod {
   const { ip = `10.0.0.${name.length + name.charCodeAt(0)}`, ready = true, phase = 'Running', port = 8080 } = options
   return {
     metadata: {
@@ -51,11 +60,15 @@ test('Endpoints: ready, not ready, terminating, ended, without address, ports by
     '10.0.0.6 |  | http:9090 metrics:9100',
   ])
   const all = { ...SERVICE, spec: { ...SERVICE.spec, publishNotReadyAddresses: true } }
-  assert.deepEqual(describe(endpointSubsets(all, pods.slice(0, 3)).subsets), ['10.0.0.1 10.0.0.2 10.0.0.3 |  | http:8080 metrics:9100'])
+  assert.deepEqual(describe(endpointSubsets(all, pods.slice(0, 3)).subsets), [
+    '10.0.0.1 10.0.0.2 10.0.0.3 |  | http:8080 metrics:9100',
+  ])
 })
 
 test('Endpoints: above 1,000 addresses the object says that it is truncated', () => {
-  const pods = Array.from({ length: 1001 }, (_, at) => pod(`p${String(at).padStart(4, '0')}`, { ip: `10.1.${at >> 8}.${at & 255}` }))
+  const pods = Array.from({ length: 1001 }, (_, at) =>
+    pod(`p${String(at).padStart(4, '0')}`, { ip: `10.1.${at >> 8}.${at & 255}` }),
+  )
   const { subsets, truncated } = endpointSubsets(SERVICE, pods)
   assert.deepEqual([subsets[0]?.addresses?.length, truncated], [1000, true])
 })
@@ -63,7 +76,12 @@ test('Endpoints: above 1,000 addresses the object says that it is truncated', ()
 test('slices: conditions of a pod', () => {
   const plan = planSlices(SERVICE, [pod('a'), pod('b', { ready: false }), pod('c', { terminating: true })], [], {})
   assert.deepEqual(
-    plan.create[0]?.endpoints.map((e) => [e.targetRef?.name, e.conditions?.ready, e.conditions?.serving, e.conditions?.terminating]),
+    plan.create[0]?.endpoints.map((e) => [
+      e.targetRef?.name,
+      e.conditions?.ready,
+      e.conditions?.serving,
+      e.conditions?.terminating,
+    ]),
     [
       ['a', true, true, false],
       ['b', false, false, false],
@@ -74,7 +92,10 @@ test('slices: conditions of a pod', () => {
 
 test('slices: nobody answers: one empty slice, always the same', () => {
   const plan = planSlices(SERVICE, [], [], {})
-  assert.deepEqual(plan.create.map((slice) => slice.endpoints), [[]])
+  assert.deepEqual(
+    plan.create.map((slice) => slice.endpoints),
+    [[]],
+  )
   assert.deepEqual(planSlices(SERVICE, [], [], {}), plan)
   assert.deepEqual(planSlices(SERVICE, [], plan.create, {}), { create: [], update: [], delete: [] })
 })
@@ -85,10 +106,14 @@ test('property: slices hold exactly the pods, at most 100 each, and a second rou
     fc.property(fc.array(pods, { minLength: 1, maxLength: 4 }), fc.boolean(), (rounds, twoPorts) => {
       let slices: EndpointSlice[] = []
       for (const ids of rounds) {
-        const now = ids.map((id) => pod(`p${id}`, { ip: `10.0.${id >> 8}.${id & 255}`, port: twoPorts && id % 2 ? 81 : 80 }))
+        const now = ids.map((id) =>
+          pod(`p${id}`, { ip: `10.0.${id >> 8}.${id & 255}`, port: twoPorts && id % 2 ? 81 : 80 }),
+        )
         const plan = planSlices(SERVICE, now, slices, {})
         slices = [
-          ...slices.filter((s) => !plan.delete.includes(s) && !plan.update.some((u) => u.metadata.name === s.metadata.name)),
+          ...slices.filter(
+            (s) => !plan.delete.includes(s) && !plan.update.some((u) => u.metadata.name === s.metadata.name),
+          ),
           ...plan.update,
           ...plan.create,
         ]
@@ -109,20 +134,41 @@ async function setUp() {
   const { api } = cluster
   api.seed(RESOURCES.services, SERVICE)
   await cluster.start(startEndpoints, startEndpointSlices)
-  const addresses = () => api.object<Endpoints>(RESOURCES.endpoints, 'default/web')?.subsets?.flatMap((s) => (s.addresses ?? []).map((a) => a.ip)) ?? []
+  const addresses = () =>
+    api
+      .object<Endpoints>(RESOURCES.endpoints, 'default/web')
+      ?.subsets?.flatMap((s) => (s.addresses ?? []).map((a) => a.ip)) ?? []
   const slices = () => api.objects<EndpointSlice>(RESOURCES.endpointslices)
-  const ready = () => slices().flatMap((s) => s.endpoints.filter((e) => e.conditions?.ready).flatMap((e) => e.addresses))
+  const ready = () =>
+    slices().flatMap((s) => s.endpoints.filter((e) => e.conditions?.ready).flatMap((e) => e.addresses))
   return { cluster, api, addresses, slices, ready }
 }
 
 test('controllers follow pods coming, getting unready and going', async () => {
   const { cluster, api, addresses, slices, ready } = await setUp()
   assert.equal(slices().length, 1)
-  assert.deepEqual(slices()[0]?.metadata.ownerReferences, [controllerRef(SERVICE, { apiVersion: 'v1', kind: 'Service' })])
-  api.seed(RESOURCES.pods, pod('a', { ip: '10.0.0.1' }), pod('b', { ip: '10.0.0.2' }), pod('x', { ip: '10.0.0.9', app: 'other' }))
+  assert.deepEqual(slices()[0]?.metadata.ownerReferences, [
+    controllerRef(SERVICE, { apiVersion: 'v1', kind: 'Service' }),
+  ])
+  api.seed(
+    RESOURCES.pods,
+    pod('a', { ip: '10.0.0.1' }),
+    pod('b', { ip: '10.0.0.2' }),
+    pod('x', { ip: '10.0.0.9', app: 'other' }),
+  )
   await cluster.clock.advance(50)
-  assert.deepEqual([addresses(), ready()], [['10.0.0.1', '10.0.0.2'], ['10.0.0.1', '10.0.0.2']])
-  api.change<Pod>(RESOURCES.pods, 'default/a', (p) => void (p.status = { ...p.status, conditions: [{ type: 'Ready', status: 'False' }] }))
+  assert.deepEqual(
+    [addresses(), ready()],
+    [
+      ['10.0.0.1', '10.0.0.2'],
+      ['10.0.0.1', '10.0.0.2'],
+    ],
+  )
+  api.change<Pod>(
+    RESOURCES.pods,
+    'default/a',
+    (p) => void (p.status = { ...p.status, conditions: [{ type: 'Ready', status: 'False' }] }),
+  )
   await cluster.clock.advance(50)
   assert.deepEqual([addresses(), ready()], [['10.0.0.2'], ['10.0.0.2']])
   api.change<Pod>(RESOURCES.pods, 'default/b', (p) => void (p.metadata.labels = { app: 'debug' }))
@@ -135,7 +181,10 @@ test('Endpoints that this loop made go with their Service; those of others stay'
   api.seed<Endpoints>(RESOURCES.endpoints, { metadata: { name: 'by-hand', namespace: 'default' } })
   api.drop(RESOURCES.services, 'default/web')
   await cluster.clock.advance(50)
-  assert.deepEqual(api.objects(RESOURCES.endpoints).map((e) => (e as Endpoints).metadata.name), ['by-hand'])
+  assert.deepEqual(
+    api.objects(RESOURCES.endpoints).map((e) => (e as Endpoints).metadata.name),
+    ['by-hand'],
+  )
 })
 
 test('at rest nothing is written', async () => {

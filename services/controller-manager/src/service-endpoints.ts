@@ -74,7 +74,10 @@ function reference(pod: Pod) {
 }
 
 /** Subsets of the Endpoints object; `truncated` if there are more than 1,000 addresses. */
-export function endpointSubsets(service: Service, pods: readonly Pod[]): { subsets: EndpointSubset[]; truncated: boolean } {
+export function endpointSubsets(
+  service: Service,
+  pods: readonly Pod[],
+): { subsets: EndpointSubset[]; truncated: boolean } {
   const publishAll = service.spec?.publishNotReadyAddresses === true
   const all = backends(service, pods).filter((b) => publishAll || !b.terminating)
   const groups = new Map<string, { ports: EndpointPort[]; ready: EndpointAddress[]; notReady: EndpointAddress[] }>()
@@ -163,7 +166,10 @@ export function planSlices(
     }
     let keptOne = false
     for (const { slice, stay } of kept) {
-      if (stay.length === 0 && (keptOne || missing.size > 0 || endpoints.size > 0 || kept.some((k) => k.stay.length > 0))) {
+      if (
+        stay.length === 0 &&
+        (keptOne || missing.size > 0 || endpoints.size > 0 || kept.some((k) => k.stay.length > 0))
+      ) {
         plan.delete.push(slice)
         continue
       }
@@ -173,7 +179,8 @@ export function planSlices(
         metadata: { ...slice.metadata, labels: { ...slice.metadata.labels, ...labels } },
         endpoints: stay,
       }
-      if (!sameJson(next.endpoints, slice.endpoints ?? []) || !sameJson(next.metadata.labels, slice.metadata.labels)) plan.update.push(next)
+      if (!sameJson(next.endpoints, slice.endpoints ?? []) || !sameJson(next.metadata.labels, slice.metadata.labels))
+        plan.update.push(next)
     }
     const fresh = [...missing.values()]
     for (let at = 0; at < fresh.length || (at === 0 && !keptOne && endpoints.size === 0); at += SLICE_ENDPOINTS_MAX) {

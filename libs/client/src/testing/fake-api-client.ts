@@ -60,7 +60,15 @@ const KINDS: Record<string, string> = {
   leases: 'Lease',
 }
 const CLUSTER_SCOPED = new Set(['namespaces', 'nodes'])
-const HAS_STATUS = new Set(['namespaces', 'nodes', 'pods', 'services', 'replicationcontrollers', 'replicasets', 'deployments'])
+const HAS_STATUS = new Set([
+  'namespaces',
+  'nodes',
+  'pods',
+  'services',
+  'replicationcontrollers',
+  'replicasets',
+  'deployments',
+])
 
 /**
  * A small, correct API in memory, for unit tests: revisions, conflicts, watches with history, generateName, generation,
@@ -89,7 +97,9 @@ export class FakeApiClient implements ApiClient {
 
   /** Puts objects in as they are (status included), with what the API would add. */
   seed<T extends KubeObject>(resource: Resource, ...objects: T[]): T[] {
-    return objects.map((object) => this.insert(resource, structuredClone(object) as unknown as Json, true) as unknown as T)
+    return objects.map(
+      (object) => this.insert(resource, structuredClone(object) as unknown as Json, true) as unknown as T,
+    )
   }
 
   /** All objects of a resource, sorted by key. */
@@ -127,7 +137,7 @@ export class FakeApiClient implements ApiClient {
 
   /** Ends all open watches. */
   breakWatches(reason = 'lost'): void {
-    for (const watcher of [...this.watchers]) watcher.end(reason)
+    for (const watcher of Array.from(this.watchers)) watcher.end(reason)
   }
 
   /** Events of this resource are held back until `release`: informers become stale. */
@@ -151,10 +161,16 @@ export class FakeApiClient implements ApiClient {
   // ---------------------------------------------------------------------------------------------------------- ApiClient
 
   async get<T extends KubeObject>(resource: Resource, ref: ObjectRef): Promise<T> {
-    return this.called({ verb: 'get', resource: resource.resource, ...ref }, () => structuredClone(this.find(resource, ref).object) as unknown as T)
+    return this.called(
+      { verb: 'get', resource: resource.resource, ...ref },
+      () => structuredClone(this.find(resource, ref).object) as unknown as T,
+    )
   }
 
-  async list<T extends KubeObject>(resource: Resource, options: ApiOptions & { namespace?: string } = {}): Promise<ObjectList<T>> {
+  async list<T extends KubeObject>(
+    resource: Resource,
+    options: ApiOptions & { namespace?: string } = {},
+  ): Promise<ObjectList<T>> {
     return this.called({ verb: 'list', resource: resource.resource, namespace: options.namespace }, () => ({
       items: this.objects<T>(resource).filter((object) => selected(object as unknown as Json, options)),
       resourceVersion: String(this.revision),
@@ -184,18 +200,33 @@ export class FakeApiClient implements ApiClient {
 
   async create<T extends KubeObject>(resource: Resource, object: KubeObject, options: WriteOptions = {}): Promise<T> {
     const { name, namespace } = object.metadata
-    const call = { verb: 'create' as const, resource: resource.resource, namespace, name, ...sub(options), body: object }
+    const call = {
+      verb: 'create' as const,
+      resource: resource.resource,
+      namespace,
+      name,
+      ...sub(options),
+      body: object,
+    }
     return this.called(call, () => {
       const body = structuredClone(object) as Json
       if (options.subresource === 'binding') return this.bind(body) as unknown as T
-      if (options.subresource !== undefined) throw refusal('MethodNotAllowed', `the fake API has no create of ${options.subresource}`)
+      if (options.subresource !== undefined)
+        throw refusal('MethodNotAllowed', `the fake API has no create of ${options.subresource}`)
       return this.insert(resource, body, false, options.dryRun) as unknown as T
     })
   }
 
   async update<T extends KubeObject>(resource: Resource, object: T, options: WriteOptions = {}): Promise<T> {
     const { name = '', namespace } = object.metadata
-    const call = { verb: 'update' as const, resource: resource.resource, namespace, name, ...sub(options), body: object }
+    const call = {
+      verb: 'update' as const,
+      resource: resource.resource,
+      namespace,
+      name,
+      ...sub(options),
+      body: object,
+    }
     return this.called(call, () => {
       const found = this.find(resource, namespace === undefined ? { name } : { namespace, name })
       return this.write(resource, found, structuredClone(object) as unknown as Json, options) as unknown as T
@@ -211,7 +242,8 @@ export class FakeApiClient implements ApiClient {
   ): Promise<T> {
     const call = { verb: 'patch' as const, resource: resource.resource, ...ref, ...sub(options), body: patch }
     return this.called(call, () => {
-      if (type !== 'merge' && type !== 'strategic') throw refusal('UnsupportedMediaType', `the fake API has no ${type} patch`)
+      if (type !== 'merge' && type !== 'strategic')
+        throw refusal('UnsupportedMediaType', `the fake API has no ${type} patch`)
       const found = this.find(resource, ref)
       const base = structuredClone(found.object)
       const version = (patch as { metadata?: { resourceVersion?: string } }).metadata?.resourceVersion
@@ -232,24 +264,31 @@ export class FakeApiClient implements ApiClient {
     })
   }
 
-  async deleteCollection(resource: Resource, options: ApiOptions & DeleteCallOptions & { namespace?: string }): Promise<void> {
-    return this.called({ verb: 'deletecollection', resource: resource.resource, namespace: options.namespace, ...sub(options) }, () => {
-      for (const [, found] of [...this.table(resource)].sort((a, b) => byText(a[0], b[0])))
-        if (selected(found.object, options)) this.startDeletion(resource, found, options)
-    })
+  async deleteCollection(
+    resource: Resource,
+    options: ApiOptions & DeleteCallOptions & { namespace?: string },
+  ): Promise<void> {
+    return this.called(
+      { verb: 'deletecollection', resource: resource.resource, namespace: options.namespace, ...sub(options) },
+      () => {
+        for (const [, found] of [...this.table(resource)].sort((a, b) => byText(a[0], b[0])))
+          if (selected(found.object, options)) this.startDeletion(resource, found, options)
+      },
+    )
   }
 
   // ------------------------------------------------------------------------------------------------------------- inside
 
   private async called<R>(call: FakeCall, run: () => R): Promise<R> {
-    await null
+    await Promise.resolve()
     this.calls.push(call)
     const failure = this.intercept(call)
     if (failure instanceof CallError) throw failure
     if (call.fence && !this.ignoreFences) {
       const { lock, token } = call.fence
       const lease = this.table(RESOURCES.leases).get(`${lock.namespace}/${lock.name}`)
-      if (String(lease?.createRevision ?? 0) !== token) throw new CallError('FENCED', 'not-applied', `lock ${lock.name} is not ${token}`)
+      if (String(lease?.createRevision ?? 0) !== token)
+        throw new CallError('FENCED', 'not-applied', `lock ${lock.name} is not ${token}`)
     }
     const result = run()
     if (failure) throw failure.after
@@ -289,7 +328,8 @@ export class FakeApiClient implements ApiClient {
     const found = this.find(RESOURCES.pods, { namespace, name })
     const { uid } = binding.metadata
     if (uid !== undefined && uid !== found.object.metadata.uid) throw refusal('Conflict', `pod ${name} has another uid`)
-    if (found.object.spec?.nodeName) throw refusal('Conflict', `pod ${name} is bound to ${String(found.object.spec.nodeName)} already`)
+    if (found.object.spec?.nodeName)
+      throw refusal('Conflict', `pod ${name} is bound to ${String(found.object.spec.nodeName)} already`)
     const object = structuredClone(found.object)
     object.spec = { ...object.spec, nodeName: (binding.target as { name: string }).name }
     this.replace(RESOURCES.pods, found, object)
@@ -314,7 +354,13 @@ export class FakeApiClient implements ApiClient {
         else next.status = structuredClone(before.status)
       }
       const { uid, creationTimestamp, deletionTimestamp, deletionGracePeriodSeconds, generation = 1 } = before.metadata
-      Object.assign(next.metadata, { uid, creationTimestamp, deletionTimestamp, deletionGracePeriodSeconds, generation })
+      Object.assign(next.metadata, {
+        uid,
+        creationTimestamp,
+        deletionTimestamp,
+        deletionGracePeriodSeconds,
+        generation,
+      })
       if (deletionTimestamp === undefined) {
         delete next.metadata.deletionTimestamp
         delete next.metadata.deletionGracePeriodSeconds
@@ -358,7 +404,8 @@ export class FakeApiClient implements ApiClient {
     const isBoundPod = resource.resource === 'pods' && Boolean(object.spec?.nodeName)
     const specGrace = Number(object.spec?.terminationGracePeriodSeconds ?? 30)
     let graceSeconds = isBoundPod ? (options.gracePeriodSeconds ?? specGrace) : 0
-    if (metadata.deletionTimestamp) graceSeconds = Math.min(graceSeconds, metadata.deletionGracePeriodSeconds ?? graceSeconds)
+    if (metadata.deletionTimestamp)
+      graceSeconds = Math.min(graceSeconds, metadata.deletionGracePeriodSeconds ?? graceSeconds)
     const first = metadata.deletionTimestamp === undefined
     if (first || graceSeconds < (metadata.deletionGracePeriodSeconds ?? 0)) {
       metadata.deletionTimestamp = time(this.clock.nowMs() + graceSeconds * 1000)
@@ -437,7 +484,7 @@ class Watcher {
 
   private async work(): Promise<void> {
     this.busy = true
-    await null
+    await Promise.resolve()
     while (!this.ended && !this.api.isHeld(this.resource.resource)) {
       const next = this.queue.shift()
       if (!next) break
@@ -452,7 +499,9 @@ function sub(options: WriteOptions): Pick<FakeCall, 'subresource' | 'fence'> {
 }
 
 function refusal(reason: string, text: string): CallError {
-  return new CallError(reason, 'not-applied', text, { details: { kind: 'Status', status: 'Failure', reason, message: text } })
+  return new CallError(reason, 'not-applied', text, {
+    details: { kind: 'Status', status: 'Failure', reason, message: text },
+  })
 }
 
 function time(epochMs: number): string {
@@ -485,7 +534,12 @@ function selected(object: Json, options: ApiOptions & { namespace?: string }): b
     const set = /^(\S+)\s+(in|notin)\s+\(([^)]*)\)$/.exec(term)
     if (set) {
       const value = labels[set[1] as string]
-      const isIn = value !== undefined && (set[3] as string).split(',').map((part) => part.trim()).includes(value)
+      const isIn =
+        value !== undefined &&
+        (set[3] as string)
+          .split(',')
+          .map((part) => part.trim())
+          .includes(value)
       if (isIn !== (set[2] === 'in')) return false
     } else if (!compares(term, (key) => labels[key])) return false
   }

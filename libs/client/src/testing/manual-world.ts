@@ -1,8 +1,18 @@
-import { type Bus, BusError, type BusMessage, type Clock, type Disk, type Log, type Random, type Timer, type World } from '@capstan/actor'
+import {
+  type Bus,
+  BusError,
+  type BusMessage,
+  type Clock,
+  type Disk,
+  type Log,
+  type Random,
+  type Timer,
+  type World,
+} from '@capstan/actor'
 import { subjectFits } from '@capstan/protocol'
 
 /** Microtasks between two timers; a chain of promises longer than this would look stuck. */
-const TURN_MICROTASKS = 400
+const TURN_MICROTASKS = 120
 
 /** Virtual time that only `advance` moves. Timers run in order of (due time, order of setting). */
 export class ManualClock implements Clock {
@@ -68,7 +78,7 @@ export class ManualClock implements Clock {
 }
 
 async function drain(): Promise<void> {
-  for (let turn = 0; turn < TURN_MICROTASKS; turn++) await null
+  for (let turn = 0; turn < TURN_MICROTASKS; turn++) await Promise.resolve()
 }
 
 /** A small seeded generator (splitmix32): for tests, not for secrets. */
@@ -193,7 +203,9 @@ export class MemoryBus implements Bus {
       const subscription = this.subscribe(replyTo, (message) =>
         done(() => (message.noResponders ? reject(new BusError('NO_RESPONDERS', 'nobody listens')) : resolve(message))),
       )
-      const timer = this.broker.clock.setTimer(options.timeoutMs, () => done(() => reject(new BusError('TIMEOUT', 'no answer'))))
+      const timer = this.broker.clock.setTimer(options.timeoutMs, () =>
+        done(() => reject(new BusError('TIMEOUT', 'no answer'))),
+      )
       this.publish(subject, payload, { replyTo })
     })
   }
@@ -208,7 +220,7 @@ export class MemoryBus implements Bus {
     if (this.connected === connected) return
     this.connected = connected
     if (connected) this.epoch++
-    for (const listener of [...this.listeners]) listener({ connected, epoch: this.epoch })
+    for (const listener of Array.from(this.listeners)) listener({ connected, epoch: this.epoch })
   }
 
   async close(): Promise<void> {
@@ -219,7 +231,7 @@ export class MemoryBus implements Bus {
   deliver(message: BusMessage): boolean {
     if (!this.connected) return false
     let heard = false
-    for (const { pattern, receive } of [...this.subscriptions]) {
+    for (const { pattern, receive } of Array.from(this.subscriptions)) {
       if (!subjectFits(pattern, message.subject)) continue
       heard = true
       if (!this.broker.lose(message, this.identity)) receive(message)

@@ -63,7 +63,13 @@ export class FakeCluster {
 
   resumeBeats(name: string): void {
     const world = manualWorld({ clock: this.clock, broker: this.broker, identity: `kubelet~${name}` })
-    const stop = startBeating(world, { cluster: 'c1', component: 'kubelet', instance: name, machine: name, describe: () => ({ ready: true }) })
+    const stop = startBeating(world, {
+      cluster: 'c1',
+      component: 'kubelet',
+      instance: name,
+      machine: name,
+      describe: () => ({ ready: true }),
+    })
     this.beats.set(name, stop)
   }
 
@@ -127,7 +133,9 @@ export class FakeCluster {
   }
 
   /** Lets loops and kubelets take turns until nothing changes any more. */
-  async settle(options: { turns?: number; nodes?: string[]; getReady?: boolean; each?: () => void } = {}): Promise<void> {
+  async settle(
+    options: { turns?: number; nodes?: string[]; getReady?: boolean; each?: () => void } = {},
+  ): Promise<void> {
     for (let turn = 0; turn < (options.turns ?? 60); turn++) {
       const { revision } = this.api
       await this.clock.advance(20)
