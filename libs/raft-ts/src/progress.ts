@@ -50,6 +50,12 @@ export class Progress {
     this.clearInFlight()
   }
 
+  /** Nothing of what it acknowledged may be counted on. */
+  forgot(next: LogIndex): void {
+    this.match = 0
+    this.becomeProbe(next)
+  }
+
   sent(index: LogIndex, bytes: number): void {
     this.inFlight.push({ index, bytes })
     this.inFlightBytes += bytes

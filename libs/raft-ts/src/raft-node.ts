@@ -164,8 +164,11 @@ export class RaftNode {
       this.counters.refusedMessages++
       return false
     }
-    if (message.type === 'termQuery') this.sendAfter.push(this.message(message.from, { type: 'termReply' }))
-    else if (message.type === 'termReply') this.forgetful?.terms.set(message.from, message.term)
+    if (message.type === 'termQuery') {
+      this.sendAfter.push(this.message(message.from, { type: 'termReply' }))
+      // It lost its log: what it acknowledged before counts no longer, and it must be sent everything again.
+      this.progress.get(message.from)?.forgot(this.log.lastIndex + 1)
+    } else if (message.type === 'termReply') this.forgetful?.terms.set(message.from, message.term)
     else if (this.meetTerm(message)) this.handle(message)
     return true
   }

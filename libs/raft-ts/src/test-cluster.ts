@@ -1,0 +1,273 @@
+import { RaftNode } from './raft-node.js'
+import type { HardState, LogEntry, MemberId, RaftMessage, RaftOptions, RaftPlantedBug, Ready, SnapshotMeta } from './types.js'
+
+/** Small seeded generator (mulberry32): a test's whole chance. */
+export function seeded(seed: number): () => number {
+  let state = seed >>> 0
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0
+    let t = state
+    t = Math.imul(t ^ (t >>> 15), t | 1)
+    t ^= t + Math.imul(t ^ (t >>> 7), t | 61)
+    return ((t ^ (t >>> 14)) >>> 0) / 2 ** 32
+  }
+}
+
+interface Member {
+  node: RaftNode
+  /** What a crash leaves. */
+  disk: { hardState: HardState; base: SnapshotMeta | undefined; entries: LogEntry[] }
+  /** Readys whose persistence is not done yet. */
+  syncing: Ready[]
+  applied: LogEntry[]
+  up: boolean
+}
+
+/** Members in one process whose network and disks do as one random stream says. Checks Raft's invariants after each step. */
+export class TestCluster {
+  readonly members = new Map<MemberId, Member>()
+  readonly names: MemberId[]
+  nowMs = 0
+  private network: RaftMessage[] = []
+  /** Committed entries by index, as first applied anywhere: index → term/seq. */
+  private readonly committed = new Map<number, string>()
+  private readonly leaders = new Map<number, MemberId>()
+  private nextRead = 1
+  private readonly readFloors = new Map<string, number>()
+  readonly counters = { proposals: 0, reads: 0, readsRefused: 0, crashes: 0, snapshots: 0 }
+  cut = new Set<string>()
+
+  constructor(
+    private readonly random: () => number,
+    private readonly options: { size: number; bugs?: RaftPlantedBug[]; lossy?: number },
+  ) {
+    this.names = Array.from({ length: options.size }, (_, i) => String.fromCharCode(97 + i))
+    for (const name of this.names) this.boot(name, { hardState: { term: 0, votedFor: '', commit: 0 }, base: undefined, entries: [] })
+  }
+
+  get status() {
+    return this.names.map((name) => (this.members.get(name) as Member).node.status())
+  }
+
+  leader(): Member | undefined {
+    const leaders = [...this.members.values()].filter((m) => m.up && m.node.status().role === 'leader')
+    return leaders.sort((a, b) => b.node.status().term - a.node.status().term)[0]
+  }
+
+  /** Some random thing that the world may do. */
+  randomStep(faults: boolean): void {
+    const dice = this.random()
+    const name = this.pick(this.names)
+    const member = this.members.get(name) as Member
+    if (dice < 0.35) this.deliverOne(faults)
+    else if (dice < 0.6) this.syncOne(member)
+    else if (dice < 0.8) this.advance(5 + this.random() * 20)
+    else if (dice < 0.9) this.propose()
+    else if (dice < 0.94) this.read(name)
+    else if (dice < 0.96) this.compact(member)
+    else if (!faults) this.advance(10)
+    else if (dice < 0.975) this.crash(name)
+    else if (dice < 0.985) this.boot(name, member.disk)
+    else if (dice < 0.993) this.cut = new Set(this.random() < 0.5 ? [] : [this.pick(this.names)])
+    else this.advance(1000)
+    this.checkInvariants()
+  }
+
+  /** No faults from here on: everything is delivered and synced in turn. */
+  calm(steps: number): void {
+    this.cut.clear()
+    for (const [name, member] of this.members) if (!member.up) this.boot(name, member.disk)
+    for (let i = 0; i < steps; i++) {
+      this.advance(10)
+      for (let n = this.network.length; n > 0; n--) this.deliverOne(false)
+      for (const member of this.members.values()) while (member.syncing.length > 0) this.syncOne(member)
+      this.checkInvariants()
+    }
+  }
+
+  propose(): boolean {
+    const leader = this.leader()
+    if (!leader) return false
+    this.counters.proposals++
+    const payload = new Uint8Array(8)
+    new DataView(payload.buffer).setUint32(0, this.counters.proposals)
+    const result = leader.node.propose([{ kind: 'command', clientId: 'client', clientSeq: this.counters.proposals, payload }])
+    this.pump(leader)
+    return result.accepted
+  }
+
+  crash(name: MemberId): void {
+    const member = this.members.get(name) as Member
+    if (!member.up) return
+    this.counters.crashes++
+    // What was being synced may have reached the disk up to any point.
+    while (member.syncing.length > 0 && this.random() < 0.5) this.keep(member, member.syncing.shift() as Ready)
+    member.up = false
+    member.syncing = []
+  }
+
+  boot(name: MemberId, disk: Member['disk']): void {
+    if (this.members.get(name)?.up) return
+    disk.entries.forEach((e, i) => {
+      if (e.index !== (disk.base?.index ?? 0) + 1 + i) throw new Error(`disk of ${name}: base ${disk.base?.index}, entries ${disk.entries.map((x) => x.index).join(" ")}`)
+    })
+    const options: RaftOptions = {
+      member: name,
+      configuration: { voters: this.names, learners: [] },
+      random: this.random,
+      nowMs: this.nowMs,
+      heartbeatMs: 50,
+      electionTimeoutMs: 300,
+      recovered: { hardState: disk.hardState, snapshot: disk.base, entries: [...disk.entries] },
+      plantedBugs: this.options.bugs ?? [],
+      allowPlantedBugs: true,
+    }
+    this.members.set(name, { node: new RaftNode(options), disk, syncing: [], applied: [], up: true })
+  }
+
+  private advance(ms: number): void {
+    this.nowMs += ms
+    for (const member of this.members.values())
+      if (member.up) {
+        member.node.tick(this.nowMs)
+        this.pump(member)
+      }
+  }
+
+  private deliverOne(faults: boolean): void {
+    if (this.network.length === 0) return
+    const at = faults ? Math.floor(this.random() * this.network.length) : 0
+    const message = this.network[at] as RaftMessage
+    // Doubled now and then: it stays in the network.
+    if (!faults || this.random() > 0.05) this.network.splice(at, 1)
+    if (faults && (this.random() < (this.options.lossy ?? 0.05) || this.cut.has(message.from) || this.cut.has(message.to))) return
+    const member = this.members.get(message.to)
+    if (!member?.up) return
+    member.node.step(structuredClone(message))
+    this.pump(member)
+  }
+
+  private read(name: MemberId): void {
+    const member = this.members.get(name) as Member
+    if (!member.up) return
+    const context = this.nextRead++
+    this.counters.reads++
+    // Linearizable: must come back with at least what had been committed anywhere before it began.
+    this.readFloors.set(`${name} ${context}`, Math.max(0, ...this.committed.keys()))
+    member.node.readIndex(context)
+    this.pump(member)
+  }
+
+  private compact(member: Member): void {
+    const { node, disk } = member
+    if (!member.up) return
+    const { applied, commit } = node.status()
+    const meta = node.metaAt(Math.min(applied, commit))
+    if (!meta || meta.index <= (disk.base?.index ?? 0) || meta.index > (disk.entries.at(-1)?.index ?? 0)) return
+    node.compact(meta.index)
+    member.disk.entries = disk.entries.filter((e) => e.index > meta.index)
+    member.disk.base = meta
+  }
+
+  private pump(member: Member): void {
+    for (let ready = member.node.takeReady(); ready; ready = member.node.takeReady()) {
+      this.network.push(...ready.sendNow)
+      if (this.network.length > 4000) this.network.splice(0, 1000)
+      for (const { context, index, refused } of ready.reads) {
+        const floor = this.readFloors.get(`${member.node.status().member} ${context}`) ?? 0
+        if (refused) this.counters.readsRefused++
+        else if (index < floor) throw new Error(`stale read: index ${index}, but ${floor} was committed before it began`)
+      }
+      for (const entry of ready.apply) this.apply(member, entry)
+      for (const { to } of ready.snapshotWanted) this.offerSnapshot(member, to)
+      for (const chunk of ready.snapshotChunks) {
+        member.node.snapshotReceived(chunk.meta, chunk.offset + chunk.data.length)
+        if (chunk.done) {
+          this.counters.snapshots++
+          member.node.snapshotInstalled(chunk.meta)
+        }
+      }
+      member.syncing.push(ready)
+    }
+  }
+
+  private offerSnapshot(member: Member, to: MemberId): void {
+    const { applied } = member.node.status()
+    const meta = member.node.metaAt(applied)
+    if (meta) member.node.snapshotChunk(to, { meta, offset: 0, data: Uint8Array.of(1, 2, 3), done: true })
+    else member.node.snapshotFailed(to)
+  }
+
+  private syncOne(member: Member): void {
+    const ready = member.syncing.shift()
+    if (!ready || !member.up) return
+    this.keep(member, ready)
+    member.node.persisted(ready.number)
+    this.network.push(...ready.sendAfterPersist)
+    this.pump(member)
+  }
+
+  private keep(member: Member, { persist }: Ready): void {
+    if (!persist) return
+    const { disk } = member
+    // The real log takes appends and compactions in one order; here a compaction may have overtaken.
+    if (persist.snapshot && persist.snapshot.index > (disk.base?.index ?? 0)) {
+      const { index, term } = persist.snapshot
+      const goesOn = disk.entries.some((e) => e.index === index && e.term === term)
+      disk.entries = goesOn ? disk.entries.filter((e) => e.index > index) : []
+      disk.base = persist.snapshot
+    }
+    if (persist.hardState) disk.hardState = persist.hardState
+    const first = persist.entries[0]
+    if (first) disk.entries = [...disk.entries.filter((e) => e.index < first.index), ...persist.entries.filter((e) => e.index > (disk.base?.index ?? 0))]
+  }
+
+  private apply(member: Member, entry: LogEntry): void {
+    member.applied.push(entry)
+    member.node.appliedTo(entry.index)
+    const what = `${entry.term}/${entry.clientSeq}`
+    const known = this.committed.get(entry.index)
+    // State machine safety (thesis fig. 3.2).
+    if (known !== undefined && known !== what) throw new Error(`state machine safety: entry ${entry.index} is ${what} here and ${known} elsewhere`)
+    this.committed.set(entry.index, what)
+  }
+
+  private checkInvariants(): void {
+    for (const member of this.members.values()) {
+      if (!member.up) continue
+      const { role, term, member: name, lastIndex } = member.node.status()
+      if (role !== 'leader') continue
+      const other = this.leaders.get(term)
+      if (other !== undefined && other !== name) throw new Error(`election safety: ${other} and ${name} lead in term ${term}`)
+      if (other === undefined) {
+        this.leaders.set(term, name)
+        // Leader completeness, checked when it takes office.
+        for (const [index, what] of this.committed) {
+          const entry = member.node.entryAt(index)
+          if (entry ? `${entry.term}/${entry.clientSeq}` !== what : index > lastIndex)
+            throw new Error(`leader completeness: ${name} leads term ${term} without committed entry ${index} (${what})`)
+        }
+      }
+    }
+    this.checkLogMatching()
+  }
+
+  private checkLogMatching(): void {
+    const nodes = [...this.members.values()].filter((m) => m.up).map((m) => m.node)
+    for (let i = 0; i < nodes.length; i++)
+      for (let j = i + 1; j < nodes.length; j++) {
+        const [a, b] = [nodes[i] as RaftNode, nodes[j] as RaftNode]
+        const [sa, sb] = [a.status(), b.status()]
+        let agreed = false
+        for (let index = Math.min(sa.lastIndex, sb.lastIndex); index >= Math.max(sa.firstIndex, sb.firstIndex); index--) {
+          const same = a.termAt(index) === b.termAt(index)
+          if (agreed && !same) throw new Error(`log matching: ${sa.member} and ${sb.member} agree above ${index} but not there`)
+          agreed ||= same
+        }
+      }
+  }
+
+  private pick<T>(list: readonly T[]): T {
+    return list[Math.floor(this.random() * list.length)] as T
+  }
+}
