@@ -10,8 +10,12 @@ export interface MemberIdentity {
   member: string
   /** Drawn when the directory was made. */
   incarnation: string
+  /** `existing`: made in place of one that was lost. Peers then expect another incarnation than the one they knew. */
+  origin: 'new' | 'existing'
   /** False: it forgot what it knew, and does not vote before the leader has repaired it. */
   mayVote: boolean
+  /** Incarnations of the other members as last heard. */
+  peers: Record<string, string>
 }
 
 /**
@@ -27,7 +31,7 @@ export async function loadIdentity(
   const bytes = await disk.read(FILE)
   if (!bytes) {
     const incarnation = Buffer.from(random.bytes(8)).toString('hex')
-    const identity = { ...expected, incarnation, mayVote: emptyDirectory === 'new' }
+    const identity: MemberIdentity = { ...expected, incarnation, origin: emptyDirectory, mayVote: emptyDirectory === 'new', peers: {} }
     await saveIdentity(disk, identity)
     return identity
   }
@@ -41,7 +45,13 @@ export async function loadIdentity(
   if (found.format !== FORMAT) throw refused(`the directory has format ${String(found.format)}; this version knows ${FORMAT}`)
   if (found.clusterId !== expected.clusterId) throw refused(`the directory belongs to cluster ${String(found.clusterId)}, not ${expected.clusterId}`)
   if (found.member !== expected.member) throw refused(`the directory belongs to member ${String(found.member)}, not ${expected.member}`)
-  return { clusterId: expected.clusterId, member: expected.member, incarnation: String(found.incarnation), mayVote: found.mayVote === true }
+  return {
+    ...expected,
+    incarnation: String(found.incarnation),
+    origin: found.origin === 'new' ? 'new' : 'existing',
+    mayVote: found.mayVote === true,
+    peers: { ...found.peers },
+  }
 }
 
 export function saveIdentity(disk: Disk, identity: MemberIdentity): Promise<void> {

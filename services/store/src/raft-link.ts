@@ -10,6 +10,8 @@ export interface RaftFrame {
   from: string
   /** Drawn when the sender's directory was made: one that forgot everything comes back under another. */
   incarnation: string
+  /** `existing`: its directory was made in place of a lost one, and it knows that. */
+  origin: string
   messages: unknown[]
 }
 
@@ -26,7 +28,7 @@ export class RaftLink {
   constructor(
     private readonly bus: Bus,
     private readonly log: Log,
-    private readonly self: { cluster: string; clusterId: string; member: string; incarnation: string },
+    private readonly self: { cluster: string; clusterId: string; member: string; incarnation: string; origin: string },
     private readonly receive: (frame: RaftFrame) => void,
   ) {
     this.subjects = new Subjects(self.cluster)
@@ -36,7 +38,7 @@ export class RaftLink {
   send(to: string, messages: readonly unknown[]): void {
     const subject = this.subjects.raft(this.self.member, to)
     try {
-      const frame = encode([VERSION, this.self.clusterId, this.self.incarnation, messages])
+      const frame = encode([VERSION, this.self.clusterId, this.self.incarnation, this.self.origin, messages])
       if (frame.length <= this.bus.payloadBytesMax) return this.bus.publish(subject, frame)
       const pieceBytes = this.bus.payloadBytesMax - PIECE_MARGIN_BYTES
       const count = Math.ceil(frame.length / pieceBytes)
@@ -60,10 +62,10 @@ export class RaftLink {
       const from = decodeToken(tokens[tokens.length - 2] as string)
       const frame = this.whole(from, payload)
       if (!frame) return
-      const [version, clusterId, incarnation, messages] = frame
-      if (version !== VERSION || typeof incarnation !== 'string' || !Array.isArray(messages)) throw new Error('not a raft frame of this version')
+      const [version, clusterId, incarnation, origin, messages] = frame
+      if (version !== VERSION || typeof incarnation !== 'string' || typeof origin !== 'string' || !Array.isArray(messages)) throw new Error('not a raft frame of this version')
       if (clusterId !== this.self.clusterId) throw new Error(`it belongs to cluster ${String(clusterId)}`)
-      this.receive({ from, incarnation, messages })
+      this.receive({ from, incarnation, origin, messages })
     } catch (error) {
       this.log.warn({ err: error, subject, bytes: payload.length }, 'refused a raft frame')
     }

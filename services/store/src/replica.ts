@@ -25,9 +25,11 @@ const CLUSTER_VERSION_MAX = 1
 const APPLY_SLICE = 500
 /** State held back from the disk above which applying waits for the checkpoint. */
 const UNSAVED_BYTES_MAX = 128 * 1024 * 1024
+/** Payload bytes kept in the log (which is in memory, too) below the checkpoint, whatever the number of entries. */
+const LOG_BYTES_MAX = 64 * 1024 * 1024
 /** A read that raft has not answered is asked again; then given up. */
 const READ_RETRY_MS = 400
-const READ_WAIT_MS_MAX = 5000
+const READ_WAIT_MS_MAX = 3000
 const READS_MAX = 10_000
 const SNAPSHOT_IDLE_MS = 30_000
 
@@ -80,6 +82,10 @@ export class Replica {
   private checkpointedMs: number
   private known: { role: string; leader: string | undefined; term: number } = { role: '', leader: undefined, term: -1 }
   private lastError: string | undefined
+  private readonly strangers = new Set<string>()
+  private savingIdentity: Promise<void> = Promise.resolve()
+  /** Payload bytes of the entries that the log holds, by batches as they were applied. */
+  private readonly logSizes: { index: number; bytes: number }[] = []
   /** As of the last pump. */
   private state: RaftStatus
 
@@ -157,7 +163,8 @@ export class Replica {
   }
 
   errors(): string[] {
-    return this.lastError === undefined ? [] : [this.lastError]
+    const strangers = [...this.strangers].sort().map((from) => `${from} forgot what it knew and says that it is new: refused`)
+    return [...(this.lastError === undefined ? [] : [this.lastError]), ...strangers]
   }
 
   figures(): Record<string, number> {
@@ -167,6 +174,7 @@ export class Replica {
   // ------------------------------------------------------------------------------------------------------------ inputs
 
   receive(frame: RaftFrame): void {
+    if (!this.knows(frame)) return
     for (const message of frame.messages) {
       const { from, to } = (message ?? {}) as Partial<RaftMessage>
       // The frame's sender is vouched for by the bus; what it says in its messages must agree.
@@ -174,6 +182,26 @@ export class Replica {
       else this.raft.step(message as RaftMessage)
     }
     this.pumpSoon()
+  }
+
+  /** A member that comes back empty and says that it is new would vote against what it acknowledged before. */
+  private knows({ from, incarnation, origin }: RaftFrame): boolean {
+    const known = this.identity.peers[from]
+    if (known === incarnation) return true
+    if (known !== undefined && origin === 'new') {
+      if (!this.strangers.has(from)) this.log.error({ from, known, incarnation }, 'member lost its directory and was started as new: its messages are refused; empty its directory and start it as existing')
+      this.strangers.add(from)
+      return false
+    }
+    this.strangers.delete(from)
+    this.identity = { ...this.identity, peers: { ...this.identity.peers, [from]: incarnation } }
+    // Should a crash come before it is written, it is learnt once more.
+    this.saveIdentity()
+    return true
+  }
+
+  private saveIdentity(): void {
+    this.savingIdentity = this.savingIdentity.then(() => saveIdentity(this.world.disk, this.identity)).catch((error: unknown) => this.hooks.failed(error))
   }
 
   tick(nowMs: number): void {
@@ -373,6 +401,7 @@ export class Replica {
     // After a restart raft may give again what the state holds already.
     const fresh = batch.filter(({ index }) => index > this.mvcc.appliedIndex)
     const last = batch[batch.length - 1] as LogEntry
+    this.logSizes.push({ index: last.index, bytes: batch.reduce((sum, { payload }) => sum + payload.length, 0) })
     if (fresh.length > 0) {
       const entries = fresh.map((entry): Entry => ({ index: entry.index, command: commandOf(entry) }))
       const results = this.mvcc.applyBatch(entries, [['raft', encode([last.index, last.term])]])
@@ -409,7 +438,7 @@ export class Replica {
       this.identity = { ...this.identity, mayVote: true }
       this.log.info({}, 'repaired: votes again')
       // Should a crash come before it is written, the repair is simply done once more.
-      saveIdentity(this.world.disk, this.identity).catch((error: unknown) => this.hooks.failed(error))
+      this.saveIdentity()
     }
     if (role === this.known.role && leader === this.known.leader && term === this.known.term) return
     const ledBefore = this.known.role === 'leader' && (role !== 'leader' || term !== this.known.term)
@@ -437,11 +466,11 @@ export class Replica {
   // ------------------------------------------------------------------------------------------------ checkpoint and log
 
   private checkpointIfDue(nowMs: number): void {
-    const { appliedIndex, durableIndex } = this.mvcc.engine
+    const { appliedIndex, durableIndex, unsavedBytes } = this.mvcc.engine
     if (appliedIndex === durableIndex) return
     const dueMs = this.options.checkpointPeriodMs ?? 5000
     const dueEntries = this.options.checkpointEntries ?? 10_000
-    if (nowMs - this.checkpointedMs >= dueMs || appliedIndex - durableIndex >= dueEntries) this.startCheckpoint()
+    if (nowMs - this.checkpointedMs >= dueMs || appliedIndex - durableIndex >= dueEntries || unsavedBytes > UNSAVED_BYTES_MAX / 4) this.startCheckpoint()
   }
 
   private startCheckpoint(): void {
@@ -466,13 +495,25 @@ export class Replica {
       this.counters.checkpoints = (this.counters.checkpoints ?? 0) + 1
       this.lastError = undefined
       if (this.closed) return
-      const cut = durable - (this.options.logKeepEntries ?? 5000)
+      const keep = this.options.logKeepEntries ?? 5000
+      const cut = Math.min(durable, Math.max(durable - keep, this.indexWithin(LOG_BYTES_MAX)))
       // Cutting little by little would only cost file operations.
-      const least = Math.max(1, Math.floor((this.options.logKeepEntries ?? 5000) / 2))
-      if (cut >= this.firstIndex + least) await this.cutLog(cut)
+      const large = this.logSizes.reduce((sum, { bytes }) => sum + bytes, 0) > LOG_BYTES_MAX
+      if (cut >= this.firstIndex + Math.max(1, Math.floor(keep / 2)) || (large && cut >= this.firstIndex)) await this.cutLog(cut)
     } finally {
       this.checkpointing = false
     }
+  }
+
+  /** The least index whose removal, with all below it, leaves at most so many bytes in the log. */
+  private indexWithin(bytesMax: number): number {
+    let bytes = 0
+    for (let at = this.logSizes.length - 1; at >= 0; at--) {
+      const size = this.logSizes[at] as { index: number; bytes: number }
+      bytes += size.bytes
+      if (bytes > bytesMax) return size.index
+    }
+    return 0
   }
 
   private async cutLog(index: number): Promise<void> {
@@ -480,6 +521,8 @@ export class Replica {
     if (!meta) return
     await this.raftLog.compact(meta)
     this.raft.compact(index)
+    const kept = this.logSizes.filter((size) => size.index > index)
+    this.logSizes.splice(0, this.logSizes.length, ...kept)
     this.counters.logCuts = (this.counters.logCuts ?? 0) + 1
   }
 

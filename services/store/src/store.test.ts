@@ -229,7 +229,26 @@ describe('failures', () => {
       assert.equal(await cluster.get(forgetful, 'a'), '1')
       await cluster.kill(leader)
       await cluster.put(forgetful, 'b', '1')
-      assert.equal(await code(cluster.startMember('s9' as never)), 'undefined undefined')
+    } finally {
+      await cluster.end()
+    }
+  })
+
+  test('a member that forgot everything and claims to be new is refused', async () => {
+    const cluster = await LocalCluster.start()
+    try {
+      const leader = await cluster.leader()
+      const liar = cluster.members.find((m) => m !== leader) as string
+      await cluster.put(leader, 'a', '1')
+      await cluster.kill(liar)
+      await cluster.wipe(liar)
+      await cluster.startMember(liar, { emptyDirectory: 'new' })
+      await cluster.until('the refusal', async () => (await cluster.status(leader))?.errors.some((error) => error.startsWith(liar)))
+      await cluster.kill(liar)
+      await cluster.wipe(liar)
+      await cluster.startMember(liar)
+      assert.equal(await cluster.get(liar, 'a'), '1')
+      assert.deepEqual((await cluster.status(leader))?.errors, [])
     } finally {
       await cluster.end()
     }
