@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { after, before, describe, test } from 'node:test'
-import type { CallError } from '@capstan/actor'
+import { type CallError, type Disk, DiskError } from '@capstan/actor'
 import type { LeaseGrantReply, LeaseTimeToLiveReply, ReadIndexReply, WatchData } from '@capstan/protocol'
 import { bytes, LocalCluster, text } from './testing/local-cluster.js'
 
@@ -141,7 +141,7 @@ describe('three members', () => {
   })
 })
 
-describe('failures', () => {
+describe('failures', { concurrency: 4 }, () => {
   test('the leader dies under writes: others take over, nothing acknowledged is lost, it comes back', async () => {
     const cluster = await LocalCluster.start()
     try {
@@ -263,6 +263,60 @@ describe('failures', () => {
       await cluster.put(rest[0] as string, 'a', '1')
       await cluster.startMember(first)
       assert.equal(await cluster.get(first, 'a'), '1')
+    } finally {
+      await cluster.end()
+    }
+  })
+
+  test('a full disk refuses writes and serves reads; a failed write of the log restarts the member', async () => {
+    const cluster = await LocalCluster.start({ size: 1 })
+    try {
+      await cluster.put('s0', 'a', '1')
+      await cluster.stop('s0')
+      let free = 0
+      let failWrites = 0
+      const wrap = (disk: Disk): Disk => ({
+        list: (dir) => disk.list(dir),
+        read: (path) => disk.read(path),
+        writeAtomic: (path, contents) => disk.writeAtomic(path, contents),
+        rename: (from, to) => disk.rename(from, to),
+        remove: (path) => disk.remove(path),
+        syncDir: (dir) => disk.syncDir(dir),
+        freeBytes: () => Promise.resolve(free),
+        open: async (path, options) => {
+          const file = await disk.open(path, options)
+          const failing: typeof file = Object.create(file)
+          failing.write = (offset, contents) => (failWrites-- > 0 ? Promise.reject(new DiskError('IO', 'planted')) : file.write(offset, contents))
+          failing.read = (offset, length) => file.read(offset, length)
+          failing.sync = () => file.sync()
+          failing.truncate = (size) => file.truncate(size)
+          failing.close = () => file.close()
+          return failing
+        },
+      })
+      await cluster.startMember('s0', { freeBytesMin: 1000 }, wrap)
+      await cluster.until('the refusal', async () => (await cluster.status('s0'))?.errors.length)
+      assert.equal(await code(cluster.put('s0', 'b', '1')), 'NO_SPACE not-applied')
+      assert.equal(await cluster.get('s0', 'a'), '1')
+      await cluster.stop('s0')
+      free = 1e9
+      await cluster.startMember('s0', {}, wrap)
+      await cluster.put('s0', 'b', '1')
+      failWrites = 1
+      assert.match(await code(cluster.put('s0', 'c', '1')), /maybe-applied$/)
+      await cluster.until('the restart', () => cluster.put('s0', 'd', '1').catch(() => undefined))
+      assert.equal(await cluster.get('s0', 'b'), '1')
+    } finally {
+      await cluster.end()
+    }
+  })
+
+  test('history is compacted by itself', async () => {
+    const cluster = await LocalCluster.start({ size: 1, compaction: { keepMs: 300 } })
+    try {
+      for (let i = 0; i < 20; i++) await cluster.put('s0', 'a', String(i))
+      await cluster.until('the compaction', async () => ((await cluster.status('s0'))?.compactRevision ?? 0) >= 21)
+      assert.equal(await cluster.get('s0', 'a'), '19')
     } finally {
       await cluster.end()
     }

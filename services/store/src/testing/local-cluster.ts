@@ -1,7 +1,7 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { Caller, type Log } from '@capstan/actor'
+import { Caller, type Disk, type Log } from '@capstan/actor'
 import { grants, identityToken, type StoreStatusReply, type StoreVerb, Subjects } from '@capstan/protocol'
 import { LmdbStateEngine, MemoryBroker, type MemoryBus, RealClock, RealDisk, RealRandom, realLog, silentLog } from '@capstan/real'
 import { startStore } from '../index.js'
@@ -42,12 +42,12 @@ export class LocalCluster {
     return this.broker.connect({ identity: token, inbox: this.subjects.inbox(token, 'i1'), grants: grants(CLUSTER, identity) })
   }
 
-  async startMember(member: string, more: Partial<StoreOptions> = {}): Promise<StoreHandle> {
+  async startMember(member: string, more: Partial<StoreOptions> = {}, wrapDisk = (disk: Disk): Disk => disk): Promise<StoreHandle> {
     const bus = this.connect('store', member)
     this.buses.set(member, bus)
     const dir = join(this.dir, member)
     const handle = await startStore(
-      { clock: this.clock, random: new RealRandom(), bus, disk: new RealDisk(dir), log: this.log },
+      { clock: this.clock, random: new RealRandom(), bus, disk: wrapDisk(new RealDisk(dir)), log: this.log },
       {
         cluster: CLUSTER,
         clusterId: 'c1',
