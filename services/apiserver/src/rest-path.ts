@@ -2,6 +2,7 @@
 import type { ApiOptions, ApiRequest, ApiVerb, PatchType } from '@capstan/protocol'
 import { badRequest, methodNotAllowed, notAcceptable, unsupportedMediaType } from './errors.js'
 import type { Media } from './options.js'
+import { PROTOBUF } from './protobuf.js'
 
 export type Query = Readonly<Record<string, string>>
 
@@ -130,10 +131,11 @@ export function patchTypeOf(contentType: string): PatchType {
 }
 
 /** How the body is written. @throws ApiError 415 */
-export function bodyFormatOf(contentType: string): 'json' | 'yaml' {
+export function bodyFormatOf(contentType: string): 'json' | 'yaml' | 'protobuf' {
   const type = mediaTypeOf(contentType)
   if (type === '' || type === 'application/json' || type === 'text/json' || type.endsWith('+json')) return 'json'
   if (type === 'application/yaml' || type === 'text/yaml' || type === 'application/x-yaml' || type.endsWith('+yaml')) return 'yaml'
+  if (type === PROTOBUF) return 'protobuf'
   throw unsupportedMediaType(
     'the body of the request was in an unknown format - accepted media types include: application/json, application/yaml',
   )

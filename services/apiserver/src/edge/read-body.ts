@@ -2,6 +2,7 @@ import type { IncomingMessage } from 'node:http'
 import type { Http2ServerRequest } from 'node:http2'
 import { parseDocument } from 'yaml'
 import { badRequest, tooLarge } from '../errors.js'
+import { decodeProtobuf } from '../protobuf.js'
 
 /** Kubernetes' bound for one request's body. */
 export const BODY_BYTES_MAX = 3 * 1024 * 1024
@@ -34,8 +35,9 @@ export function readBody(request: IncomingMessage | Http2ServerRequest): Promise
 }
 
 /** @throws ApiError 400 with the position of what is wrong. */
-export function parseBody(body: Buffer, format: 'json' | 'yaml'): unknown {
+export function parseBody(body: Buffer, format: 'json' | 'yaml' | 'protobuf'): unknown {
   if (body.length === 0) return undefined
+  if (format === 'protobuf') return decodeProtobuf(body)
   const text = body.toString('utf8')
   if (format === 'json') {
     try {
