@@ -22,8 +22,9 @@ import { BeatTracker } from './beat-tracker.js'
 import type { KubeObject } from './kube-object.js'
 
 const TIMEOUT_MS = 10_000
-/** One attempt at a read, so that a hung instance leaves time for another. */
-const READ_ATTEMPT_MS = 3000
+/** One attempt at a read takes a third of the time at most, so that a hung instance leaves time for others. */
+const READ_ATTEMPTS = 3
+const READ_ATTEMPT_MS_MIN = 500
 const WRITE_ATTEMPT_MS = 6000
 /** An instance that failed to answer is left out for so long, unless none else is there. */
 const LEFT_OUT_MS = 3000
@@ -289,7 +290,8 @@ export class BusApiClient implements ApiClient {
       const instance = this.choose(tried)
       if (instance !== undefined) {
         try {
-          const attemptMs = Math.min(remaining, isRead ? READ_ATTEMPT_MS : WRITE_ATTEMPT_MS)
+          const longestMs = isRead ? Math.max(READ_ATTEMPT_MS_MIN, timeoutMs / READ_ATTEMPTS) : WRITE_ATTEMPT_MS
+          const attemptMs = Math.min(remaining, longestMs)
           const subject = this.subjects.api(instance, this.world.bus.identity, verb)
           const reply = (await this.caller.call(subject, request, { timeoutMs: attemptMs })) as ApiReply
           return parse(reply?.body) as T

@@ -29,8 +29,8 @@ export function startNodeLifecycle(parts: PartContext): Part {
   const { clock } = world
   const options = parts.options.nodes ?? {}
   const judge = new NodeJudge({
-    beatGraceMs: options.beatGraceMs ?? 3000,
-    leaseGraceMs: options.leaseGraceMs ?? 3500,
+    beatGraceMs: options.beatGraceMs ?? 4000,
+    leaseGraceMs: options.leaseGraceMs ?? 4700,
     atOnceMs: options.atOnceMs ?? 10_000,
     disruptionHoldMs: options.disruptionHoldMs ?? 60_000,
   })
@@ -138,18 +138,16 @@ export function startNodeLifecycle(parts: PartContext): Part {
     const silences = nodes.list().map((node) => {
       const name = node.metadata.name ?? ''
       const sinceMs = Math.max(restartMs, firstMs.get(name) ?? restartMs)
-      const beatSilenceMs = kubelets.silenceMs(name) ?? now - sinceMs
+      const beatSilenceMs = kubelets.silenceMs(name)
       const leaseSilenceMs = now - Math.max(sinceMs, renewedMs.get(name) ?? 0)
-      const heardSince = now - beatSilenceMs > sinceMs || (renewedMs.get(name) ?? 0) > sinceMs
+      const heardSince =
+        (beatSilenceMs !== undefined && beatSilenceMs < now - sinceMs - 1) || (renewedMs.get(name) ?? 0) > sinceMs
       const head = heardSince ? 0 : FIRST_HEARING_MS
       const alreadyLost =
         condition(node.status?.conditions, 'Ready')?.status === 'Unknown' && hasTaint(node, UNREACHABLE, 'NoExecute')
-      return {
-        name,
-        beatMs: Math.min(beatSilenceMs, now - restartMs) - head,
-        leaseMs: leaseSilenceMs - head,
-        alreadyLost,
-      }
+      // The silence of beats may have begun before this judge's wait did.
+      const beatMs = Math.min(beatSilenceMs ?? Infinity, now - sinceMs) - head
+      return { name, beatMs, leaseMs: leaseSilenceMs - head, alreadyLost }
     })
     for (const name of judge.judge(silences, now)) {
       log.info({ node: name, verdict: judge.verdict(name) }, 'verdict on a node changed')

@@ -19,9 +19,12 @@ export interface ControllerManagerOptions {
 }
 
 export interface NodeLifecycleOptions {
-  /** A kubelet whose beats are missing so long … Default 3,000. */
+  /**
+   * A kubelet whose beats are missing so long … Default 4,000. Both graces must outlast a period of 1 s and a pause of a
+   * process of 3 s, which marks no node.
+   */
   beatGraceMs?: number
-  /** … *and* whose Lease was not renewed so long counts as silent. Default 3,500. */
+  /** … *and* whose Lease was not renewed so long counts as silent. Default 4,700. */
   leaseGraceMs?: number
   /** Nodes that fell silent within this time fell silent at once. Default 10,000. */
   atOnceMs?: number
