@@ -35,7 +35,14 @@ export function checkRange(range: KeyRange, limits: TxnLimits = TXN_LIMITS): voi
   if (range.rangeEnd !== undefined) checkBytes('rangeEnd', range.rangeEnd, limits.keyBytesMax)
 }
 
-const NUMBER_FIELDS = ['revision', 'limit', 'minModRevision', 'maxModRevision', 'minCreateRevision', 'maxCreateRevision'] as const
+const NUMBER_FIELDS = [
+  'revision',
+  'limit',
+  'minModRevision',
+  'maxModRevision',
+  'minCreateRevision',
+  'maxCreateRevision',
+] as const
 const SORT_TARGETS = ['key', 'version', 'create', 'mod', 'value']
 
 /** @throws MvccError BAD_REQUEST */
@@ -43,9 +50,11 @@ export function checkQuery(query: KeyRange & Record<string, unknown>, limits: Tx
   checkRange(query, limits)
   for (const name of NUMBER_FIELDS) {
     const value = query[name]
-    if (value !== undefined && (!Number.isSafeInteger(value) || (value as number) < 0)) throw bad(`${name} must be a whole number from 0, not ${String(value)}`)
+    if (value !== undefined && (!Number.isSafeInteger(value) || (value as number) < 0))
+      throw bad(`${name} must be a whole number from 0, not ${String(value)}`)
   }
-  if (query.sortTarget !== undefined && !SORT_TARGETS.includes(query.sortTarget as string)) throw bad(`unknown sortTarget ${String(query.sortTarget)}`)
+  if (query.sortTarget !== undefined && !SORT_TARGETS.includes(query.sortTarget as string))
+    throw bad(`unknown sortTarget ${String(query.sortTarget)}`)
   if (query.sortOrder !== undefined && query.sortOrder !== 'ascend' && query.sortOrder !== 'descend')
     throw bad(`unknown sortOrder ${String(query.sortOrder)}`)
 }
@@ -55,7 +64,8 @@ function checkCompare(c: Compare, limits: TxnLimits): void {
   if (!['=', '!=', '<', '>'].includes(c.result)) throw bad(`unknown comparison ${String(c.result)}`)
   if (c.target === 'value') {
     if (!(c.operand instanceof Uint8Array)) throw bad('a value is compared with bytes')
-  } else if (!['version', 'create', 'mod', 'lease'].includes(c.target)) throw bad(`unknown comparison target ${String(c.target)}`)
+  } else if (!['version', 'create', 'mod', 'lease'].includes(c.target))
+    throw bad(`unknown comparison target ${String(c.target)}`)
   else if (!Number.isSafeInteger(c.operand)) throw bad(`${c.target} is compared with a whole number`)
 }
 
@@ -66,7 +76,8 @@ function checkOp(op: TxnOp, limits: TxnLimits, depth: number): void {
       checkRange({ key: op.key }, limits)
       if (!op.ignoreValue) checkBytes('value', op.value, Number.MAX_SAFE_INTEGER)
       else if (op.value !== undefined && op.value.length > 0) throw bad('a value is given together with ignoreValue')
-      if (op.lease !== undefined && (!Number.isSafeInteger(op.lease) || op.lease < 0)) throw bad(`lease must be a whole number from 0, not ${op.lease}`)
+      if (op.lease !== undefined && (!Number.isSafeInteger(op.lease) || op.lease < 0))
+        throw bad(`lease must be a whole number from 0, not ${op.lease}`)
       if (op.ignoreLease && op.lease) throw bad('a lease is given together with ignoreLease')
       return
     case 'delete':

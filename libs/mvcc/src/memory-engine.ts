@@ -32,7 +32,8 @@ export class MemoryStateEngine implements StateEngine {
   }
 
   commit(batch: readonly EngineWrite[], appliedIndex: number): void {
-    if (appliedIndex < this.appliedIndex) throw new Error(`applied index falls from ${this.appliedIndex} to ${appliedIndex}`)
+    if (appliedIndex < this.appliedIndex)
+      throw new Error(`applied index falls from ${this.appliedIndex} to ${appliedIndex}`)
     for (const [key, value] of batch) {
       const name = toLatin1(key)
       const old = this.tree.get(name)
@@ -90,7 +91,11 @@ function sizeOf(tree: OrderedMap<Uint8Array>): number {
   return bytes
 }
 
-function* rangeOf(tree: OrderedMap<Uint8Array>, from: Uint8Array, to?: Uint8Array): Generator<[Uint8Array, Uint8Array]> {
+function* rangeOf(
+  tree: OrderedMap<Uint8Array>,
+  from: Uint8Array,
+  to?: Uint8Array,
+): Generator<[Uint8Array, Uint8Array]> {
   const end = to && toLatin1(to)
   for (const [key, value] of tree.entries(toLatin1(from))) {
     if (end !== undefined && key >= end) return

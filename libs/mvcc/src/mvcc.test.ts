@@ -11,7 +11,12 @@ import { MvccError } from './types.js'
 
 const bytes = (text: string) => new Uint8Array(Buffer.from(text, 'latin1'))
 const text = (b: Uint8Array) => Buffer.from(b).toString('latin1')
-const put = (key: string, value: string, more: object = {}): TxnOp => ({ type: 'put', key: bytes(key), value: bytes(value), ...more })
+const put = (key: string, value: string, more: object = {}): TxnOp => ({
+  type: 'put',
+  key: bytes(key),
+  value: bytes(value),
+  ...more,
+})
 const remove = (key: string, more: object = {}): TxnOp => ({ type: 'delete', key: bytes(key), ...more })
 const ops = (...success: TxnOp[]): Command => ({ type: 'txn', txn: { compare: [], success, failure: [] } })
 
@@ -30,7 +35,9 @@ class Bench {
     return this.apply(command)[0] as CommandResult
   }
   reads(query: Partial<RangeQuery> & { key: Uint8Array }): string[] {
-    return this.mvcc.range(query).kvs.map((kv) => `${text(kv.key)}=${text(kv.value)}@${kv.createRevision}/${kv.modRevision}/${kv.version}`)
+    return this.mvcc
+      .range(query)
+      .kvs.map((kv) => `${text(kv.key)}=${text(kv.value)}@${kv.createRevision}/${kv.modRevision}/${kv.version}`)
   }
 }
 
@@ -48,17 +55,26 @@ const codeOf = (run: () => unknown): string => {
 test('revisions, versions and deletion as etcd counts them', () => {
   const bench = new Bench()
   assert.equal(bench.mvcc.revision, 1)
-  bench.apply(ops(put('a', '1')), ops(put('a', '2'), put('b', 'x')), ops(remove('a')), ops(remove('a')), ops(put('a', '3')))
+  bench.apply(
+    ops(put('a', '1')),
+    ops(put('a', '2'), put('b', 'x')),
+    ops(remove('a')),
+    ops(remove('a')),
+    ops(put('a', '3')),
+  )
   assert.equal(bench.mvcc.revision, 5)
   assert.deepEqual(bench.reads(ALL), ['a=3@5/5/1', 'b=x@3/3/1'])
   assert.deepEqual(bench.reads({ ...ALL, revision: 3 }), ['a=2@2/3/2', 'b=x@3/3/1'])
   assert.deepEqual(bench.reads({ ...ALL, revision: 4 }), ['b=x@3/3/1'])
-  assert.deepEqual(bench.seen.map((r) => [r.revision, r.events.map((e) => `${e.type} ${text(e.kv.key)}`).join()]), [
-    [2, 'put a'],
-    [3, 'put a,put b'],
-    [4, 'delete a'],
-    [5, 'put a'],
-  ])
+  assert.deepEqual(
+    bench.seen.map((r) => [r.revision, r.events.map((e) => `${e.type} ${text(e.kv.key)}`).join()]),
+    [
+      [2, 'put a'],
+      [3, 'put a,put b'],
+      [4, 'delete a'],
+      [5, 'put a'],
+    ],
+  )
   assert.equal(text(bench.mvcc.previous(bytes('a'), 4)?.value ?? bytes('')), '2')
   assert.equal(bench.mvcc.previous(bytes('a'), 5), undefined)
 })
@@ -66,16 +82,28 @@ test('revisions, versions and deletion as etcd counts them', () => {
 test('compaction refuses what is older, keeps what is readable, and a deletion at its own revision', () => {
   const bench = new Bench()
   bench.apply(ops(put('a', '1')), ops(put('a', '2')), ops(put('b', '1')), ops(remove('b')), ops(put('a', '3')))
-  assert.equal(codeOf(() => bench.mvcc.range({ ...ALL, revision: 99 })), 'FUTURE_REVISION')
+  assert.equal(
+    codeOf(() => bench.mvcc.range({ ...ALL, revision: 99 })),
+    'FUTURE_REVISION',
+  )
   assert.deepEqual(bench.one({ type: 'compact', revision: 99 }).type, 'failed')
   assert.deepEqual(bench.one({ type: 'compact', revision: 5 }).type, 'done')
   const before = [...bench.mvcc.dump()]
   while (bench.mvcc.sweep(1)) assert.deepEqual([...bench.mvcc.dump()], before)
   assert.deepEqual([...bench.mvcc.dump()], before)
-  assert.equal(codeOf(() => bench.mvcc.range({ ...ALL, revision: 4 })), 'COMPACTED')
-  assert.equal(codeOf(() => bench.mvcc.eventsSince(4, ALL)), 'COMPACTED')
+  assert.equal(
+    codeOf(() => bench.mvcc.range({ ...ALL, revision: 4 })),
+    'COMPACTED',
+  )
+  assert.equal(
+    codeOf(() => bench.mvcc.eventsSince(4, ALL)),
+    'COMPACTED',
+  )
   assert.deepEqual(bench.reads({ ...ALL, revision: 5 }), ['a=2@2/3/2'])
-  assert.deepEqual(bench.mvcc.eventsSince(5, ALL).batch.map((r) => r.events.map((e) => e.type)), [['delete'], ['put']])
+  assert.deepEqual(
+    bench.mvcc.eventsSince(5, ALL).batch.map((r) => r.events.map((e) => e.type)),
+    [['delete'], ['put']],
+  )
   const again = bench.one({ type: 'compact', revision: 5 })
   assert.ok(again.type === 'failed' && again.error.code === 'COMPACTED')
   bench.one({ type: 'compact', revision: 6 })
@@ -92,13 +120,25 @@ test('leases: attach, move, revoke in one revision, checkpoint', () => {
   )
   assert.ok(exists?.type === 'failed' && exists.error.code === 'LEASE_EXISTS')
   assert.ok(missing?.type === 'failed' && missing.error.code === 'LEASE_NOT_FOUND')
-  bench.apply(ops(put('b', '1', { lease: 7 }), put('a', '1', { lease: 7 }), put('c', '1', { lease: 7 })), ops(put('c', '2')))
+  bench.apply(
+    ops(put('b', '1', { lease: 7 }), put('a', '1', { lease: 7 }), put('c', '1', { lease: 7 })),
+    ops(put('c', '2')),
+  )
   assert.deepEqual(bench.mvcc.leaseKeys(7).map(text), ['a', 'b'])
-  bench.apply({ type: 'leaseCheckpoint', remaining: [{ id: 7, seconds: 4 }, { id: 99, seconds: 1 }] })
+  bench.apply({
+    type: 'leaseCheckpoint',
+    remaining: [
+      { id: 7, seconds: 4 },
+      { id: 99, seconds: 1 },
+    ],
+  })
   assert.deepEqual(bench.mvcc.lease(7), { id: 7, ttlSeconds: 10, remainingSeconds: 4 })
   bench.apply({ type: 'leaseRevoke', id: 7 })
   assert.deepEqual(bench.reads(ALL), ['c=2@2/3/2'])
-  assert.deepEqual(bench.seen.at(-1)?.events.map((e) => `${e.type} ${text(e.kv.key)}`), ['delete a', 'delete b'])
+  assert.deepEqual(
+    bench.seen.at(-1)?.events.map((e) => `${e.type} ${text(e.kv.key)}`),
+    ['delete a', 'delete b'],
+  )
   assert.deepEqual(bench.mvcc.leases(), [])
 })
 
@@ -109,7 +149,10 @@ test('a repeated proposal applies once, also out of order, after restart and wit
     txn: { compare: [], success, failure: [] },
     session: { clientId: 'client', seq },
   })
-  const [first, second] = bench.apply(session(2, put('a', '1', { prevKv: true })), session(2, put('a', '1', { prevKv: true })))
+  const [first, second] = bench.apply(
+    session(2, put('a', '1', { prevKv: true })),
+    session(2, put('a', '1', { prevKv: true })),
+  )
   assert.deepEqual(second, { ...first, repeated: true })
   bench.apply(session(1, put('b', '1')))
   bench.apply(session(1, put('b', '1')))
@@ -137,7 +180,11 @@ test('bad transactions are refused and change nothing', () => {
     { compare: [], success: [put('', 'x')], failure: [] },
     { compare: [], success: [put('a', 'x'), put('a', 'y')], failure: [] },
     { compare: [], success: [put('b', 'x'), remove('a', { rangeEnd: bytes('c') })], failure: [] },
-    { compare: [], success: [{ type: 'txn', txn: { compare: [], success: [put('a', '1')], failure: [] } }, put('a', 'y')], failure: [] },
+    {
+      compare: [],
+      success: [{ type: 'txn', txn: { compare: [], success: [put('a', '1')], failure: [] } }, put('a', 'y')],
+      failure: [],
+    },
     { compare: [{ key: bytes('a'), target: 'mod', result: '~', operand: 1 }], success: [], failure: [] },
     { compare: [{ key: bytes('a'), target: 'value', result: '=', operand: 1 }], success: [], failure: [] },
     { compare: [], success: [{ type: 'boom' }], failure: [] },
@@ -175,39 +222,53 @@ test('a damaged or short snapshot is refused', async () => {
 const keyArb = fc.constantFrom('a', 'b', 'ba', 'c')
 const rangeArb = fc.oneof(
   keyArb.map((key): KeyRange => ({ key: bytes(key) })),
-  fc.tuple(keyArb, fc.constantFrom('b', 'bb', 'd', '\0')).map(([key, end]): KeyRange => ({ key: bytes(key), rangeEnd: bytes(end) })),
+  fc
+    .tuple(keyArb, fc.constantFrom('b', 'bb', 'd', '\0'))
+    .map(([key, end]): KeyRange => ({ key: bytes(key), rangeEnd: bytes(end) })),
 )
 const small = fc.integer({ min: 0, max: 12 })
-const queryArb = fc.tuple(rangeArb, fc.record(
-  {
-    revision: small,
-    limit: fc.integer({ min: 0, max: 3 }),
-    keysOnly: fc.boolean(),
-    countOnly: fc.boolean(),
-    sortTarget: fc.constantFrom('key', 'version', 'create', 'mod', 'value'),
-    sortOrder: fc.constantFrom('ascend', 'descend'),
-    minModRevision: small,
-    maxModRevision: small,
-    minCreateRevision: small,
-    maxCreateRevision: small,
-  },
-  { requiredKeys: [] },
-)).map(([range, more]) => ({ ...range, ...more }) as RangeQuery)
-const compareArb = fc.tuple(
-  rangeArb,
-  fc.constantFrom('=', '!=', '<', '>'),
-  fc.oneof(
-    fc.tuple(fc.constantFrom('version', 'create', 'mod', 'lease'), small),
-    fc.tuple(fc.constant('value'), fc.constantFrom('x', 'y').map(bytes)),
-  ),
-).map(([range, result, [target, operand]]) => ({ ...range, result, target, operand }) as Txn['compare'][number])
+const queryArb = fc
+  .tuple(
+    rangeArb,
+    fc.record(
+      {
+        revision: small,
+        limit: fc.integer({ min: 0, max: 3 }),
+        keysOnly: fc.boolean(),
+        countOnly: fc.boolean(),
+        sortTarget: fc.constantFrom('key', 'version', 'create', 'mod', 'value'),
+        sortOrder: fc.constantFrom('ascend', 'descend'),
+        minModRevision: small,
+        maxModRevision: small,
+        minCreateRevision: small,
+        maxCreateRevision: small,
+      },
+      { requiredKeys: [] },
+    ),
+  )
+  .map(([range, more]) => ({ ...range, ...more }) as RangeQuery)
+const compareArb = fc
+  .tuple(
+    rangeArb,
+    fc.constantFrom('=', '!=', '<', '>'),
+    fc.oneof(
+      fc.tuple(fc.constantFrom('version', 'create', 'mod', 'lease'), small),
+      fc.tuple(fc.constant('value'), fc.constantFrom('x', 'y').map(bytes)),
+    ),
+  )
+  .map(([range, result, [target, operand]]) => ({ ...range, result, target, operand }) as Txn['compare'][number])
 const opArb: fc.Arbitrary<TxnOp> = fc.oneof(
-  fc.tuple(keyArb, fc.constantFrom('x', 'y', 'z'), fc.constantFrom(0, 0, 0, 1, 2), fc.boolean())
+  fc
+    .tuple(keyArb, fc.constantFrom('x', 'y', 'z'), fc.constantFrom(0, 0, 0, 1, 2), fc.boolean())
     .map(([key, value, lease, prevKv]) => put(key, value, { lease, prevKv })),
   fc.tuple(rangeArb, fc.boolean()).map(([range, prevKv]): TxnOp => ({ type: 'delete', ...range, prevKv })),
   queryArb.map((query): TxnOp => ({ type: 'range', ...query })),
 )
-const flatArb = fc.record({ compare: fc.array(compareArb, { maxLength: 2 }), success: fc.array(opArb, { maxLength: 3 }), failure: fc.array(opArb, { maxLength: 2 }) })
+const flatArb = fc.record({
+  compare: fc.array(compareArb, { maxLength: 2 }),
+  success: fc.array(opArb, { maxLength: 3 }),
+  failure: fc.array(opArb, { maxLength: 2 }),
+})
 const txnArb: fc.Arbitrary<Txn> = fc.oneof(
   { weight: 5, arbitrary: flatArb },
   { weight: 1, arbitrary: flatArb.map((txn): Txn => ({ compare: [], success: [{ type: 'txn', txn }], failure: [] })) },
@@ -222,67 +283,72 @@ const stepArb = fc.oneof(
 
 test('against the naive twin: transactions, leases, compaction, restart, snapshot', async () => {
   await fc.assert(
-    fc.asyncProperty(fc.array(stepArb, { maxLength: 25 }), fc.array(queryArb, { maxLength: 4 }), rangeArb, async (steps, queries, watched) => {
-      const bench = new Bench()
-      const twin = new NaiveStore()
-      for (const step of steps) {
-        const dump = [...bench.mvcc.dump()]
-        if (step === 'restart') {
-          await bench.mvcc.engine.checkpoint()
-          bench.mvcc = new Mvcc(new MemoryStateEngine(bench.storage), { recentBytesMax: 0 })
-          assert.deepEqual([...bench.mvcc.dump()], dump)
-        } else if (step === 'snapshot') {
-          const engine = new MemoryStateEngine((bench.storage = new MemoryStorage()))
-          const receiver = new SnapshotReceiver(engine)
-          for (const chunk of snapshotChunks(bench.mvcc.engine.snapshot(), 11)) await receiver.write(chunk)
-          await receiver.finish()
-          bench.mvcc = new Mvcc(engine)
-          assert.deepEqual([...bench.mvcc.dump()], dump)
-        } else if (step === 'sweep') {
-          bench.mvcc.sweep(2)
-          assert.deepEqual([...bench.mvcc.dump()], dump)
-        } else {
-          const result = bench.one(step)
-          const code = result.type === 'failed' ? result.error.code : undefined
-          if (step.type === 'txn') {
-            if (code === 'BAD_REQUEST') continue // A key touched twice: the twin does not judge that.
-            const { type: _, repeated: __, ...plain } = result as Extract<CommandResult, { type: 'txn' }>
-            assert.deepEqual(code ?? plain, twin.txn(step.txn))
-          } else if (step.type === 'leaseGrant') assert.equal(code, twin.grant(step.id, step.ttlSeconds))
-          else if (step.type === 'leaseRevoke') assert.equal(code, twin.revoke(step.id))
-          else if (step.type === 'compact') assert.equal(code, twin.compact(step.revision))
-        }
-        assert.equal(bench.mvcc.revision, twin.revision)
-      }
-      for (const query of queries) {
-        let got: unknown
-        try {
-          got = bench.mvcc.range(query)
-        } catch (error) {
-          got = (error as MvccError).code
-        }
-        assert.deepEqual(got, twin.range(query))
-      }
-      for (let start = 1; start <= twin.revision; start++) {
-        let got: unknown = []
-        try {
-          for (let next = start; next <= bench.mvcc.revision; ) {
-            const { batch, nextRevision } = bench.mvcc.eventsSince(next, watched, 2)
-            for (const { revision, events } of batch)
-              (got as unknown[]).push(
-                ...events
-                  .map((e) => ({ revision, key: text(e.kv.key), type: e.type, value: text(e.kv.value) }))
-                  .sort((a, b) => (a.key < b.key ? -1 : 1)),
-              )
-            assert.ok(nextRevision > next)
-            next = nextRevision
+    fc.asyncProperty(
+      fc.array(stepArb, { maxLength: 25 }),
+      fc.array(queryArb, { maxLength: 4 }),
+      rangeArb,
+      async (steps, queries, watched) => {
+        const bench = new Bench()
+        const twin = new NaiveStore()
+        for (const step of steps) {
+          const dump = [...bench.mvcc.dump()]
+          if (step === 'restart') {
+            await bench.mvcc.engine.checkpoint()
+            bench.mvcc = new Mvcc(new MemoryStateEngine(bench.storage), { recentBytesMax: 0 })
+            assert.deepEqual([...bench.mvcc.dump()], dump)
+          } else if (step === 'snapshot') {
+            const engine = new MemoryStateEngine((bench.storage = new MemoryStorage()))
+            const receiver = new SnapshotReceiver(engine)
+            for (const chunk of snapshotChunks(bench.mvcc.engine.snapshot(), 11)) await receiver.write(chunk)
+            await receiver.finish()
+            bench.mvcc = new Mvcc(engine)
+            assert.deepEqual([...bench.mvcc.dump()], dump)
+          } else if (step === 'sweep') {
+            bench.mvcc.sweep(2)
+            assert.deepEqual([...bench.mvcc.dump()], dump)
+          } else {
+            const result = bench.one(step)
+            const code = result.type === 'failed' ? result.error.code : undefined
+            if (step.type === 'txn') {
+              if (code === 'BAD_REQUEST') continue // A key touched twice: the twin does not judge that.
+              const { type: _, repeated: __, ...plain } = result as Extract<CommandResult, { type: 'txn' }>
+              assert.deepEqual(code ?? plain, twin.txn(step.txn))
+            } else if (step.type === 'leaseGrant') assert.equal(code, twin.grant(step.id, step.ttlSeconds))
+            else if (step.type === 'leaseRevoke') assert.equal(code, twin.revoke(step.id))
+            else if (step.type === 'compact') assert.equal(code, twin.compact(step.revision))
           }
-        } catch (error) {
-          got = (error as MvccError).code
+          assert.equal(bench.mvcc.revision, twin.revision)
         }
-        assert.deepEqual(got, twin.events(start, watched))
-      }
-    }),
+        for (const query of queries) {
+          let got: unknown
+          try {
+            got = bench.mvcc.range(query)
+          } catch (error) {
+            got = (error as MvccError).code
+          }
+          assert.deepEqual(got, twin.range(query))
+        }
+        for (let start = 1; start <= twin.revision; start++) {
+          let got: unknown = []
+          try {
+            for (let next = start; next <= bench.mvcc.revision; ) {
+              const { batch, nextRevision } = bench.mvcc.eventsSince(next, watched, 2)
+              for (const { revision, events } of batch)
+                (got as unknown[]).push(
+                  ...events
+                    .map((e) => ({ revision, key: text(e.kv.key), type: e.type, value: text(e.kv.value) }))
+                    .sort((a, b) => (a.key < b.key ? -1 : 1)),
+                )
+              assert.ok(nextRevision > next)
+              next = nextRevision
+            }
+          } catch (error) {
+            got = (error as MvccError).code
+          }
+          assert.deepEqual(got, twin.events(start, watched))
+        }
+      },
+    ),
     { numRuns: 400 },
   )
 })

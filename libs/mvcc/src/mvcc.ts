@@ -130,7 +130,10 @@ export class Mvcc {
    * were applied before are skipped (their results are missing at the end). Listeners hear of it after the commit.
    * `extra`: what the owner keeps beside (see `extra`), in the same commit.
    */
-  applyBatch(entries: readonly Entry[], extra: readonly (readonly [name: string, value: Uint8Array])[] = []): CommandResult[] {
+  applyBatch(
+    entries: readonly Entry[],
+    extra: readonly (readonly [name: string, value: Uint8Array])[] = [],
+  ): CommandResult[] {
     const results: CommandResult[] = []
     const happened: RevisionEvents[] = []
     const revisionBefore = this.revision
@@ -282,7 +285,15 @@ export class Mvcc {
 
   private deleteKey(key: string, old: Change, writer: Writer): void {
     if (old.lease !== 0) this.detach(old.lease, key)
-    const change: Change = { main: writer.revision, sub: writer.events.length, create: 0, version: 0, lease: 0, deleted: true, value: NO_BYTES }
+    const change: Change = {
+      main: writer.revision,
+      sub: writer.events.length,
+      create: 0,
+      version: 0,
+      lease: 0,
+      deleted: true,
+      value: NO_BYTES,
+    }
     this.record(key, change, NO_BYTES)
     writer.events.push({ type: 'delete', kv: this.keyValue(key, change, false) })
   }
@@ -313,7 +324,9 @@ export class Mvcc {
     const limit = query.limit ?? 0
     const natural = query.sortTarget === undefined || query.sortTarget === 'key'
     const backwards = query.sortOrder === 'descend'
-    const filtered = Boolean(query.minModRevision || query.maxModRevision || query.minCreateRevision || query.maxCreateRevision)
+    const filtered = Boolean(
+      query.minModRevision || query.maxModRevision || query.minCreateRevision || query.maxCreateRevision,
+    )
     // With a plain order the rest beyond the limit is only counted, never read.
     const collectMax = natural && !backwards && limit > 0 ? limit + 1 : Number.POSITIVE_INFINITY
     const found: [string, Change][] = []
@@ -355,7 +368,11 @@ export class Mvcc {
    * `nextRevision` is where to go on: everything below it has been delivered; above `revision`: up to date.
    * @throws MvccError COMPACTED
    */
-  eventsSince(startRevision: number, range: KeyRange, changesMax = 1000): { batch: RevisionEvents[]; nextRevision: number } {
+  eventsSince(
+    startRevision: number,
+    range: KeyRange,
+    changesMax = 1000,
+  ): { batch: RevisionEvents[]; nextRevision: number } {
     if (startRevision < this.compactRevision) throw this.compacted(startRevision)
     const span = spanOf(range)
     const batch: RevisionEvents[] = []
@@ -398,9 +415,13 @@ export class Mvcc {
   }
 
   private grant(id: number, ttlSeconds: number): CommandResult {
-    if (!Number.isSafeInteger(id) || id < 1) throw new MvccError('BAD_REQUEST', `lease id must be a positive integer, not ${id}`)
+    if (!Number.isSafeInteger(id) || id < 1)
+      throw new MvccError('BAD_REQUEST', `lease id must be a positive integer, not ${id}`)
     if (!Number.isSafeInteger(ttlSeconds) || ttlSeconds < 1 || ttlSeconds > LEASE_TTL_SECONDS_MAX)
-      throw new MvccError('BAD_REQUEST', `lease TTL must be 1 to ${LEASE_TTL_SECONDS_MAX} whole seconds, not ${ttlSeconds}`)
+      throw new MvccError(
+        'BAD_REQUEST',
+        `lease TTL must be 1 to ${LEASE_TTL_SECONDS_MAX} whole seconds, not ${ttlSeconds}`,
+      )
     if (this.leaseById.has(id)) throw new MvccError('LEASE_EXISTS', `lease ${id} exists`)
     this.saveLease({ id, ttlSeconds, remainingSeconds: 0 })
     return { type: 'leaseGrant', id, ttlSeconds, revision: this.revision }
@@ -409,7 +430,8 @@ export class Mvcc {
   private revoke(id: number, happened: RevisionEvents[]): CommandResult {
     if (!this.leaseById.has(id)) throw leaseNotFound(id)
     const writer = new Writer(this.revision + 1)
-    for (const key of [...(this.keysOfLease.get(id) ?? [])].sort()) this.deleteKey(key, this.latest(key) as Change, writer)
+    for (const key of [...(this.keysOfLease.get(id) ?? [])].sort())
+      this.deleteKey(key, this.latest(key) as Change, writer)
     this.endRevision(writer, happened)
     this.leaseById.delete(id)
     this.keysOfLease.delete(id)
@@ -437,7 +459,8 @@ export class Mvcc {
   // ------------------------------------------------------------------------------------------------------- compaction
 
   private compact(revision: number): CommandResult {
-    if (!Number.isSafeInteger(revision) || revision < 1) throw new MvccError('BAD_REQUEST', `revision must be a positive integer, not ${revision}`)
+    if (!Number.isSafeInteger(revision) || revision < 1)
+      throw new MvccError('BAD_REQUEST', `revision must be a positive integer, not ${revision}`)
     if (revision <= this.compactRevision) throw this.compacted(revision)
     if (revision > this.revision) throw this.future(revision)
     this.setMeta('compact', revision)
@@ -502,10 +525,13 @@ export class Mvcc {
       const at = changes.findIndex((c) => c.main === change.main && c.sub === change.sub)
       if (at < 0 || !this.survives(changes, at)) continue
       const { main, sub, create, version, lease, deleted } = change
-      const value = deleted ? 'deleted' : `${create} ${version} ${lease} ${Buffer.from(valueOfRecord(bytes)).toString('hex')}`
+      const value = deleted
+        ? 'deleted'
+        : `${create} ${version} ${lease} ${Buffer.from(valueOfRecord(bytes)).toString('hex')}`
       yield `change ${main}.${sub} ${Buffer.from(key, 'latin1').toString('hex')} ${value}`
     }
-    for (const { id, ttlSeconds, remainingSeconds } of this.leases()) yield `lease ${id} ${ttlSeconds} ${remainingSeconds}`
+    for (const { id, ttlSeconds, remainingSeconds } of this.leases())
+      yield `lease ${id} ${ttlSeconds} ${remainingSeconds}`
     yield* this.sessions.dump()
   }
 
@@ -550,7 +576,8 @@ export class Mvcc {
     let any = false
     for (const [, change] of this.liveIn(spanOf(c), 0)) {
       any = true
-      if (!compared(c, c.target === 'value' ? this.valueOf(change) : change[c.target === 'mod' ? 'main' : c.target])) return false
+      if (!compared(c, c.target === 'value' ? this.valueOf(change) : change[c.target === 'mod' ? 'main' : c.target]))
+        return false
     }
     // As etcd: nothing there compares as zeros, and never by value.
     return any || (c.target !== 'value' && compared(c, 0))
@@ -612,7 +639,9 @@ export class Mvcc {
 
   private compacted(revision: number): MvccError {
     const { compactRevision } = this
-    return new MvccError('COMPACTED', `revision ${revision} is compacted; the oldest is ${compactRevision}`, { compactRevision })
+    return new MvccError('COMPACTED', `revision ${revision} is compacted; the oldest is ${compactRevision}`, {
+      compactRevision,
+    })
   }
 
   private future(revision: number): MvccError {
@@ -650,7 +679,9 @@ function changeAt(history: KeyHistory | undefined, revision: number): Change | u
 
 function compared(c: Compare, actual: number | Uint8Array): boolean {
   const order =
-    typeof actual === 'number' ? Math.sign(actual - (c.operand as number)) : compareBytes(actual, c.operand as Uint8Array)
+    typeof actual === 'number'
+      ? Math.sign(actual - (c.operand as number))
+      : compareBytes(actual, c.operand as Uint8Array)
   switch (c.result) {
     case '=':
       return order === 0

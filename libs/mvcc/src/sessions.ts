@@ -44,23 +44,32 @@ export class Sessions {
       session.replies.set(seq, { index, reply })
     }
     // Two entries never share an index, so the order is total.
-    for (const [clientId, session] of [...found].sort((a, b) => a[1].lastIndex - b[1].lastIndex)) this.byClient.set(clientId, session)
+    for (const [clientId, session] of [...found].sort((a, b) => a[1].lastIndex - b[1].lastIndex))
+      this.byClient.set(clientId, session)
   }
 
   /** The answer that (clientId, seq) got, if it was applied before.
    *  @throws MvccError SESSION_STALE: too long ago to know, or its answer was too large to keep; BAD_REQUEST. */
   find(clientId: string, seq: number): TxnResult | undefined {
-    if (!Number.isSafeInteger(seq) || seq < 1) throw new MvccError('BAD_REQUEST', `session seq must be a positive integer, not ${seq}`)
+    if (!Number.isSafeInteger(seq) || seq < 1)
+      throw new MvccError('BAD_REQUEST', `session seq must be a positive integer, not ${seq}`)
     const session = this.byClient.get(clientKeyOf(clientId))
     if (!session) return undefined
     const known = session.replies.get(seq)
     if (known) {
       if (known.reply.length === 0)
-        throw new MvccError('SESSION_STALE', `seq ${seq} of ${clientId} was applied; its answer was too large to keep`, { applied: true })
+        throw new MvccError(
+          'SESSION_STALE',
+          `seq ${seq} of ${clientId} was applied; its answer was too large to keep`,
+          { applied: true },
+        )
       return packr.unpack(known.reply) as TxnResult
     }
     if (seq <= session.maxSeq - SESSION_WINDOW)
-      throw new MvccError('SESSION_STALE', `seq ${seq} of ${clientId} is too old to know; the highest is ${session.maxSeq}`)
+      throw new MvccError(
+        'SESSION_STALE',
+        `seq ${seq} of ${clientId} is too old to know; the highest is ${session.maxSeq}`,
+      )
     return undefined
   }
 
@@ -79,7 +88,8 @@ export class Sessions {
       const floorBefore = session.maxSeq - SESSION_WINDOW
       session.maxSeq = seq
       const floor = seq - SESSION_WINDOW
-      if (floor - floorBefore < SESSION_WINDOW) for (let old = Math.max(1, floorBefore + 1); old <= floor; old++) forget(old)
+      if (floor - floorBefore < SESSION_WINDOW)
+        for (let old = Math.max(1, floorBefore + 1); old <= floor; old++) forget(old)
       else for (const old of [...session.replies.keys()]) if (old <= floor) forget(old)
     }
     if (this.byClient.size > SESSIONS_MAX) {

@@ -1,4 +1,14 @@
-import { mkdirSync, readdirSync, readFileSync, renameSync, rmSync, writeFileSync, openSync, fsyncSync, closeSync } from 'node:fs'
+import {
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  writeFileSync,
+  openSync,
+  fsyncSync,
+  closeSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import { DiskError } from '@capstan/actor'
 import type { EngineReplacement, EngineSnapshot, EngineWrite, StateEngine } from '@capstan/mvcc'
@@ -44,7 +54,8 @@ export class LmdbStateEngine implements StateEngine {
       if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error
       writeDurably(dir, 'CURRENT', current)
     }
-    for (const name of readdirSync(dir)) if (/^state-\d+$/.test(name) && name !== current) rmSync(join(dir, name), { recursive: true })
+    for (const name of readdirSync(dir))
+      if (/^state-\d+$/.test(name) && name !== current) rmSync(join(dir, name), { recursive: true })
     this.env = new Environment(dir, current)
     this.appliedIndex = this.env.appliedIndex()
     this.durableIndex = this.appliedIndex
@@ -69,7 +80,8 @@ export class LmdbStateEngine implements StateEngine {
 
   commit(batch: readonly EngineWrite[], appliedIndex: number): void {
     if (this.closed) throw new Error('engine is closed')
-    if (appliedIndex < this.appliedIndex) throw new Error(`applied index falls from ${this.appliedIndex} to ${appliedIndex}`)
+    if (appliedIndex < this.appliedIndex)
+      throw new Error(`applied index falls from ${this.appliedIndex} to ${appliedIndex}`)
     const layer = this.layers[this.layers.length - 1] as Layer
     for (const [key, value] of batch) {
       layer.set(latin1(key), value ?? null)
@@ -185,7 +197,13 @@ class Environment {
     private readonly dir: string,
     readonly name: string,
   ) {
-    this.root = open({ path: join(dir, name), maxDbs: 4, mapSize: MAP_BYTES_MAX, noMemInit: true, safeRestore: true } as Parameters<typeof open>[0])
+    this.root = open({
+      path: join(dir, name),
+      maxDbs: 4,
+      mapSize: MAP_BYTES_MAX,
+      noMemInit: true,
+      safeRestore: true,
+    } as Parameters<typeof open>[0])
     this.state = this.root.openDB<Buffer, Buffer>({ name: 'state', encoding: 'binary', keyEncoding: 'binary' })
     this.meta = this.root.openDB<number, string>({ name: 'meta', encoding: 'msgpack' })
   }
@@ -195,7 +213,12 @@ class Environment {
   }
 
   sizeBytes(): number {
-    const stats = this.state.getStats() as { pageSize?: number; treeBranchPageCount?: number; treeLeafPageCount?: number; overflowPages?: number }
+    const stats = this.state.getStats() as {
+      pageSize?: number
+      treeBranchPageCount?: number
+      treeLeafPageCount?: number
+      overflowPages?: number
+    }
     const pages = (stats.treeBranchPageCount ?? 0) + (stats.treeLeafPageCount ?? 0) + (stats.overflowPages ?? 0)
     return pages * (stats.pageSize ?? 4096)
   }
@@ -242,11 +265,19 @@ class Environment {
 }
 
 /** Layers over what is on disk, each hiding what lies below it. */
-function* merged(layers: Layer[], disk: Iterator<[string, Uint8Array]>, from: Uint8Array, to?: Uint8Array): Generator<[Uint8Array, Uint8Array]> {
+function* merged(
+  layers: Layer[],
+  disk: Iterator<[string, Uint8Array]>,
+  from: Uint8Array,
+  to?: Uint8Array,
+): Generator<[Uint8Array, Uint8Array]> {
   const end = to && latin1(to)
   const start = latin1(from)
   // Newest first: of equal keys the first source wins.
-  const sources: Iterator<[string, Uint8Array | null]>[] = [...layers].reverse().filter((l) => !l.isEmpty).map((layer) => layer.entries(start))
+  const sources: Iterator<[string, Uint8Array | null]>[] = [...layers]
+    .reverse()
+    .filter((l) => !l.isEmpty)
+    .map((layer) => layer.entries(start))
   sources.push(disk)
   const heads = sources.map((source) => source.next())
   try {
@@ -263,7 +294,8 @@ function* merged(layers: Layer[], disk: Iterator<[string, Uint8Array]>, from: Ui
       }
       if (least === undefined || (end !== undefined && least >= end)) return
       heads.forEach((head, at) => {
-        if (!head.done && (head.value as [string, unknown])[0] === least) heads[at] = (sources[at] as Iterator<[string, Uint8Array | null]>).next()
+        if (!head.done && (head.value as [string, unknown])[0] === least)
+          heads[at] = (sources[at] as Iterator<[string, Uint8Array | null]>).next()
       })
       if (value) yield [new Uint8Array(keyBytes(least)), value]
     }
@@ -298,4 +330,3 @@ function writeDurably(dir: string, name: string, text: string): void {
     closeSync(handle)
   }
 }
-

@@ -84,8 +84,9 @@ export class CheckpointFileEngine implements StateEngine {
     }
   }
 
-  close(): Promise<void> {
-    return Promise.resolve()
+  /** Waits for a checkpoint on its way: it must not come to lie over one of whoever opens the directory next. */
+  async close(): Promise<void> {
+    await this.saving
   }
 
   private async save(): Promise<void> {

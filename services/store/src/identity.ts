@@ -31,7 +31,13 @@ export async function loadIdentity(
   const bytes = await disk.read(FILE)
   if (!bytes) {
     const incarnation = Buffer.from(random.bytes(8)).toString('hex')
-    const identity: MemberIdentity = { ...expected, incarnation, origin: emptyDirectory, mayVote: emptyDirectory === 'new', peers: {} }
+    const identity: MemberIdentity = {
+      ...expected,
+      incarnation,
+      origin: emptyDirectory,
+      mayVote: emptyDirectory === 'new',
+      peers: {},
+    }
     await saveIdentity(disk, identity)
     return identity
   }
@@ -39,12 +45,16 @@ export async function loadIdentity(
   try {
     found = decode(bytes) as typeof found
   } catch (error) {
-    const text = 'the directory holds an unreadable identity: restore it, or empty the directory and start as an existing member'
+    const text =
+      'the directory holds an unreadable identity: restore it, or empty the directory and start as an existing member'
     throw new StoreError('BAD_REQUEST', 'not-applied', text, { cause: error })
   }
-  if (found.format !== FORMAT) throw refused(`the directory has format ${String(found.format)}; this version knows ${FORMAT}`)
-  if (found.clusterId !== expected.clusterId) throw refused(`the directory belongs to cluster ${String(found.clusterId)}, not ${expected.clusterId}`)
-  if (found.member !== expected.member) throw refused(`the directory belongs to member ${String(found.member)}, not ${expected.member}`)
+  if (found.format !== FORMAT)
+    throw refused(`the directory has format ${String(found.format)}; this version knows ${FORMAT}`)
+  if (found.clusterId !== expected.clusterId)
+    throw refused(`the directory belongs to cluster ${String(found.clusterId)}, not ${expected.clusterId}`)
+  if (found.member !== expected.member)
+    throw refused(`the directory belongs to member ${String(found.member)}, not ${expected.member}`)
   return {
     ...expected,
     incarnation: String(found.incarnation),

@@ -6,7 +6,10 @@
  * election. So the caller confirms leadership after the renewal came in, before it is acknowledged.
  */
 export class Lessor {
-  private readonly deadlines = new Map<number, { deadlineMs: number; ttlSeconds: number; checkpointed: boolean; ending: boolean }>()
+  private readonly deadlines = new Map<
+    number,
+    { deadlineMs: number; ttlSeconds: number; checkpointed: boolean; ending: boolean }
+  >()
   private leading = false
 
   /** A new leader gives every lease its full time (or what the last checkpoint said remained) from now on, as etcd does. */
@@ -15,7 +18,12 @@ export class Lessor {
     this.deadlines.clear()
     for (const { id, ttlSeconds, remainingSeconds } of leases) {
       const seconds = remainingSeconds > 0 ? remainingSeconds : ttlSeconds
-      this.deadlines.set(id, { deadlineMs: nowMs + seconds * 1000, ttlSeconds, checkpointed: remainingSeconds > 0, ending: false })
+      this.deadlines.set(id, {
+        deadlineMs: nowMs + seconds * 1000,
+        ttlSeconds,
+        checkpointed: remainingSeconds > 0,
+        ending: false,
+      })
     }
   }
 
@@ -25,7 +33,8 @@ export class Lessor {
   }
 
   granted(nowMs: number, id: number, ttlSeconds: number): void {
-    if (this.leading) this.deadlines.set(id, { deadlineMs: nowMs + ttlSeconds * 1000, ttlSeconds, checkpointed: false, ending: false })
+    if (this.leading)
+      this.deadlines.set(id, { deadlineMs: nowMs + ttlSeconds * 1000, ttlSeconds, checkpointed: false, ending: false })
   }
 
   revoked(id: number): void {

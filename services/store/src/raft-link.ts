@@ -32,7 +32,9 @@ export class RaftLink {
     private readonly receive: (frame: RaftFrame) => void,
   ) {
     this.subjects = new Subjects(self.cluster)
-    this.subscription = bus.subscribe(this.subjects.raftTo(self.member), (message) => this.take(message.subject, message.payload))
+    this.subscription = bus.subscribe(this.subjects.raftTo(self.member), (message) =>
+      this.take(message.subject, message.payload),
+    )
   }
 
   send(to: string, messages: readonly unknown[]): void {
@@ -44,7 +46,10 @@ export class RaftLink {
       const count = Math.ceil(frame.length / pieceBytes)
       const key = this.nextKey++
       for (let at = 0; at < count; at++)
-        this.bus.publish(subject, encode([VERSION, 'piece', key, at, count, frame.subarray(at * pieceBytes, (at + 1) * pieceBytes)]))
+        this.bus.publish(
+          subject,
+          encode([VERSION, 'piece', key, at, count, frame.subarray(at * pieceBytes, (at + 1) * pieceBytes)]),
+        )
     } catch (error) {
       if (!(error instanceof BusError)) throw error
       this.log.debug({ err: error, to }, 'raft messages not sent')
@@ -63,7 +68,13 @@ export class RaftLink {
       const frame = this.whole(from, payload)
       if (!frame) return
       const [version, clusterId, incarnation, origin, messages] = frame
-      if (version !== VERSION || typeof incarnation !== 'string' || typeof origin !== 'string' || !Array.isArray(messages)) throw new Error('not a raft frame of this version')
+      if (
+        version !== VERSION ||
+        typeof incarnation !== 'string' ||
+        typeof origin !== 'string' ||
+        !Array.isArray(messages)
+      )
+        throw new Error('not a raft frame of this version')
       if (clusterId !== this.self.clusterId) throw new Error(`it belongs to cluster ${String(clusterId)}`)
       this.receive({ from, incarnation, origin, messages })
     } catch (error) {

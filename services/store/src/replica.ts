@@ -102,18 +102,45 @@ export class Replica {
   ) {
     this.checkpointedMs = world.clock.monotonicMs()
     this.state = raft.status()
-    this.link = new RaftLink(world.raftBus ?? world.bus, log, { cluster: options.cluster, ...identity }, (frame) => hooks.frame(frame))
+    this.link = new RaftLink(world.raftBus ?? world.bus, log, { cluster: options.cluster, ...identity }, (frame) =>
+      hooks.frame(frame),
+    )
     this.pumpSoon()
   }
 
   /** @throws StoreError, LogDamaged, SnapshotDamaged, DiskError */
   static async open(world: StoreWorld, options: StoreOptions, log: Log, hooks: ReplicaHooks): Promise<Replica> {
     const { clusterId, member } = options
-    const identity = await loadIdentity(world.disk, world.random, { clusterId, member }, options.emptyDirectory ?? 'existing')
+    const identity = await loadIdentity(
+      world.disk,
+      world.random,
+      { clusterId, member },
+      options.emptyDirectory ?? 'existing',
+    )
     const engine = await (options.openEngine?.(world.disk) ?? CheckpointFileEngine.open(world.disk))
-    const mvcc = new Mvcc(engine)
+    try {
+      return await Replica.openWith(world, options, log, hooks, identity, new Mvcc(engine))
+    } catch (error) {
+      await engine.close()
+      throw error
+    }
+  }
+
+  private static async openWith(
+    world: StoreWorld,
+    options: StoreOptions,
+    log: Log,
+    hooks: ReplicaHooks,
+    identity: MemberIdentity,
+    mvcc: Mvcc,
+  ): Promise<Replica> {
+    const { member } = options
     if (mvcc.clusterVersion > CLUSTER_VERSION_MAX)
-      throw new StoreError('BAD_REQUEST', 'not-applied', `the cluster is at version ${mvcc.clusterVersion}; this program knows ${CLUSTER_VERSION_MAX}`)
+      throw new StoreError(
+        'BAD_REQUEST',
+        'not-applied',
+        `the cluster is at version ${mvcc.clusterVersion}; this program knows ${CLUSTER_VERSION_MAX}`,
+      )
     const configuration: Configuration = { voters: [...options.members], learners: [] }
     const sync = { longestMs: 0, count: 0 }
     const { log: raftLog, recovered } = await openLog(world, mvcc, configuration, (durationMs) => {
@@ -135,7 +162,10 @@ export class Replica {
       forgetful: !identity.mayVote,
       ...(bugs.length > 0 ? { plantedBugs: bugs, allowPlantedBugs: true } : {}),
     })
-    log.info({ appliedIndex: mvcc.appliedIndex, lastIndex: raft.status().lastIndex, mayVote: identity.mayVote }, 'replica opened')
+    log.info(
+      { appliedIndex: mvcc.appliedIndex, lastIndex: raft.status().lastIndex, mayVote: identity.mayVote },
+      'replica opened',
+    )
     return new Replica(world, options, log, hooks, identity, mvcc, raftLog, raft, sync)
   }
 
@@ -163,12 +193,19 @@ export class Replica {
   }
 
   errors(): string[] {
-    const strangers = [...this.strangers].sort().map((from) => `${from} forgot what it knew and says that it is new: refused`)
+    const strangers = [...this.strangers]
+      .sort()
+      .map((from) => `${from} forgot what it knew and says that it is new: refused`)
     return [...(this.lastError === undefined ? [] : [this.lastError]), ...strangers]
   }
 
   figures(): Record<string, number> {
-    return { ...this.state.counters, ...this.counters, syncs: this.sync.count, syncLongestMs: Math.round(this.sync.longestMs) }
+    return {
+      ...this.state.counters,
+      ...this.counters,
+      syncs: this.sync.count,
+      syncLongestMs: Math.round(this.sync.longestMs),
+    }
   }
 
   // ------------------------------------------------------------------------------------------------------------ inputs
@@ -178,7 +215,11 @@ export class Replica {
     for (const message of frame.messages) {
       const { from, to } = (message ?? {}) as Partial<RaftMessage>
       // The frame's sender is vouched for by the bus; what it says in its messages must agree.
-      if (from !== frame.from || to !== this.options.member) this.log.warn({ from: frame.from, message: { from, to } }, 'refused a raft message: not from its sender or not for me')
+      if (from !== frame.from || to !== this.options.member)
+        this.log.warn(
+          { from: frame.from, message: { from, to } },
+          'refused a raft message: not from its sender or not for me',
+        )
       else this.raft.step(message as RaftMessage)
     }
     this.pumpSoon()
@@ -189,7 +230,11 @@ export class Replica {
     const known = this.identity.peers[from]
     if (known === incarnation) return true
     if (known !== undefined && origin === 'new') {
-      if (!this.strangers.has(from)) this.log.error({ from, known, incarnation }, 'member lost its directory and was started as new: its messages are refused; empty its directory and start it as existing')
+      if (!this.strangers.has(from))
+        this.log.error(
+          { from, known, incarnation },
+          'member lost its directory and was started as new: its messages are refused; empty its directory and start it as existing',
+        )
       this.strangers.add(from)
       return false
     }
@@ -201,7 +246,9 @@ export class Replica {
   }
 
   private saveIdentity(): void {
-    this.savingIdentity = this.savingIdentity.then(() => saveIdentity(this.world.disk, this.identity)).catch((error: unknown) => this.hooks.failed(error))
+    this.savingIdentity = this.savingIdentity
+      .then(() => saveIdentity(this.world.disk, this.identity))
+      .catch((error: unknown) => this.hooks.failed(error))
   }
 
   tick(nowMs: number): void {
@@ -230,7 +277,8 @@ export class Replica {
     return new Promise((resolve, reject) => {
       if (this.state.role !== 'leader') return reject(notApplied('NO_LEADER', `${this.options.member} does not lead`))
       const max = this.options.proposalsMax ?? 5000
-      if (this.proposals.length + this.pending.size >= max) return reject(notApplied('OVERLOADED', `${max} proposals wait for their commit`))
+      if (this.proposals.length + this.pending.size >= max)
+        return reject(notApplied('OVERLOADED', `${max} proposals wait for their commit`))
       this.counters.proposals = (this.counters.proposals ?? 0) + 1
       // The session stands in the entry itself.
       const { session, ...plain } = command as Command & { session?: SessionId }
@@ -248,7 +296,8 @@ export class Replica {
   /** Resolves when everything that was acknowledged before the call is applied here (thesis §6.4). */
   barrier(): Promise<void> {
     return new Promise((resolve, reject) => {
-      if (this.reads.length + this.asked.size >= READS_MAX) return reject(notApplied('OVERLOADED', `${READS_MAX} reads wait`))
+      if (this.reads.length + this.asked.size >= READS_MAX)
+        return reject(notApplied('OVERLOADED', `${READS_MAX} reads wait`))
       this.reads.push({ sinceMs: this.world.clock.monotonicMs(), resolve, reject })
       this.pumpSoon()
     })
@@ -262,15 +311,18 @@ export class Replica {
       .filter(([id]) => status.heard.includes(id) && status.configuration.voters.includes(id))
       .sort((a, b) => b[1].match - a[1].match || (a[0] < b[0] ? -1 : 1))[0]?.[0]
     const target = to ?? best
-    if (target === undefined || target === this.options.member) return Promise.reject(notApplied('NO_LEADER', 'nobody to hand leadership to'))
-    if (!this.raft.transferLeadership(target)) return Promise.reject(notApplied('NO_LEADER', `${target} cannot take leadership over`))
+    if (target === undefined || target === this.options.member)
+      return Promise.reject(notApplied('NO_LEADER', 'nobody to hand leadership to'))
+    if (!this.raft.transferLeadership(target))
+      return Promise.reject(notApplied('NO_LEADER', `${target} cannot take leadership over`))
     this.pumpSoon()
     const { clock } = this.world
     const deadline = clock.monotonicMs() + (this.options.electionTimeoutMs ?? ELECTION_TIMEOUT_MS)
     return new Promise((resolve, reject) => {
       const look = () => {
         if (this.raft.status().role !== 'leader') resolve()
-        else if (clock.monotonicMs() > deadline || this.closed) reject(notApplied('NO_LEADER', `${target} did not take leadership over in time`))
+        else if (clock.monotonicMs() > deadline || this.closed)
+          reject(notApplied('NO_LEADER', `${target} did not take leadership over in time`))
         else clock.setTimer(5, look)
       }
       look()
@@ -284,6 +336,8 @@ export class Replica {
     for (const read of this.takeAllReads()) read.reject(notApplied('STOPPED', `${this.options.member} stopped`))
     for (const out of this.outgoing.values()) out.close()
     await this.raftLog.close()
+    await this.savingIdentity
+    await this.incoming?.tail
     await this.mvcc.engine.close()
   }
 
@@ -311,13 +365,20 @@ export class Replica {
     const batch = this.proposals.splice(0)
     const result = this.raft.propose(batch.map(({ proposal }) => proposal))
     if (result.accepted) {
-      batch.forEach(({ resolve, reject }, at) => this.pending.set(result.firstIndex + at, { term: result.term, resolve, reject }))
+      batch.forEach(({ resolve, reject }, at) =>
+        this.pending.set(result.firstIndex + at, { term: result.term, resolve, reject }),
+      )
       return
     }
     const error =
       result.reason === 'overloaded'
         ? notApplied('OVERLOADED', 'too much is proposed and not committed')
-        : notApplied('NO_LEADER', result.reason === 'transferring' ? 'leadership is being handed over' : `${this.options.member} does not lead`)
+        : notApplied(
+            'NO_LEADER',
+            result.reason === 'transferring'
+              ? 'leadership is being handed over'
+              : `${this.options.member} does not lead`,
+          )
     for (const { reject } of batch) reject(error)
   }
 
@@ -415,7 +476,9 @@ export class Replica {
         else waiting.reject(notApplied('LEADER_CHANGED', 'another leader put something else in its place'))
       })
       if (this.mvcc.clusterVersion > CLUSTER_VERSION_MAX)
-        throw new Error(`the cluster moved to version ${this.mvcc.clusterVersion}; this program knows ${CLUSTER_VERSION_MAX}`)
+        throw new Error(
+          `the cluster moved to version ${this.mvcc.clusterVersion}; this program knows ${CLUSTER_VERSION_MAX}`,
+        )
     }
     this.raft.appliedTo(last.index)
   }
@@ -437,13 +500,17 @@ export class Replica {
     if (mayVote && !this.identity.mayVote) {
       this.identity = { ...this.identity, mayVote: true }
       this.log.info({}, 'repaired: votes again')
-      // Should a crash come before it is written, the repair is simply done once more.
-      this.saveIdentity()
+      // Only after raft's own note of it is durable. Should a crash come before it is written, the repair is done once more.
+      this.persisting.then(
+        () => this.saveIdentity(),
+        () => {}, // The log's failure restarts the member.
+      )
     }
     if (role === this.known.role && leader === this.known.leader && term === this.known.term) return
     const ledBefore = this.known.role === 'leader' && (role !== 'leader' || term !== this.known.term)
     this.known = { role, leader, term }
-    if (ledBefore) this.failAll(maybeApplied('LEADER_CHANGED', 'leadership was lost before it was committed; it may have happened'))
+    if (ledBefore)
+      this.failAll(maybeApplied('LEADER_CHANGED', 'leadership was lost before it was committed; it may have happened'))
     this.hooks.leadershipChanged()
     this.pumpSoon()
   }
@@ -456,7 +523,11 @@ export class Replica {
   }
 
   private takeAllReads(): Read[] {
-    const all = [...this.reads, ...[...this.asked.values()].flatMap((entry) => entry.reads), ...this.confirmed.flatMap((entry) => entry.reads)]
+    const all = [
+      ...this.reads,
+      ...[...this.asked.values()].flatMap((entry) => entry.reads),
+      ...this.confirmed.flatMap((entry) => entry.reads),
+    ]
     this.reads = []
     this.asked.clear()
     this.confirmed.length = 0
@@ -470,7 +541,12 @@ export class Replica {
     if (appliedIndex === durableIndex) return
     const dueMs = this.options.checkpointPeriodMs ?? 5000
     const dueEntries = this.options.checkpointEntries ?? 10_000
-    if (nowMs - this.checkpointedMs >= dueMs || appliedIndex - durableIndex >= dueEntries || unsavedBytes > UNSAVED_BYTES_MAX / 4) this.startCheckpoint()
+    if (
+      nowMs - this.checkpointedMs >= dueMs ||
+      appliedIndex - durableIndex >= dueEntries ||
+      unsavedBytes > UNSAVED_BYTES_MAX / 4
+    )
+      this.startCheckpoint()
   }
 
   private startCheckpoint(): void {
@@ -499,7 +575,8 @@ export class Replica {
       const cut = Math.min(durable, Math.max(durable - keep, this.indexWithin(LOG_BYTES_MAX)))
       // Cutting little by little would only cost file operations.
       const large = this.logSizes.reduce((sum, { bytes }) => sum + bytes, 0) > LOG_BYTES_MAX
-      if (cut >= this.firstIndex + Math.max(1, Math.floor(keep / 2)) || (large && cut >= this.firstIndex)) await this.cutLog(cut)
+      if (cut >= this.firstIndex + Math.max(1, Math.floor(keep / 2)) || (large && cut >= this.firstIndex))
+        await this.cutLog(cut)
     } finally {
       this.checkpointing = false
     }
@@ -569,7 +646,10 @@ export class Replica {
       await incoming.receiver.finish()
     }
     incoming.tail = incoming.tail.then(work).then(
-      () => this.hooks.later(() => (done ? this.installed(meta) : this.raft.snapshotReceived(meta, offset + data.length), this.pump())),
+      () =>
+        this.hooks.later(
+          () => (done ? this.installed(meta) : this.raft.snapshotReceived(meta, offset + data.length), this.pump()),
+        ),
       (error: unknown) =>
         this.hooks.later(() => {
           this.log.warn({ err: error }, 'snapshot refused')
@@ -600,16 +680,27 @@ export class Replica {
  * The log and what it recovered, brought in line with the state: a crash may have come between the installation of a
  * snapshot and the log's word of it. @throws StoreError, LogDamaged, DiskError
  */
-async function openLog(world: StoreWorld, mvcc: Mvcc, configuration: Configuration, onSync: (durationMs: number) => void) {
+async function openLog(
+  world: StoreWorld,
+  mvcc: Mvcc,
+  configuration: Configuration,
+  onSync: (durationMs: number) => void,
+) {
   const { log, recovered } = await RaftLog.open(world.disk, { nowMs: () => world.clock.monotonicMs(), onSync })
   const { appliedIndex } = mvcc
   const base = recovered.snapshot ?? { index: 0, term: 0, configuration }
   if (appliedIndex < base.index)
-    throw new StoreError('BAD_REQUEST', 'not-applied', `the state ends at entry ${appliedIndex}, the log begins after ${base.index}: part of the directory is missing`)
+    throw new StoreError(
+      'BAD_REQUEST',
+      'not-applied',
+      `the state ends at entry ${appliedIndex}, the log begins after ${base.index}: part of the directory is missing`,
+    )
   if (appliedIndex === 0) return { log, recovered }
   const [index, term] = decode(mvcc.extra('raft') ?? encode([0, 0])) as [number, number]
-  if (index !== appliedIndex) throw new StoreError('BAD_REQUEST', 'not-applied', `the state says that it ends at ${index} and at ${appliedIndex}`)
-  const termInLog = appliedIndex === base.index ? base.term : recovered.entries.find((entry) => entry.index === appliedIndex)?.term
+  if (index !== appliedIndex)
+    throw new StoreError('BAD_REQUEST', 'not-applied', `the state says that it ends at ${index} and at ${appliedIndex}`)
+  const termInLog =
+    appliedIndex === base.index ? base.term : recovered.entries.find((entry) => entry.index === appliedIndex)?.term
   if (termInLog === term) return { log, recovered }
   const snapshot: SnapshotMeta = { index, term, configuration: base.configuration }
   const hardState = { ...recovered.hardState, term: Math.max(recovered.hardState.term, term), commit: index }

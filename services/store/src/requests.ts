@@ -3,17 +3,27 @@ import type { StoreVerb } from '@capstan/protocol'
 import { StoreError } from './store-error.js'
 
 /** What is written through the leader's log, as opposed to what any member answers from its own state. */
-export const LEADER_VERBS: readonly StoreVerb[] = ['txn', 'leaseGrant', 'leaseRevoke', 'leaseKeepAlive', 'leaseTimeToLive', 'compact', 'moveLeader']
+export const LEADER_VERBS: readonly StoreVerb[] = [
+  'txn',
+  'leaseGrant',
+  'leaseRevoke',
+  'leaseKeepAlive',
+  'leaseTimeToLive',
+  'compact',
+  'moveLeader',
+]
 
 /** Bodies come off the wire: their shape is checked here (that of transactions and ranges in mvcc). */
 export function objectBody(body: unknown): Record<string, unknown> {
-  if (typeof body !== 'object' || body === null || Array.isArray(body) || body instanceof Uint8Array) throw bad('the body must be an object')
+  if (typeof body !== 'object' || body === null || Array.isArray(body) || body instanceof Uint8Array)
+    throw bad('the body must be an object')
   return body as Record<string, unknown>
 }
 
 export function wholeNumber(body: Record<string, unknown>, name: string, least: number): number {
   const value = body[name]
-  if (!Number.isSafeInteger(value) || (value as number) < least) throw bad(`${name} must be a whole number from ${least}, not ${String(value)}`)
+  if (!Number.isSafeInteger(value) || (value as number) < least)
+    throw bad(`${name} must be a whole number from ${least}, not ${String(value)}`)
   return value as number
 }
 
@@ -30,7 +40,8 @@ export function txnOf(body: Record<string, unknown>): { txn: Txn; session: Sessi
   const { compare, success, failure } = body as unknown as Txn
   const session = body.session as SessionId | undefined | null
   if (session === undefined || session === null) return { txn: { compare, success, failure }, session: undefined }
-  if (typeof session !== 'object' || typeof session.clientId !== 'string') throw bad('session must be { clientId, seq }')
+  if (typeof session !== 'object' || typeof session.clientId !== 'string')
+    throw bad('session must be { clientId, seq }')
   return { txn: { compare, success, failure }, session: { clientId: session.clientId, seq: session.seq } }
 }
 
@@ -45,8 +56,14 @@ export function watchOf(body: Record<string, unknown>) {
   const range = rangeEnd === undefined || rangeEnd === null ? { key } : { key, rangeEnd }
   checkKeyRange(range)
   const filters = body.filters ?? []
-  if (!Array.isArray(filters) || filters.some((f) => f !== 'noPut' && f !== 'noDelete')) throw bad('filters must be a list of noPut and noDelete')
-  return { range, startRevision: optionalWholeNumber(body, 'startRevision', 0), prevKv: body.prevKv === true, filters: filters as string[] }
+  if (!Array.isArray(filters) || filters.some((f) => f !== 'noPut' && f !== 'noDelete'))
+    throw bad('filters must be a list of noPut and noDelete')
+  return {
+    range,
+    startRevision: optionalWholeNumber(body, 'startRevision', 0),
+    prevKv: body.prevKv === true,
+    filters: filters as string[],
+  }
 }
 
 /** Bytes of keys and values in a request: what the bound is about. */
@@ -58,7 +75,8 @@ export function bytesOf(command: Command): number {
       if (op?.type === 'txn') count(op.txn)
       else if (op) bytes += (op.key?.length ?? 0) + (op.type === 'put' ? (op.value?.length ?? 0) : 0)
     }
-    for (const c of txn?.compare ?? []) bytes += (c?.key?.length ?? 0) + (c?.operand instanceof Uint8Array ? c.operand.length : 0)
+    for (const c of txn?.compare ?? [])
+      bytes += (c?.key?.length ?? 0) + (c?.operand instanceof Uint8Array ? c.operand.length : 0)
   }
   count(command.txn)
   return bytes

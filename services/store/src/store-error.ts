@@ -17,7 +17,8 @@ export class StoreError extends Error {
 
   static fromMvcc(data: MvccErrorData): StoreError {
     // What a session no longer knows may well have been applied; everything else is refused before it changes anything.
-    if (data.code === 'SESSION_STALE') return new StoreError('BAD_REQUEST', 'maybe-applied', data.text, { details: data.details })
+    if (data.code === 'SESSION_STALE')
+      return new StoreError('BAD_REQUEST', 'maybe-applied', data.text, { details: data.details })
     return new StoreError(data.code, 'not-applied', data.text, { details: data.details })
   }
 }

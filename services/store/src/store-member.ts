@@ -24,7 +24,17 @@ import { Lessor } from './lessor.js'
 import { ELECTION_TIMEOUT_MS, type StoreOptions, type StoreWorld } from './options.js'
 import type { RaftFrame } from './raft-link.js'
 import { Replica } from './replica.js'
-import { bad, bytesOf, LEADER_VERBS, objectBody, optionalWholeNumber, rangeOf, txnOf, watchOf, wholeNumber } from './requests.js'
+import {
+  bad,
+  bytesOf,
+  LEADER_VERBS,
+  objectBody,
+  optionalWholeNumber,
+  rangeOf,
+  txnOf,
+  watchOf,
+  wholeNumber,
+} from './requests.js'
 import { maybeApplied, notApplied, StoreError } from './store-error.js'
 import { WatchHub } from './watch-hub.js'
 
@@ -78,7 +88,7 @@ export class StoreMember implements Behaviour<StoreMessage> {
   private leaseTickMs = 0
   private leaseCheckpointMs = 0
   private compactedMs = 0
-  private spaceMs = 0
+  private spaceMs = Number.NEGATIVE_INFINITY
   private noSpace = false
   private beatSeq = 0
   private wasLeader = false
@@ -118,10 +128,17 @@ export class StoreMember implements Behaviour<StoreMessage> {
       installed: () => this.hub.reset(),
     })
     const bugs = options.bugs ?? []
-    this.hub = new WatchHub(this.replica.mvcc, world.clock, bugs.includes('watch-last-lost') ? world.random.fork('watch-last-lost') : undefined)
-    this.caller = new Caller({ ...world, log: this.log }, { name: `store-${options.member}` })
+    this.hub = new WatchHub(
+      this.replica.mvcc,
+      world.clock,
+      bugs.includes('watch-last-lost') ? world.random.fork('watch-last-lost') : undefined,
+    )
+    this.caller = new Caller({ clock: world.clock, bus: world.bus, log: this.log }, { name: `store-${options.member}` })
     this.tickedMs = world.clock.monotonicMs()
-    this.server = serve({ ...world, log: this.log }, { pattern: this.subjects.storeServed(options.member), handle: (call) => this.take(call) })
+    this.server = serve(
+      { clock: world.clock, bus: world.bus, log: this.log },
+      { pattern: this.subjects.storeServed(options.member), handle: (call) => this.take(call) },
+    )
     this.stops.push(every(world.clock, TICK_MS, () => void self.tell({ type: 'tick' })))
     this.stops.push(every(world.clock, BEAT_PERIOD_MS, () => this.beat()))
     if (this.replica.mvcc.sweepPending) this.sweepSoon()
@@ -141,7 +158,10 @@ export class StoreMember implements Behaviour<StoreMessage> {
   /** Hands leadership over and checkpoints; then the actor may be stopped. */
   async leave(): Promise<void> {
     this.stopping = true
-    if (this.replica.role === 'leader') await this.replica.transferLeadership().catch((error: unknown) => this.log.warn({ err: error }, 'leadership not handed over'))
+    if (this.replica.role === 'leader')
+      await this.replica
+        .transferLeadership()
+        .catch((error: unknown) => this.log.warn({ err: error }, 'leadership not handed over'))
     await this.replica.checkpoint().catch((error: unknown) => this.log.warn({ err: error }, 'no checkpoint at the end'))
   }
 
@@ -181,7 +201,8 @@ export class StoreMember implements Behaviour<StoreMessage> {
 
   private heedFreeSpace(bytes: number): void {
     const noSpace = bytes < (this.options.freeBytesMin ?? 64 * 1024 * 1024)
-    if (noSpace !== this.noSpace) this.log.warn({ bytes, noSpace }, noSpace ? 'disk nearly full: writes are refused' : 'disk has room again')
+    if (noSpace !== this.noSpace)
+      this.log.warn({ bytes, noSpace }, noSpace ? 'disk nearly full: writes are refused' : 'disk has room again')
     this.noSpace = noSpace
   }
 
@@ -200,7 +221,8 @@ export class StoreMember implements Behaviour<StoreMessage> {
       this.beat()
     }
     for (const one of [...this.forwarded]) if (one.leader !== replica.leader) one.lost()
-    if (replica.leader !== undefined) for (const parked of [...this.parked]) this.retry(parked, this.world.clock.monotonicMs(), true)
+    if (replica.leader !== undefined)
+      for (const parked of [...this.parked]) this.retry(parked, this.world.clock.monotonicMs(), true)
   }
 
   private applied(command: Command, result: CommandResult): void {
@@ -211,7 +233,8 @@ export class StoreMember implements Behaviour<StoreMessage> {
     const now = this.world.clock.monotonicMs()
     if (command.type === 'leaseGrant') this.lessor.granted(now, command.id, command.ttlSeconds)
     else if (command.type === 'leaseRevoke') this.lessor.revoked(command.id)
-    else if (command.type === 'leaseCheckpoint') for (const { id, seconds } of command.remaining) this.lessor.checkpointApplied(id, seconds)
+    else if (command.type === 'leaseCheckpoint')
+      for (const { id, seconds } of command.remaining) this.lessor.checkpointApplied(id, seconds)
     else if (command.type === 'compact') this.sweepSoon()
   }
 
@@ -246,7 +269,8 @@ export class StoreMember implements Behaviour<StoreMessage> {
     if (periodMs > 0 && now - this.compactedMs >= periodMs) {
       this.compactedMs = now
       const revision = this.compactionTarget(now)
-      if (revision > this.replica.mvcc.compactRevision) this.background({ type: 'compact', revision }, 'history not compacted')
+      if (revision > this.replica.mvcc.compactRevision)
+        this.background({ type: 'compact', revision }, 'history not compacted')
     }
   }
 
@@ -264,7 +288,8 @@ export class StoreMember implements Behaviour<StoreMessage> {
     if ('keepRevisions' in compaction) return revision - compaction.keepRevisions
     this.history.push({ atMs: now, revision })
     let target = 0
-    while (this.history[0] && this.history[0].atMs <= now - compaction.keepMs) target = (this.history.shift() as { revision: number }).revision
+    while (this.history[0] && this.history[0].atMs <= now - compaction.keepMs)
+      target = (this.history.shift() as { revision: number }).revision
     return target
   }
 
@@ -287,15 +312,28 @@ export class StoreMember implements Behaviour<StoreMessage> {
   private dispatch(asked: { call: IncomingCall; resolve(value: unknown): void; reject(error: Error): void }): void {
     const { call, resolve, reject } = asked
     if (this.stopping) return reject(notApplied('STOPPED', `${this.options.member} stops`))
-    if (call.deadlineMs <= this.world.clock.monotonicMs()) return reject(notApplied('OVERLOADED', 'its time was over before its turn'))
+    if (call.deadlineMs <= this.world.clock.monotonicMs())
+      return reject(notApplied('OVERLOADED', 'its time was over before its turn'))
     const verb = call.verb as StoreVerb
     const { role, leader } = this.replica
     if (!LEADER_VERBS.includes(verb) || role === 'leader') {
       this.answer(call).then(resolve, (error: unknown) => {
         const failure = asError(error)
         // Leadership went away before the proposal was taken: it did not happen, so somebody else may do it.
-        if (failure instanceof StoreError && failure.code === 'NO_LEADER' && LEADER_VERBS.includes(verb) && !this.fromMember(call)) this.park(asked)
-        else if (failure instanceof StoreError && failure.code === 'LEADER_CHANGED' && this.repeatable(call) && !this.fromMember(call)) this.park(asked)
+        if (
+          failure instanceof StoreError &&
+          failure.code === 'NO_LEADER' &&
+          LEADER_VERBS.includes(verb) &&
+          !this.fromMember(call)
+        )
+          this.park(asked)
+        else if (
+          failure instanceof StoreError &&
+          failure.code === 'LEADER_CHANGED' &&
+          this.repeatable(call) &&
+          !this.fromMember(call)
+        )
+          this.park(asked)
         else reject(failure)
       })
     } else if (this.fromMember(call)) reject(notApplied('NO_LEADER', `${this.options.member} does not lead`))
@@ -310,37 +348,51 @@ export class StoreMember implements Behaviour<StoreMessage> {
 
   private repeatable(call: IncomingCall): boolean {
     const body = call.body as { session?: unknown } | null
-    return call.verb === 'leaseKeepAlive' || call.verb === 'leaseTimeToLive' || (call.verb === 'txn' && Boolean(body?.session))
+    return (
+      call.verb === 'leaseKeepAlive' ||
+      call.verb === 'leaseTimeToLive' ||
+      (call.verb === 'txn' && Boolean(body?.session))
+    )
   }
 
-  private forward(asked: { call: IncomingCall; resolve(value: unknown): void; reject(error: Error): void }, leader: string): void {
+  private forward(
+    asked: { call: IncomingCall; resolve(value: unknown): void; reject(error: Error): void },
+    leader: string,
+  ): void {
     const { call, resolve, reject } = asked
     const remainingMs = call.deadlineMs - this.world.clock.monotonicMs()
     let settled = false
-    const entry = { leader, lost: () => end(maybeApplied('LEADER_CHANGED', `${leader} no longer leads; it may have happened`)) }
+    const entry = {
+      leader,
+      lost: () => end(maybeApplied('LEADER_CHANGED', `${leader} no longer leads; it may have happened`)),
+    }
     const end = (error: Error) => {
       if (settled) return
       settled = true
       this.forwarded.delete(entry)
       const { code, outcome } = error as StoreError
       // Raft's word that the leader changed does not say what became of this request: only a repeatable one goes on.
-      const again = outcome === 'not-applied' ? AGAIN.includes(code) : this.repeatable(call) && AGAIN_REPEATABLE.includes(code)
+      const again =
+        outcome === 'not-applied' ? AGAIN.includes(code) : this.repeatable(call) && AGAIN_REPEATABLE.includes(code)
       if (again && !this.stopping) this.park(asked)
       else reject(error)
     }
     this.forwarded.add(entry)
     const subject = this.subjects.store(leader, this.world.bus.identity, call.verb)
-    this.caller.call(subject, call.body, { timeoutMs: Math.max(1, remainingMs - DEADLINE_MARGIN_MS / 2) }).then((value) => {
-      if (settled) return
-      settled = true
-      this.forwarded.delete(entry)
-      resolve(value)
-    }, end)
+    this.caller
+      .call(subject, call.body, { timeoutMs: Math.max(1, remainingMs - DEADLINE_MARGIN_MS / 2) })
+      .then((value) => {
+        if (settled) return
+        settled = true
+        this.forwarded.delete(entry)
+        resolve(value)
+      }, end)
   }
 
   private park(asked: { call: IncomingCall; resolve(value: unknown): void; reject(error: Error): void }): void {
     if (this.stopping) return asked.reject(notApplied('STOPPED', `${this.options.member} stops`))
-    if (this.parked.size >= PARKED_MAX) return asked.reject(notApplied('OVERLOADED', `${PARKED_MAX} requests wait for a leader`))
+    if (this.parked.size >= PARKED_MAX)
+      return asked.reject(notApplied('OVERLOADED', `${PARKED_MAX} requests wait for a leader`))
     const now = this.world.clock.monotonicMs()
     this.parked.add({ ...asked, sinceMs: now, retryMs: now + PARKED_RETRY_MS })
   }
@@ -386,7 +438,11 @@ export class StoreMember implements Behaviour<StoreMessage> {
         checkTxn(txn)
         const result = await this.propose(session ? { type: 'txn', txn, session } : { type: 'txn', txn })
         if (result.type !== 'txn') throw new Error(`txn was answered by ${result.type}`)
-        return { header: { ...this.header(), revision: result.revision }, succeeded: result.succeeded, replies: result.replies }
+        return {
+          header: { ...this.header(), revision: result.revision },
+          succeeded: result.succeeded,
+          replies: result.replies,
+        }
       }
       case 'watch':
         return this.openWatch(call, watchOf(body))
@@ -407,7 +463,13 @@ export class StoreMember implements Behaviour<StoreMessage> {
         const lease = mvcc.lease(id)
         const remaining = lease && this.lessor.remainingSeconds(this.world.clock.monotonicMs(), id)
         const keys = body.keys === true ? { keys: mvcc.leaseKeys(id) } : {}
-        return { header: this.header(), id, ttlSeconds: remaining ?? -1, grantedTtlSeconds: lease?.ttlSeconds ?? 0, ...keys }
+        return {
+          header: this.header(),
+          id,
+          ttlSeconds: remaining ?? -1,
+          grantedTtlSeconds: lease?.ttlSeconds ?? 0,
+          ...keys,
+        }
       }
       case 'leases':
         await this.barrier()
@@ -420,7 +482,8 @@ export class StoreMember implements Behaviour<StoreMessage> {
         return { header: this.header(), revision: mvcc.revision }
       case 'moveLeader': {
         const { to } = body
-        if (to !== undefined && (typeof to !== 'string' || !this.options.members.includes(to))) throw bad(`no member ${String(to)}`)
+        if (to !== undefined && (typeof to !== 'string' || !this.options.members.includes(to)))
+          throw bad(`no member ${String(to)}`)
         await replica.transferLeadership(to as string | undefined)
         return { header: this.header() }
       }
@@ -434,7 +497,8 @@ export class StoreMember implements Behaviour<StoreMessage> {
     const bytesMax = this.options.requestBytesMax ?? 1536 * 1024
     if (bytes > bytesMax) throw notApplied('TOO_LARGE', `a request of ${bytes} bytes; at most ${bytesMax}`)
     // What frees space must get through.
-    if (this.noSpace && command.type !== 'compact' && command.type !== 'leaseRevoke') throw notApplied('NO_SPACE', `the disk of ${this.options.member} is full`)
+    if (this.noSpace && command.type !== 'compact' && command.type !== 'leaseRevoke')
+      throw notApplied('NO_SPACE', `the disk of ${this.options.member} is full`)
     const result = await this.replica.propose(command)
     if (result.type === 'failed') throw StoreError.fromMvcc(result.error)
     return result
@@ -449,7 +513,8 @@ export class StoreMember implements Behaviour<StoreMessage> {
     const result = this.replica.mvcc.range(query)
     let bytes = 0
     for (const { key, value } of result.kvs) bytes += key.length + value.length + 64
-    if (bytes > REPLY_BYTES_MAX) throw notApplied('TOO_LARGE', `an answer of ${bytes} bytes, at most ${REPLY_BYTES_MAX}: ask with a limit`)
+    if (bytes > REPLY_BYTES_MAX)
+      throw notApplied('TOO_LARGE', `an answer of ${bytes} bytes, at most ${REPLY_BYTES_MAX}: ask with a limit`)
     return result
   }
 
@@ -486,11 +551,19 @@ export class StoreMember implements Behaviour<StoreMessage> {
   }
 
   private leaseTtlSecondsMin(): number {
-    return this.options.leaseTtlSecondsMin ?? Math.ceil(((this.options.electionTimeoutMs ?? ELECTION_TIMEOUT_MS) * 1.5) / 1000)
+    return (
+      this.options.leaseTtlSecondsMin ??
+      Math.ceil(((this.options.electionTimeoutMs ?? ELECTION_TIMEOUT_MS) * 1.5) / 1000)
+    )
   }
 
   private header(): StoreHeader {
-    return { clusterId: this.options.clusterId, member: this.options.member, term: this.replica.term, revision: this.replica.mvcc.revision }
+    return {
+      clusterId: this.options.clusterId,
+      member: this.options.member,
+      term: this.replica.term,
+      revision: this.replica.mvcc.revision,
+    }
   }
 
   status(): StoreStatusReply {
@@ -529,7 +602,13 @@ export class StoreMember implements Behaviour<StoreMessage> {
       incarnation: this.boot,
       ...(replica.role === 'learner' ? {} : { role: replica.role }),
       ready: replica.leader !== undefined,
-      load: { revision: replica.mvcc.revision, appliedIndex: replica.mvcc.appliedIndex, term: replica.term, waiting: this.self.waiting, watches: this.hub.size },
+      load: {
+        revision: replica.mvcc.revision,
+        appliedIndex: replica.mvcc.appliedIndex,
+        term: replica.term,
+        waiting: this.self.waiting,
+        watches: this.hub.size,
+      },
     }
     try {
       world.bus.publish(this.subjects.beat('store', options.member), encode(beat))

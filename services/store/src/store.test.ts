@@ -74,7 +74,10 @@ describe('three members', () => {
     await cluster.put('s2', 'w/b', '1')
     await cluster.put('s2', 'other', '1')
     await cluster.call('s1', 'txn', { compare: [], success: [{ type: 'delete', ...range }], failure: [] })
-    await cluster.until('all events', async () => past.events.length === 4 && all.events.length === 5 && future.events.length === 2)
+    await cluster.until(
+      'all events',
+      async () => past.events.length === 4 && all.events.length === 5 && future.events.length === 2,
+    )
     assert.deepEqual(past.events, ['put w/a=2 was 1', 'put w/b=1', 'delete w/a= was 2', 'delete w/b= was 1'])
     assert.deepEqual(all.events, ['put w/a=1', 'put w/a=2', 'put w/b=1', 'delete w/a=', 'delete w/b='])
     assert.deepEqual(future.events, ['delete w/a=', 'delete w/b='])
@@ -124,12 +127,17 @@ describe('three members', () => {
   })
 
   test('many writes at once: all answered, all members the same', async () => {
-    const results = await Promise.all(Array.from({ length: 600 }, (_, i) => cluster.put(`s${i % 3}`, `many/${i}`, String(i))))
+    const results = await Promise.all(
+      Array.from({ length: 600 }, (_, i) => cluster.put(`s${i % 3}`, `many/${i}`, String(i))),
+    )
     assert.equal(new Set(results.map((r) => r.header.revision)).size, 600)
     const index = (await cluster.status(await cluster.leader()))?.commitIndex as number
-    await cluster.until('all to apply', async () => (await Promise.all(cluster.members.map((m) => cluster.status(m)))).every((s) => (s?.appliedIndex ?? 0) >= index))
+    await cluster.until('all to apply', async () =>
+      (await Promise.all(cluster.members.map((m) => cluster.status(m)))).every((s) => (s?.appliedIndex ?? 0) >= index),
+    )
     const hashes = await Promise.all([...cluster.handles.values()].map((handle) => handle.stateHash()))
-    for (const { appliedIndex, hash } of hashes) if (appliedIndex === hashes[0]?.appliedIndex) assert.equal(hash, hashes[0].hash)
+    for (const { appliedIndex, hash } of hashes)
+      if (appliedIndex === hashes[0]?.appliedIndex) assert.equal(hash, hashes[0].hash)
   })
 
   test('moving leadership on request', async () => {
@@ -153,7 +161,12 @@ describe('failures', { concurrency: 4 }, () => {
         for (let i = 0; writing; i++) {
           const key = `k/${i}`
           // With a session the member itself carries the request over to the new leader.
-          const done = await cluster.put(alive[i % 2] as string, key, key, { session: { clientId: 'w', seq: i + 1 } }).then(() => true, () => false)
+          const done = await cluster
+            .put(alive[i % 2] as string, key, key, { session: { clientId: 'w', seq: i + 1 } })
+            .then(
+              () => true,
+              () => false,
+            )
           if (done) acknowledged.push(key)
         }
       })()
@@ -165,7 +178,8 @@ describe('failures', { concurrency: 4 }, () => {
       await writer
       assert.notEqual(await cluster.leader(), dead)
       await cluster.startMember(dead)
-      for (const member of cluster.members) for (const key of acknowledged) assert.equal(await cluster.get(member, key), key)
+      for (const member of cluster.members)
+        for (const key of acknowledged) assert.equal(await cluster.get(member, key), key)
     } finally {
       await cluster.end()
     }
@@ -199,10 +213,16 @@ describe('failures', { concurrency: 4 }, () => {
       await cluster.until('the cut of the log', async () => ((await cluster.status(leader))?.firstIndex ?? 0) > 25)
       await cluster.startMember(sleeper)
       assert.equal(await cluster.get(sleeper, 'k9'), `${large}49`)
-      await cluster.until('the snapshot', async () => ((await cluster.status(sleeper))?.counters.snapshotsInstalled ?? 0) > 0)
+      await cluster.until(
+        'the snapshot',
+        async () => ((await cluster.status(sleeper))?.counters.snapshotsInstalled ?? 0) > 0,
+      )
       await cluster.put(sleeper, 'after', '1')
       const [a, b] = await cluster.until('both to apply the same', async () => {
-        const pair = await Promise.all([cluster.handles.get(leader)?.stateHash(), cluster.handles.get(sleeper)?.stateHash()])
+        const pair = await Promise.all([
+          cluster.handles.get(leader)?.stateHash(),
+          cluster.handles.get(sleeper)?.stateHash(),
+        ])
         return pair[0]?.appliedIndex === pair[1]?.appliedIndex && pair
       })
       assert.equal(a?.hash, b?.hash)
@@ -223,7 +243,10 @@ describe('failures', { concurrency: 4 }, () => {
       await cluster.kill(leader)
       await cluster.startMember(forgetful)
       assert.equal((await cluster.status(forgetful))?.role, 'learner')
-      assert.equal(await code(cluster.call(other, 'txn', { compare: [], success: [], failure: [] }, 1500)), 'NO_LEADER not-applied')
+      assert.equal(
+        await code(cluster.call(other, 'txn', { compare: [], success: [], failure: [] }, 1500)),
+        'NO_LEADER not-applied',
+      )
       await cluster.startMember(leader)
       await cluster.until('the repair', async () => (await cluster.status(forgetful))?.role !== 'learner')
       assert.equal(await cluster.get(forgetful, 'a'), '1')
@@ -243,7 +266,9 @@ describe('failures', { concurrency: 4 }, () => {
       await cluster.kill(liar)
       await cluster.wipe(liar)
       await cluster.startMember(liar, { emptyDirectory: 'new' })
-      await cluster.until('the refusal', async () => (await cluster.status(leader))?.errors.some((error) => error.startsWith(liar)))
+      await cluster.until('the refusal', async () =>
+        (await cluster.status(leader))?.errors.some((error) => error.startsWith(liar)),
+      )
       await cluster.kill(liar)
       await cluster.wipe(liar)
       await cluster.startMember(liar)
@@ -286,7 +311,8 @@ describe('failures', { concurrency: 4 }, () => {
         open: async (path, options) => {
           const file = await disk.open(path, options)
           const failing: typeof file = Object.create(file)
-          failing.write = (offset, contents) => (failWrites-- > 0 ? Promise.reject(new DiskError('IO', 'planted')) : file.write(offset, contents))
+          failing.write = (offset, contents) =>
+            failWrites-- > 0 ? Promise.reject(new DiskError('IO', 'planted')) : file.write(offset, contents)
           failing.read = (offset, length) => file.read(offset, length)
           failing.sync = () => file.sync()
           failing.truncate = (size) => file.truncate(size)
@@ -295,7 +321,7 @@ describe('failures', { concurrency: 4 }, () => {
         },
       })
       await cluster.startMember('s0', { freeBytesMin: 1000 }, wrap)
-      await cluster.until('the refusal', async () => (await cluster.status('s0'))?.errors.length)
+      await cluster.until('the refusal', async () => ((await cluster.status('s0'))?.errors.length ?? 0) > 0)
       assert.equal(await code(cluster.put('s0', 'b', '1')), 'NO_SPACE not-applied')
       assert.equal(await cluster.get('s0', 'a'), '1')
       await cluster.stop('s0')

@@ -65,7 +65,11 @@ export class WatchHub {
     stream.onEnd(() => this.watches.delete(watch))
     this.send(watch, { prevRevision: watch.sentRevision, revision: watch.sentRevision, events: [] })
     if (!watch.synced) this.catchUp(watch)
-    return { position: () => ({ revision: watch.synced ? Math.max(this.mvcc.revision, watch.sentRevision) : watch.nextRevision - 1 }) }
+    return {
+      position: () => ({
+        revision: watch.synced ? Math.max(this.mvcc.revision, watch.sentRevision) : watch.nextRevision - 1,
+      }),
+    }
   }
 
   /** The state was replaced by a snapshot: every watch goes on from what it has, or is told that this is compacted. */
@@ -94,7 +98,9 @@ export class WatchHub {
         if (one.revision < watch.nextRevision) return // Asked for from a later revision on.
         one.events.forEach((event, j) => {
           const key = keys[i]?.[j] as string
-          const inside = watch.single ? key === watch.from : key >= watch.from && (watch.to === undefined || key < watch.to)
+          const inside = watch.single
+            ? key === watch.from
+            : key >= watch.from && (watch.to === undefined || key < watch.to)
           if (inside) this.addEvent(watch, event, events)
         })
       })
@@ -125,10 +131,16 @@ export class WatchHub {
       } catch (error) {
         if (!(error instanceof MvccError)) throw error
         this.watches.delete(watch)
-        watch.stream.end('compacted', { code: error.code, outcome: 'not-applied', text: error.message, details: error.details })
+        watch.stream.end('compacted', {
+          code: error.code,
+          outcome: 'not-applied',
+          text: error.message,
+          details: error.details,
+        })
         return
       }
-      if (events.length > 0) this.send(watch, { prevRevision: watch.sentRevision, revision: watch.nextRevision - 1, events })
+      if (events.length > 0)
+        this.send(watch, { prevRevision: watch.sentRevision, revision: watch.nextRevision - 1, events })
       if (watch.nextRevision > this.mvcc.revision) {
         watch.working = false
         watch.synced = true

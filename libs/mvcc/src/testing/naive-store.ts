@@ -57,7 +57,10 @@ export class NaiveStore {
     const target = query.sortTarget ?? 'key'
     const by = (pair: [string, NaiveKey]) => (target === 'key' ? pair[0] : pair[1][target])
     const sign = query.sortOrder === 'descend' ? -1 : 1
-    found = found.map((p, i) => ({ p, i })).sort((a, b) => (by(a.p) < by(b.p) ? -sign : by(a.p) > by(b.p) ? sign : a.i - b.i)).map(({ p }) => p)
+    found = found
+      .map((p, i) => ({ p, i }))
+      .sort((a, b) => (by(a.p) < by(b.p) ? -sign : by(a.p) > by(b.p) ? sign : a.i - b.i))
+      .map(({ p }) => p)
     const limit = query.limit ?? 0
     const more = limit > 0 && found.length > limit
     return { kvs: (more ? found.slice(0, limit) : found).map((p) => this.kv(p, query.keysOnly)), more, count }
@@ -101,7 +104,13 @@ export class NaiveStore {
         const prevKv = op.prevKv && old ? { prevKv: this.kv([key, old]) } : {}
         wrote = true
         const create = old?.create ?? this.revision + 1
-        next.set(key, { value: name(op.value), create, mod: this.revision + 1, version: (old?.version ?? 0) + 1, lease })
+        next.set(key, {
+          value: name(op.value),
+          create,
+          mod: this.revision + 1,
+          version: (old?.version ?? 0) + 1,
+          lease,
+        })
         return { type: 'put', ...prevKv }
       }
       const found = this.select(next, op)

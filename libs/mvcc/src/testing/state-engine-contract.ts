@@ -38,7 +38,13 @@ export function stateEngineContract(name: string, make: () => Promise<EngineHarn
         assert.equal(engine.appliedIndex, 0)
         assert.deepEqual(all(engine), [])
         engine.commit(put({ b: '2', a: '1', c: '3' }), 7)
-        engine.commit([[Uint8Array.of(0xff), bytes('last')], [Uint8Array.of(0x62, 0), bytes('b0')]], 8)
+        engine.commit(
+          [
+            [Uint8Array.of(0xff), bytes('last')],
+            [Uint8Array.of(0x62, 0), bytes('b0')],
+          ],
+          8,
+        )
         assert.equal(engine.appliedIndex, 8)
         assert.equal(text(engine.get(bytes('b')) as Uint8Array), '2')
         assert.equal(engine.get(bytes('x')), undefined)
@@ -118,7 +124,10 @@ export function stateEngineContract(name: string, make: () => Promise<EngineHarn
         assert.deepEqual(all(engine), ['old=1'])
         engine.commit(put({ old: '2' }), 6)
         const next = engine.replace()
-        await next.write([[bytes('a'), bytes('1')], [bytes('b'), bytes('2')]])
+        await next.write([
+          [bytes('a'), bytes('1')],
+          [bytes('b'), bytes('2')],
+        ])
         await next.write([[bytes('c'), bytes('3')]])
         await next.finish(9)
         assert.equal(engine.appliedIndex, 9)
@@ -135,7 +144,12 @@ export function stateEngineContract(name: string, make: () => Promise<EngineHarn
     test('against a plain map, with checkpoints, crashes and replacements', async () => {
       const key = fc.constantFrom('a', 'b', 'c', 'd', 'e', 'f')
       const step = fc.oneof(
-        { weight: 6, arbitrary: fc.array(fc.tuple(key, fc.option(fc.string({ maxLength: 4 }), { nil: undefined })), { maxLength: 4 }) },
+        {
+          weight: 6,
+          arbitrary: fc.array(fc.tuple(key, fc.option(fc.string({ maxLength: 4 }), { nil: undefined })), {
+            maxLength: 4,
+          }),
+        },
         { weight: 2, arbitrary: fc.constant('checkpoint' as const) },
         { weight: 1, arbitrary: fc.constant('crash' as const) },
         { weight: 1, arbitrary: fc.constant('replace' as const) },
@@ -153,7 +167,8 @@ export function stateEngineContract(name: string, make: () => Promise<EngineHarn
               if (what === 'checkpoint') {
                 durable = await engine.checkpoint()
                 assert.equal(durable, index)
-              } else if (what === 'start checkpoint') engine.checkpoint().catch(() => {}) // A crash may end it.
+              } else if (what === 'start checkpoint')
+                engine.checkpoint().catch(() => {}) // A crash may end it.
               else if (what === 'crash') {
                 await harness.crash(engine)
                 engine = await harness.open()
@@ -175,7 +190,10 @@ export function stateEngineContract(name: string, make: () => Promise<EngineHarn
                   else present.set(k, v)
                 }
                 history.set(index, new Map(present))
-                engine.commit(what.map(([k, v]) => [bytes(k), v === undefined ? undefined : bytes(v)]), index)
+                engine.commit(
+                  what.map(([k, v]) => [bytes(k), v === undefined ? undefined : bytes(v)]),
+                  index,
+                )
               }
               const expected = [...present].sort((x, y) => (x[0] < y[0] ? -1 : 1)).map(([k, v]) => `${k}=${v}`)
               assert.deepEqual(all(engine), expected)

@@ -3,7 +3,16 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { Caller, type Disk, type Log } from '@capstan/actor'
 import { grants, identityToken, type StoreStatusReply, type StoreVerb, Subjects } from '@capstan/protocol'
-import { LmdbStateEngine, MemoryBroker, type MemoryBus, RealClock, RealDisk, RealRandom, realLog, silentLog } from '@capstan/real'
+import {
+  LmdbStateEngine,
+  MemoryBroker,
+  type MemoryBus,
+  RealClock,
+  RealDisk,
+  RealRandom,
+  realLog,
+  silentLog,
+} from '@capstan/real'
 import { startStore } from '../index.js'
 import type { StoreHandle, StoreOptions } from '../options.js'
 
@@ -16,7 +25,9 @@ export class LocalCluster {
   readonly subjects = new Subjects(CLUSTER)
   readonly handles = new Map<string, StoreHandle>()
   private readonly buses = new Map<string, MemoryBus>()
-  readonly log: Log = process.env.STORE_TEST_LOG ? realLog({ name: 'store', level: process.env.STORE_TEST_LOG }) : silentLog
+  readonly log: Log = process.env.STORE_TEST_LOG
+    ? realLog({ name: 'store', level: process.env.STORE_TEST_LOG })
+    : silentLog
   readonly client: Caller
   readonly clientIdentity = identityToken({ component: 'apiserver', name: 'a1' })
 
@@ -31,7 +42,11 @@ export class LocalCluster {
   static async start(options: Partial<StoreOptions> & { size?: number } = {}): Promise<LocalCluster> {
     const { size = 3, ...rest } = options
     const dir = await mkdtemp(join(tmpdir(), 'capstan-store-'))
-    const cluster = new LocalCluster(dir, Array.from({ length: size }, (_, i) => `s${i}`), rest)
+    const cluster = new LocalCluster(
+      dir,
+      Array.from({ length: size }, (_, i) => `s${i}`),
+      rest,
+    )
     await Promise.all(cluster.members.map((member) => cluster.startMember(member, { emptyDirectory: 'new' })))
     return cluster
   }
@@ -39,10 +54,18 @@ export class LocalCluster {
   private connect(component: 'store' | 'apiserver', name: string): MemoryBus {
     const identity = { component, name }
     const token = identityToken(identity)
-    return this.broker.connect({ identity: token, inbox: this.subjects.inbox(token, 'i1'), grants: grants(CLUSTER, identity) })
+    return this.broker.connect({
+      identity: token,
+      inbox: this.subjects.inbox(token, 'i1'),
+      grants: grants(CLUSTER, identity),
+    })
   }
 
-  async startMember(member: string, more: Partial<StoreOptions> = {}, wrapDisk = (disk: Disk): Disk => disk): Promise<StoreHandle> {
+  async startMember(
+    member: string,
+    more: Partial<StoreOptions> = {},
+    wrapDisk = (disk: Disk): Disk => disk,
+  ): Promise<StoreHandle> {
     const bus = this.connect('store', member)
     this.buses.set(member, bus)
     const dir = join(this.dir, member)
@@ -92,10 +115,20 @@ export class LocalCluster {
     return this.client.call(this.subjects.store(member, this.clientIdentity, verb), body, { timeoutMs }) as Promise<R>
   }
 
-  put(member: string, key: string, value: string, more: { lease?: number; session?: { clientId: string; seq: number } } = {}) {
+  put(
+    member: string,
+    key: string,
+    value: string,
+    more: { lease?: number; session?: { clientId: string; seq: number } } = {},
+  ) {
     const { session, ...rest } = more
     const op = { type: 'put', key: bytes(key), value: bytes(value), ...rest }
-    return this.call<{ header: { revision: number }; succeeded: boolean }>(member, 'txn', { compare: [], success: [op], failure: [], session })
+    return this.call<{ header: { revision: number }; succeeded: boolean }>(member, 'txn', {
+      compare: [],
+      success: [op],
+      failure: [],
+      session,
+    })
   }
 
   async get(member: string, key: string): Promise<string | undefined> {
@@ -112,7 +145,9 @@ export class LocalCluster {
     return this.until('a leader', async () => {
       const all = await Promise.all([...this.handles.values()].map((handle) => handle.status()))
       const leading = all.filter(({ role }) => role === 'leader').sort((a, b) => b.term - a.term)[0]
-      const agree = all.filter((one) => one.leader !== undefined && one.leader === leading?.header.member && one.term === leading.term)
+      const agree = all.filter(
+        (one) => one.leader !== undefined && one.leader === leading?.header.member && one.term === leading.term,
+      )
       return agree.length * 2 > this.members.length ? leading?.header.member : undefined
     })
   }
