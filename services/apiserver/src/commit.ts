@@ -192,6 +192,8 @@ export function storeFailure(error: unknown): ApiError {
   }
   if (failed.code === 'INTERNAL' || failed.code === 'BAD_REQUEST')
     return new ApiError(internal(failed.message).details, { outcome: failed.outcome, cause: failed })
-  if (failed.outcome === 'maybe-applied') return uncertain(`the store did not say whether it happened: ${failed.message}`, failed)
+  // Too many others went before a repetition: whether the first attempt counted is forgotten.
+  const isForgotten = failed.code === 'SESSION_STALE'
+  if (failed.outcome === 'maybe-applied' || isForgotten) return uncertain(`the store did not say whether it happened: ${failed.message}`, failed)
   return unavailable(`the store can't be reached: ${failed.message}`)
 }

@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events'
 import { CallError, Caller, type InStream, sleep, type StreamHandlers, type World } from '@capstan/actor'
 import {
   type CompactReply,
@@ -59,6 +60,8 @@ export class StoreClient {
   ) {
     if (options.members.length === 0) throw new RangeError('no store members given')
     this.caller = new Caller(world, { name: 'store' })
+    // Every call that pauses listens on it.
+    setMaxListeners(0, this.closing.signal)
     this.subjects = new Subjects(options.cluster)
     this.random = world.random.fork(`store-client/${options.instance}`)
     // A new life is a new client: its seqs start anew.

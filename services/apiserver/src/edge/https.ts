@@ -43,6 +43,8 @@ export interface HttpsListener {
 type Request = IncomingMessage | Http2ServerRequest
 type Response = ServerResponse | Http2ServerResponse
 
+/** How long a stream whose body was refused may stay half open. */
+const STREAM_LEFT_MS = 5000
 /** Bytes of a refused body that are read and thrown away, so that an HTTP/1.1 client gets to read the answer. */
 const DISCARD_BYTES_MAX = 64 * 1024 * 1024
 
@@ -266,9 +268,10 @@ function refuse(request: Request, response: Response, error: ApiError): void {
   }
   const { stream } = request as Http2ServerRequest
   if (stream) {
-    // Only this stream is closed; the connection and its other streams go on.
-    response.end(body, () => stream.close(0))
-    request.resume()
+    // Nothing more is read, so the client's window stays closed. It has the whole answer and ends the stream itself; one
+    // that doesn't is helped. The connection and its other streams go on.
+    response.end(body)
+    setTimeout(() => stream.close(), STREAM_LEFT_MS).unref()
     return
   }
   // A client of HTTP/1.1 that is still writing may not read before it is done: throw the rest away, within reason.
