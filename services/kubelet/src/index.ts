@@ -1,1 +1,31 @@
-export {}
+export {
+  HostError,
+  type HostInfo,
+  type HttpProbe,
+  type LogFile,
+  type NodeHost,
+  type ProbeOutcome,
+  type VolumeFile,
+} from './host.js'
+export {
+  type ContainerResources,
+  type ContainerRuntime,
+  type ContainerSecurity,
+  type ContainerSpec,
+  type ContainerState,
+  type ContainerStats,
+  type DnsConfig,
+  type ExecResult,
+  type ImageInfo,
+  type Mount,
+  OUTPUT_BYTES_MAX,
+  type PodIdentity,
+  type RegistryCredentials,
+  type RuntimeContents,
+  RuntimeError,
+  type RuntimeErrorCode,
+  type RuntimeInfo,
+  type RuntimeKind,
+  type SandboxSpec,
+  type SandboxState,
+} from './runtime.js'
