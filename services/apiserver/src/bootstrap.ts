@@ -4,7 +4,7 @@ import type { ApiRequest } from '@capstan/protocol'
 import { SERVICE_CIDR, serviceIp } from './addresses.js'
 import type { Cache } from './cache.js'
 import { ApiError } from './errors.js'
-import { objectKey } from './keys.js'
+import { objectKey, resourceKey, resourcePrefix } from './keys.js'
 import type { ApiServerOptions, User } from './options.js'
 import { keyBytes, type StoreClient } from './store-client.js'
 import type { KubeObject } from './stored.js'
@@ -21,7 +21,7 @@ export interface BootstrapContext {
   store: StoreClient
   cache: Cache
   options: ApiServerOptions
-  handle(verb: 'create' | 'update', request: ApiRequest, user: User): Promise<unknown>
+  handle(verb: 'create' | 'update' | 'delete', request: ApiRequest, user: User): Promise<unknown>
 }
 
 /** Runs until `signal`; what fails is tried again in the next round. */
@@ -105,8 +105,17 @@ async function ensureService({ store, cache, options, handle }: BootstrapContext
   const noMirror = { 'endpointslice.kubernetes.io/skip-mirror': 'true' }
   const endpoints = { apiVersion: 'v1', kind: 'Endpoints', metadata: { ...meta, labels: noMirror }, subsets }
   await put(find('', 'endpoints')?.object, ['subsets'], endpoints, of('', 'endpoints', endpoints), handle)
+  const sliceName = (number: number | undefined) => (subsets.length === 1 ? 'kubernetes' : `kubernetes-${number}`)
+  // Slices of masters that are gone.
+  const wanted = subsets.map((subset) => sliceName(subset.ports[0]?.port))
+  for (const { object } of cache.resource(resourceKey('discovery.k8s.io', 'endpointslices')).under(resourcePrefix('discovery.k8s.io', 'endpointslices', 'default'))) {
+    const { name, labels: sliceLabels } = object.metadata
+    if (!/^kubernetes(-\d+)?$/.test(name) || wanted.includes(name) || sliceLabels?.['kubernetes.io/service-name'] !== 'kubernetes') continue
+    const { body: _, ...request } = of('discovery.k8s.io', 'endpointslices', {})
+    await unless('NotFound', handle('delete', { ...request, name }, SELF))
+  }
   for (const subset of subsets) {
-    const name = subsets.length === 1 ? 'kubernetes' : `kubernetes-${subset.ports[0]?.port}`
+    const name = sliceName(subset.ports[0]?.port)
     const slice = {
       apiVersion: 'discovery.k8s.io/v1',
       kind: 'EndpointSlice',

@@ -77,7 +77,7 @@ class ApiServer implements ApiServerHandle {
         describe: () => ({ ready: this.ready, load: { inFlight: this.inFlight, watches: this.watches.size } }),
       }),
     )
-    const handle = (verb: 'create' | 'update', request: ApiRequest, user: User) => this.rest.handle(verb, request, user)
+    const handle = (verb: 'create' | 'update' | 'delete', request: ApiRequest, user: User) => this.rest.handle(verb, request, user)
     void keepBootstrapped({ world, store: this.store, cache: this.cache, options, handle }, this.closing.signal)
     void keepCompacting(world, this.store, this.cache, this.closing.signal)
   }
