@@ -90,7 +90,7 @@ export class Sessions {
       const floor = seq - SESSION_WINDOW
       if (floor - floorBefore < SESSION_WINDOW)
         for (let old = Math.max(1, floorBefore + 1); old <= floor; old++) forget(old)
-      else for (const old of [...session.replies.keys()]) if (old <= floor) forget(old)
+      else for (const old of session.replies.keys()) if (old <= floor) forget(old)
     }
     if (this.byClient.size > SESSIONS_MAX) {
       const [oldest, { replies }] = this.byClient.entries().next().value as [string, Session]

@@ -253,7 +253,7 @@ export class Replica {
 
   tick(nowMs: number): void {
     this.raft.tick(nowMs)
-    for (const [context, { reads, sinceMs }] of [...this.asked])
+    for (const [context, { reads, sinceMs }] of this.asked)
       if (nowMs - sinceMs > READ_RETRY_MS) {
         this.asked.delete(context)
         this.reads.push(...reads)
@@ -263,7 +263,7 @@ export class Replica {
       read.reject(notApplied('NO_LEADER', `no leader has confirmed the read in ${READ_WAIT_MS_MAX} ms`))
       return false
     })
-    for (const [to, out] of [...this.outgoing])
+    for (const [to, out] of this.outgoing)
       if (nowMs - out.usedMs > SNAPSHOT_IDLE_MS) {
         out.close()
         this.outgoing.delete(to)

@@ -150,7 +150,7 @@ export class StoreMember implements Behaviour<StoreMessage> {
     for (const stop of this.stops) stop()
     this.server?.stop()
     this.hub?.end('closing')
-    for (const parked of [...this.parked]) this.unpark(parked, notApplied('STOPPED', `${this.options.member} stops`))
+    for (const parked of Array.from(this.parked)) this.unpark(parked, notApplied('STOPPED', `${this.options.member} stops`))
     this.caller?.close()
     await this.replica?.close()
   }
@@ -188,7 +188,7 @@ export class StoreMember implements Behaviour<StoreMessage> {
     // In a pause of our own nobody could renew a lease.
     if (gapMs > 500) this.lessor.extendAll(gapMs)
     this.replica.tick(now)
-    for (const parked of [...this.parked]) this.retry(parked, now, false)
+    for (const parked of Array.from(this.parked)) this.retry(parked, now, false)
     if (this.replica.role === 'leader') this.leaderTick(now)
     if (now - this.spaceMs >= FREE_SPACE_PERIOD_MS) {
       this.spaceMs = now
@@ -220,9 +220,9 @@ export class StoreMember implements Behaviour<StoreMessage> {
       this.log.info({ role: replica.role, term: replica.term, leader: replica.leader }, leads ? 'leads' : 'follows')
       this.beat()
     }
-    for (const one of [...this.forwarded]) if (one.leader !== replica.leader) one.lost()
+    for (const one of Array.from(this.forwarded)) if (one.leader !== replica.leader) one.lost()
     if (replica.leader !== undefined)
-      for (const parked of [...this.parked]) this.retry(parked, this.world.clock.monotonicMs(), true)
+      for (const parked of Array.from(this.parked)) this.retry(parked, this.world.clock.monotonicMs(), true)
   }
 
   private applied(command: Command, result: CommandResult): void {

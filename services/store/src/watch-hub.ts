@@ -74,7 +74,7 @@ export class WatchHub {
 
   /** The state was replaced by a snapshot: every watch goes on from what it has, or is told that this is compacted. */
   reset(): void {
-    for (const watch of [...this.watches]) {
+    for (const watch of Array.from(this.watches)) {
       if (watch.nextRevision > this.mvcc.revision) continue
       watch.synced = false
       this.catchUp(watch)
@@ -83,7 +83,7 @@ export class WatchHub {
 
   end(reason: string): void {
     this.stopListening()
-    for (const watch of [...this.watches]) watch.stream.end(reason)
+    for (const watch of Array.from(this.watches)) watch.stream.end(reason)
     this.watches.clear()
   }
 
@@ -91,7 +91,7 @@ export class WatchHub {
     const last = (batch[batch.length - 1] as RevisionEvents).revision
     // The keys' text is made once for all watches.
     const keys = batch.map(({ events }) => events.map((event) => text(event.kv.key)))
-    for (const watch of [...this.watches]) {
+    for (const watch of Array.from(this.watches)) {
       if (!watch.synced) continue
       const events: WatchEvent[] = []
       batch.forEach((one, i) => {

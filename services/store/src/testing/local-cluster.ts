@@ -107,7 +107,7 @@ export class LocalCluster {
 
   async end(): Promise<void> {
     this.client.close()
-    for (const member of [...this.handles.keys()]) await this.kill(member)
+    for (const member of Array.from(this.handles.keys())) await this.kill(member)
     await rm(this.dir, { recursive: true, force: true })
   }
 
