@@ -136,6 +136,11 @@ export class Rest {
     return stored
   }
 
+  /** The cache has everything that was acknowledged before the call, if it can have it in a moment. */
+  async catchUp(): Promise<boolean> {
+    return this.caughtUp({})
+  }
+
   /** True: the cache may answer. @throws ApiError 504 for a revision from the future */
   private async caughtUp(options: ApiOptions): Promise<boolean> {
     const { cache, store } = this.context
