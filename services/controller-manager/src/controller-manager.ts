@@ -15,7 +15,7 @@ import { startNamespaces, startRootCa, startServiceAccounts } from './namespace-
 import { startNodeCidrs } from './node-cidr.js'
 import { startNodeLifecycle } from './node-lifecycle.js'
 import type { ControllerManagerOptions } from './options.js'
-import type { Part, PartContext, StartPart } from './part.js'
+import type { Part, PartContext, PartCounters, StartPart } from './part.js'
 import { startPodGc } from './pod-gc.js'
 import { startReplicaSets, startReplicationControllers } from './replica-controller.js'
 
@@ -38,13 +38,22 @@ const PARTS: readonly StartPart[] = [
   startPodGc,
 ]
 
+/** Since the start of this instance: for coverage in simulation, and for people. */
+export interface ControllerManagerCounters extends Readonly<PartCounters> {
+  /** Terms of office, and how many of them began by taking over a silent holder's lock. */
+  readonly terms: number
+  readonly takeOvers: number
+  /** Watches that were opened again after the first, and lists made anew because history was gone. */
+  readonly watchResumes: number
+  readonly relists: number
+}
+
 export interface ControllerManagerHandle {
   /** This instance is the active one. */
   readonly leading: boolean
   /** Fence of the present term, for tests. */
   readonly fence: Fence | undefined
-  /** Terms of office since the start, and how many of them by taking over a silent holder's lock. */
-  readonly counters: { readonly terms: number; readonly takeOvers: number }
+  readonly counters: ControllerManagerCounters
   /** Stops all loops, gives the lock back. */
   stop(): Promise<void>
 }
@@ -60,6 +69,8 @@ export async function startControllerManager(
   const { cluster, machine } = options
   const ownClient = options.client ? undefined : new BusApiClient(world, { cluster, machine })
   const client: ApiClient = options.client ?? (ownClient as BusApiClient)
+  const counters = { nodesMarked: 0, evictions: 0, collected: 0, watchResumes: 0, relists: 0 }
+  let present: InformerFactory | undefined
   const kubelets = new BeatTracker(world, { cluster, component: 'kubelet' })
   const elector = new LeaderElector(world, client, {
     lock: LOCK,
@@ -79,18 +90,29 @@ export async function startControllerManager(
   /** One term of office: everything in it is made anew and ends with it. */
   async function lead(fence: Fence, signal: AbortSignal): Promise<void> {
     const informers = new InformerFactory(world, client)
+    present = informers
     // What this instance heard while it was not asked to judge says nothing: all silences start anew.
     kubelets.restart('took over leadership')
     const onFenced = () => elector.stepDown('a write was fenced')
-    const context: PartContext = { world, client, informers, fence, onFenced, options, kubelets }
+    const context: PartContext = { world, client, informers, fence, onFenced, options, kubelets, counters }
     const parts: Part[] = PARTS.map((start) => start(context))
     if (options.rootCaPem !== undefined) parts.push(startRootCa(context, options.rootCaPem))
     informers.start()
     await aborted(signal)
     informers.stop()
+    Object.assign(counters, resumed())
+    present = undefined
     const stopped = Promise.all(parts.map((part) => part.stop())).then(() => true)
     if (!(await Promise.race([stopped, sleep(world.clock, STOP_MS).then(() => false)])))
       world.log.warn({ waitedMs: STOP_MS }, 'some control loops have not come to their end; their writes are fenced')
+  }
+
+  function resumed(): { watchResumes: number; relists: number } {
+    const { watches = 0, lists = 0, expired = 0 } = present?.counters ?? {}
+    return {
+      watchResumes: counters.watchResumes + Math.max(0, watches - lists),
+      relists: counters.relists + expired,
+    }
   }
 
   return {
@@ -100,7 +122,9 @@ export async function startControllerManager(
     get fence() {
       return elector.fence
     },
-    counters: elector.counters,
+    get counters() {
+      return { ...counters, ...resumed(), ...elector.counters }
+    },
     async stop() {
       await elector.stop()
       stopBeating()

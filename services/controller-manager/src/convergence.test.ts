@@ -15,7 +15,6 @@ import {
   type EndpointSlice,
   isPodReady,
   type Node,
-  type Pod,
   type ReplicaSet,
   type Service,
 } from './kinds.js'
@@ -178,7 +177,9 @@ async function run(seed: number, covered: Covered): Promise<void> {
     const running = pods.filter((pod) => own.some((rs) => controllerOf(pod)?.uid === rs.metadata.uid))
     assert.equal(running.length, replicas, `${label}: pods of ${name}`)
     assert.ok(running.every(isPodReady), `${label}: ready`)
-    const images = running.map((pod) => (pod.spec?.containers as unknown as { image: string }[])[0]?.image)
+    const images = running.map(
+      (pod) => (pod.spec?.containers as unknown as { image: string }[] | undefined)?.[0]?.image,
+    )
     assert.deepEqual(new Set(images), new Set(replicas > 0 ? [image] : []), label)
     assert.ok(own.filter((rs) => (rs.spec?.replicas ?? 0) > 0).length <= 1, label)
     assert.ok(own.length <= 3, `${label}: ${own.length} ReplicaSets of ${name}`)

@@ -185,6 +185,7 @@ export function startGarbageCollector(parts: PartContext): Part {
       'collecting: its owners are gone',
     )
     await ignore(['NotFound'], context.client.delete(resource, ref, { preconditions, propagationPolicy }))
+    parts.counters.collected++
   }
 
   /** Foreground: everything that blocks must be gone before the owner goes. */

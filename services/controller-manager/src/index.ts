@@ -1,2 +1,6 @@
-export { type ControllerManagerHandle, startControllerManager } from './controller-manager.js'
+export {
+  type ControllerManagerCounters,
+  type ControllerManagerHandle,
+  startControllerManager,
+} from './controller-manager.js'
 export type { ControllerManagerOptions, NodeLifecycleOptions, PodGcOptions } from './options.js'

@@ -186,6 +186,7 @@ export function startNodeLifecycle(parts: PartContext): Part {
     const verdict = judge.verdict(key)
     if (verdict !== 'heard' && condition(node.status?.conditions, 'Ready')?.status !== 'Unknown') {
       node = await context.client.update<Node>(RESOURCES.nodes, withUnknown(node), { subresource: 'status' })
+      parts.counters.nodesMarked++
       const subject = { object: node, apiVersion: 'v1', kind: 'Node' }
       context.events.record(subject, 'Normal', 'NodeNotReady', `Node ${key} status is now: NodeNotReady`)
     }
@@ -245,6 +246,7 @@ export function startNodeLifecycle(parts: PartContext): Part {
     const leftMs = dueMs - clock.monotonicMs()
     if (leftMs > 0) return { requeueAfterMs: leftMs }
     const { name = '', namespace = '', uid } = pod.metadata
+    parts.counters.evictions++
     const text = `Marking for deletion Pod ${namespace}/${name}`
     context.events.record({ object: pod, apiVersion: 'v1', kind: 'Pod' }, 'Normal', 'TaintManagerEviction', text)
     await ignore(

@@ -22,6 +22,17 @@ export interface PartContext {
   readonly options: ControllerManagerOptions
   /** Beats of the kubelets. */
   readonly kubelets: BeatTracker
+  readonly counters: PartCounters
+}
+
+/** What happened since the start of the process, over all terms. */
+export interface PartCounters {
+  /** Nodes marked as silent. */
+  nodesMarked: number
+  /** Pods deleted because of a taint. */
+  evictions: number
+  /** Objects deleted because nobody owned them any more. */
+  collected: number
 }
 
 export type StartPart = (context: PartContext) => Part

@@ -16,6 +16,7 @@ export class FakeCluster {
   readonly kubelets = new BeatTracker(this.world, { cluster: 'c1', component: 'kubelet' })
   readonly parts: Part[] = []
   fenced = 0
+  readonly counters = { nodesMarked: 0, evictions: 0, collected: 0 }
   private readonly beats = new Map<string, () => void>()
   private readonly leases = new Set<string>()
   private ips = 0
@@ -32,6 +33,7 @@ export class FakeCluster {
       onFenced: () => this.fenced++,
       options: { cluster: 'c1', machine: 'm0', ...this.options },
       kubelets: this.kubelets,
+      counters: this.counters,
     }
     for (const start of starts) this.parts.push(start(context))
     this.informers.start()
