@@ -80,7 +80,7 @@ export interface RangeReply {
 
 export interface Compare {
   key: Uint8Array
-  /** With it: must hold for every key in the range; an empty range holds. */
+  /** With it: must hold for every key in the range; an empty range compares as a missing key does (etcd v3). */
   rangeEnd?: Uint8Array
   target: 'version' | 'create' | 'mod' | 'value' | 'lease'
   result: '=' | '!=' | '<' | '>'

@@ -335,10 +335,14 @@ export class Replica {
     this.failAll(maybeApplied('STOPPED', `${this.options.member} stopped; it may have happened`))
     for (const read of this.takeAllReads()) read.reject(notApplied('STOPPED', `${this.options.member} stopped`))
     for (const out of this.outgoing.values()) out.close()
-    await this.raftLog.close()
-    await this.savingIdentity
-    await this.incoming?.tail
-    await this.mvcc.engine.close()
+    // Nothing of this life may write into the next one; what cannot be closed any more is only told.
+    for (const ending of [() => this.raftLog.close(), () => this.savingIdentity, () => this.incoming?.tail, () => this.mvcc.engine.close()]) {
+      try {
+        await ending()
+      } catch (error) {
+        this.log.warn({ err: error }, 'not closed cleanly')
+      }
+    }
   }
 
   // -------------------------------------------------------------------------------------------------------------- pump

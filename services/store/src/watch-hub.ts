@@ -89,6 +89,7 @@ export class WatchHub {
 
   private deliver(batch: readonly RevisionEvents[]): void {
     const last = (batch[batch.length - 1] as RevisionEvents).revision
+    if (this.watches.size === 0) return
     // The keys' text is made once for all watches.
     const keys = batch.map(({ events }) => events.map((event) => text(event.kv.key)))
     for (const watch of Array.from(this.watches)) {

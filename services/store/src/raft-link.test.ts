@@ -1,0 +1,47 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { encode } from '@capstan/actor'
+import { grants, identityToken, Subjects } from '@capstan/protocol'
+import { MemoryBroker, RealClock, silentLog } from '@capstan/real'
+import { type RaftFrame, RaftLink } from './raft-link.js'
+
+test('frames of any size arrive whole; garbage and other clusters are refused', async () => {
+  const broker = new MemoryBroker({ payloadBytesMax: 4096 })
+  const subjects = new Subjects('c')
+  const connect = (name: string) => {
+    const identity = { component: 'store', name } as const
+    const token = identityToken(identity)
+    return broker.connect({ identity: token, inbox: subjects.inbox(token, 'i'), grants: grants('c', identity) })
+  }
+  const link = (member: string, clusterId = 'id') => {
+    const frames: RaftFrame[] = []
+    const bus = connect(member)
+    const self = { cluster: 'c', clusterId, member, incarnation: `i-${member}`, origin: 'new' }
+    return { frames, bus, link: new RaftLink(bus, silentLog, self, (frame) => frames.push(frame)) }
+  }
+  const a = link('a.1')
+  const b = link('b')
+  const stranger = link('s', 'other')
+  const garbage: Uint8Array[] = [
+    new Uint8Array([0xc1]),
+    new Uint8Array(0),
+    encode('x'),
+    encode([1]),
+    encode([2, 'id', 'i', 'new', []]),
+    encode([1, 'id', 'i', 'new', 'no list']),
+    encode([1, 'piece', 1, 0, 1, 'no bytes']),
+    encode([1, 'piece', 2, 0, 1, encode(7)]),
+    encode([1, 'piece', 3, 1, 2, encode(7)]),
+  ]
+  for (const bytes of garbage) a.bus.publish(subjects.raft('a.1', 'b'), bytes)
+  stranger.link.send('b', [{ from: 's' }])
+  a.link.send('b', [{ small: 1 }])
+  a.link.send('b', [{ large: new Uint8Array(50_000).fill(7) }])
+  a.link.send('b', [{ after: true }])
+  const clock = new RealClock()
+  while (b.frames.length < 3) await new Promise<void>((resolve) => clock.defer(resolve))
+  assert.deepEqual(b.frames.map(({ from, incarnation }) => `${from} ${incarnation}`), Array(3).fill('a.1 i-a.1'))
+  assert.deepEqual(b.frames[0]?.messages, [{ small: 1 }])
+  assert.equal((b.frames[1]?.messages[0] as { large: Uint8Array }).large.length, 50_000)
+  assert.deepEqual(b.frames[2]?.messages, [{ after: true }])
+})
