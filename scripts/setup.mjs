@@ -15,9 +15,11 @@ export function ensurePackages() {
   run('npm', ['ci', '--no-audit', '--no-fund', '--loglevel=error'])
 }
 
-export function ensureBuilt() {
+/** `rooms`: only these and what they import; default: everything. */
+export function ensureBuilt(rooms = []) {
   ensurePackages()
-  run(process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '-b'])
+  run(process.execPath, [join(root, 'libs/api/scripts/generate-descriptions.mjs')])
+  run(process.execPath, [join(root, 'node_modules/typescript/bin/tsc'), '-b', ...rooms])
 }
 
 export function run(command, args, options = {}) {

@@ -1,16 +1,10 @@
 // npm test [ROOM ...]: builds, checks the rooms and runs the tests. With room names (libs/actor), only theirs.
-import { spawnSync } from 'node:child_process'
 import { readdirSync } from 'node:fs'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
+import { ensureBuilt, root, run } from './setup.mjs'
 
-const root = join(import.meta.dirname, '..')
 const rooms = process.argv.slice(2)
-
-function run(command, args) {
-  const done = spawnSync(command, args, { cwd: root, stdio: 'inherit' })
-  if (done.status !== 0) process.exit(done.status ?? 1)
-}
 
 function testFiles(dir) {
   const found = []
@@ -23,7 +17,6 @@ function testFiles(dir) {
   return found.sort()
 }
 
-const tsc = join(root, 'node_modules/.bin/tsc')
-run(tsc, ['-b', ...rooms])
+ensureBuilt(rooms)
 const files = (rooms.length > 0 ? rooms : ['libs', 'services', 'chaos', 'test']).flatMap(testFiles)
-run(process.execPath, ['--enable-source-maps', '--test', `--test-concurrency=${Math.max(2, availableParallelism() - 1)}`, '--test-reporter=spec', ...files])
+run(process.execPath, ['--enable-source-maps', '--test', `--test-concurrency=${Math.max(2, availableParallelism() - 1)}`, '--test-reporter=spec', ...files], { stdio: 'inherit' })

@@ -1,0 +1,177 @@
+import { duplicate, forbidden, invalid, notSupported, required, type StatusCause } from '../causes.js'
+import { asList, asNumber, asObject, asText, isObject, type Json, type KubeObject } from '../kube-object.js'
+import { dns1035Label, portName, portNumber } from '../names.js'
+import { ageColumn, defineKind, fill, labelCauses, selectorText, specOf, statusOf } from './define.js'
+
+const TYPES = ['ClusterIP', 'ExternalName', 'LoadBalancer', 'NodePort']
+const PROTOCOLS = ['SCTP', 'TCP', 'UDP']
+const IPV4 = /^((25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(\.|$)){4}(?<!\.)$/
+
+function portText(port: Json): string {
+  const node = asNumber(port['nodePort'])
+  return `${String(port['port'])}${node ? `:${node}` : ''}/${asText(port['protocol'])}`
+}
+
+function validateService(o: KubeObject): StatusCause[] {
+  const spec = specOf(o)
+  const causes: StatusCause[] = []
+  const type = asText(spec['type'])
+  const headless = spec['clusterIP'] === 'None'
+  if (!TYPES.includes(type)) causes.push(notSupported('spec.type', type, TYPES))
+  const ports = asList(spec['ports'])
+  if (ports.length === 0 && !headless && type !== 'ExternalName') causes.push(required('spec.ports'))
+  if (type === 'ExternalName' && !asText(spec['externalName'])) causes.push(required('spec.externalName'))
+  const names = new Set<string>()
+  const numbers = new Set<string>()
+  for (const [i, port] of ports.entries()) {
+    const at = `spec.ports[${i}]`
+    const name = asText(port['name'])
+    if (!name && ports.length > 1) causes.push(required(`${at}.name`))
+    const wrongName = name ? portName(name) : undefined
+    if (wrongName) causes.push(invalid(`${at}.name`, name, wrongName))
+    if (name && names.has(name)) causes.push(duplicate(`${at}.name`, name))
+    names.add(name)
+    const wrong = portNumber(port['port'])
+    if (wrong) causes.push(invalid(`${at}.port`, port['port'] ?? 0, wrong))
+    const protocol = asText(port['protocol'])
+    if (!PROTOCOLS.includes(protocol)) causes.push(notSupported(`${at}.protocol`, protocol, PROTOCOLS))
+    const key = `${protocol} ${String(port['port'])}`
+    if (numbers.has(key)) causes.push(duplicate(at, { port: port['port'], protocol }))
+    numbers.add(key)
+    const target = port['targetPort']
+    const wrongTarget = target === undefined ? undefined : typeof target === 'string' ? portName(target) : portNumber(target)
+    if (wrongTarget) causes.push(invalid(`${at}.targetPort`, target, wrongTarget))
+    const node = asNumber(port['nodePort'])
+    if (node && (type === 'ClusterIP' || type === 'ExternalName')) causes.push(forbidden(`${at}.nodePort`, "may not be used when `type` is 'ClusterIP'"))
+  }
+  for (const [key, value] of Object.entries(asObject(spec['selector']))) causes.push(...labelCauses(key, value, 'spec.selector'))
+  const affinity = asText(spec['sessionAffinity'])
+  if (!['ClientIP', 'None'].includes(affinity)) causes.push(notSupported('spec.sessionAffinity', affinity, ['ClientIP', 'None']))
+  const ip = asText(spec['clusterIP'])
+  if (ip && ip !== 'None' && !IPV4.test(ip)) causes.push(invalid('spec.clusterIPs[0]', ip, 'must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)'))
+  return causes
+}
+
+export const service = defineKind({
+  kind: 'Service',
+  resource: 'services',
+  shortNames: ['svc'],
+  categories: ['all'],
+  definition: 'io.k8s.api.core.v1.Service',
+  subresources: ['status'],
+  nameRule: dns1035Label,
+  columns: [
+    { name: 'Type', cell: (o) => asText(specOf(o)['type']) },
+    { name: 'Cluster-IP', cell: (o) => asText(specOf(o)['clusterIP']) || '<none>' },
+    {
+      name: 'External-IP',
+      cell(o) {
+        const spec = specOf(o)
+        if (spec['type'] === 'ExternalName') return asText(spec['externalName'])
+        const given = Array.isArray(spec['externalIPs']) ? spec['externalIPs'].map(String) : []
+        const ingress = asList(asObject(statusOf(o)['loadBalancer'])['ingress']).map((i) => asText(i['ip']) || asText(i['hostname']))
+        const all = [...ingress, ...given].join(',')
+        return all || (spec['type'] === 'LoadBalancer' ? '<pending>' : '<none>')
+      },
+    },
+    { name: 'Port(s)', cell: (o) => asList(specOf(o)['ports']).map(portText).join(',') || '<none>' },
+    ageColumn,
+    { name: 'Selector', wide: true, cell: (o) => selectorText({ matchLabels: asObject(specOf(o)['selector']) }) || '<none>' },
+  ],
+  setDefaults(o) {
+    const { spec } = o
+    if (!isObject(spec)) return
+    fill(spec, 'type', 'ClusterIP')
+    fill(spec, 'sessionAffinity', 'None')
+    if (spec['sessionAffinity'] === 'ClientIP') fill(spec, 'sessionAffinityConfig', { clientIP: { timeoutSeconds: 10_800 } })
+    if (spec['type'] !== 'ExternalName') fill(spec, 'internalTrafficPolicy', 'Cluster')
+    if (spec['type'] === 'NodePort' || spec['type'] === 'LoadBalancer') fill(spec, 'externalTrafficPolicy', 'Cluster')
+    if (spec['type'] === 'LoadBalancer') fill(spec, 'allocateLoadBalancerNodePorts', true)
+    if (spec['type'] !== 'ExternalName') {
+      fill(spec, 'ipFamilies', ['IPv4'])
+      fill(spec, 'ipFamilyPolicy', 'SingleStack')
+    }
+    if (Array.isArray(spec['ports']))
+      for (const port of spec['ports'].filter(isObject)) {
+        fill(port, 'protocol', 'TCP')
+        if (port['targetPort'] === undefined || port['targetPort'] === 0 || port['targetPort'] === '') port['targetPort'] = port['port']
+      }
+  },
+  prepareForCreate(o) {
+    o['status'] = { loadBalancer: {} }
+  },
+  validate: validateService,
+  validateUpdate(o, old) {
+    const [ip, before] = [asText(specOf(o)['clusterIP']), asText(specOf(old)['clusterIP'])]
+    const stays = specOf(o)['type'] !== 'ExternalName' && specOf(old)['type'] !== 'ExternalName'
+    return stays && before && ip !== before ? [invalid('spec.clusterIPs[0]', [ip], 'may not change once set')] : []
+  },
+  fields: { 'spec.clusterIP': (o) => asText(specOf(o)['clusterIP']), 'spec.type': (o) => asText(specOf(o)['type']) },
+})
+
+/** `10.0.0.1:80,10.0.0.2:80 + 3 more...` */
+function shortened(all: string[], most = 3): string {
+  if (all.length === 0) return '<none>'
+  return all.length <= most ? all.join(',') : `${all.slice(0, most).join(',')} + ${all.length - most} more...`
+}
+
+export const endpoints = defineKind({
+  kind: 'Endpoints',
+  resource: 'endpoints',
+  singular: 'endpoints',
+  shortNames: ['ep'],
+  definition: 'io.k8s.api.core.v1.Endpoints',
+  columns: [
+    {
+      name: 'Endpoints',
+      cell: (o) =>
+        shortened(
+          asList(o['subsets']).flatMap((subset) => {
+            const ports = asList(subset['ports'])
+            return asList(subset['addresses']).flatMap((a) => (ports.length === 0 ? [asText(a['ip'])] : ports.map((p) => `${asText(a['ip'])}:${String(p['port'])}`)))
+          }),
+        ),
+    },
+    ageColumn,
+  ],
+  setDefaults(o) {
+    for (const subset of Array.isArray(o['subsets']) ? o['subsets'].filter(isObject) : [])
+      for (const port of Array.isArray(subset['ports']) ? subset['ports'].filter(isObject) : []) fill(port, 'protocol', 'TCP')
+  },
+  validate: (o) =>
+    asList(o['subsets']).flatMap((subset, i) =>
+      asList(subset['addresses']).flatMap((a, j) =>
+        IPV4.test(asText(a['ip'])) ? [] : [invalid(`subsets[${i}].addresses[${j}].ip`, a['ip'] ?? '', 'must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)')],
+      ),
+    ),
+})
+
+export const endpointSlice = defineKind({
+  group: 'discovery.k8s.io',
+  kind: 'EndpointSlice',
+  resource: 'endpointslices',
+  hasGeneration: true,
+  definition: 'io.k8s.api.discovery.v1.EndpointSlice',
+  columns: [
+    { name: 'AddressType', cell: (o) => asText(o['addressType']) },
+    { name: 'Ports', cell: (o) => shortened(asList(o['ports']).map((p) => (p['port'] === undefined ? '*' : String(p['port'])))).replace('<none>', '<unset>') },
+    { name: 'Endpoints', cell: (o) => shortened(asList(o['endpoints']).flatMap((e) => (Array.isArray(e['addresses']) ? e['addresses'].map(String) : []))).replace('<none>', '<unset>') },
+    ageColumn,
+  ],
+  setDefaults(o) {
+    for (const port of Array.isArray(o['ports']) ? o['ports'].filter(isObject) : []) {
+      fill(port, 'name', '')
+      fill(port, 'protocol', 'TCP')
+    }
+  },
+  validate(o) {
+    const causes: StatusCause[] = []
+    const types = ['FQDN', 'IPv4', 'IPv6']
+    if (!o['addressType']) causes.push(required('addressType'))
+    else if (!types.includes(asText(o['addressType']))) causes.push(notSupported('addressType', o['addressType'], types))
+    for (const [i, endpoint] of asList(o['endpoints']).entries())
+      if (!Array.isArray(endpoint['addresses']) || endpoint['addresses'].length === 0) causes.push(required(`endpoints[${i}].addresses`, 'must contain at least 1 address'))
+    return causes
+  },
+  validateUpdate: (o, old) => (o['addressType'] === old['addressType'] ? [] : [invalid('addressType', o['addressType'], 'field is immutable')]),
+})

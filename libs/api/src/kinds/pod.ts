@@ -1,0 +1,155 @@
+import { forbidden, type StatusCause } from '../causes.js'
+import { asList, asNumber, asObject, asText, isObject, type Json, type KubeObject, sameJson } from '../kube-object.js'
+import { formatAge } from '../time.js'
+import { ageColumn, defineKind, specOf, statusOf } from './define.js'
+import { defaultPodSpec, validatePodSpec } from './pod-spec.js'
+
+const CONDITION_TEXT = '<none>'
+
+/** Guaranteed: every container limits what it requests, cpu and memory. BestEffort: none requests anything. */
+export function qosClass(spec: Json): 'Guaranteed' | 'Burstable' | 'BestEffort' {
+  const containers = [...asList(spec['containers']), ...asList(spec['initContainers'])].map((c) => asObject(c['resources']))
+  const some = containers.some((r) => Object.keys({ ...asObject(r['requests']), ...asObject(r['limits']) }).some((n) => n === 'cpu' || n === 'memory'))
+  if (!some) return 'BestEffort'
+  const all = containers.every((r) =>
+    ['cpu', 'memory'].every((name) => {
+      const limit = asObject(r['limits'])[name]
+      return limit !== undefined && String(asObject(r['requests'])[name] ?? limit) === String(limit)
+    }),
+  )
+  return all ? 'Guaranteed' : 'Burstable'
+}
+
+/** The STATUS and RESTARTS columns, worked out as kubectl's server does. */
+function summary(pod: KubeObject, nowMs: number): { ready: string; status: string; restarts: string } {
+  const spec = specOf(pod)
+  const status = statusOf(pod)
+  const total = asList(spec['containers']).length + asList(spec['initContainers']).filter((c) => c['restartPolicy'] === 'Always').length
+  let reason = asText(status['reason']) || asText(status['phase'])
+  if (asList(status['conditions']).some((c) => c['type'] === 'PodScheduled' && c['reason'] === 'SchedulingGated')) reason = 'SchedulingGated'
+  let restarts = 0
+  let lastRestart = 0
+  let ready = 0
+  const countRestarts = (container: Json) => {
+    restarts += asNumber(container['restartCount']) ?? 0
+    const finished = Date.parse(asText(asObject(asObject(container['lastState'])['terminated'])['finishedAt']))
+    if (finished > lastRestart) lastRestart = finished
+  }
+  const inits = asList(status['initContainerStatuses'])
+  const sidecars = new Set(asList(spec['initContainers']).filter((c) => c['restartPolicy'] === 'Always').map((c) => c['name']))
+  let initializing = false
+  for (const [i, container] of inits.entries()) {
+    countRestarts(container)
+    const state = asObject(container['state'])
+    const terminated = isObject(state['terminated']) ? state['terminated'] : undefined
+    const waiting = asObject(state['waiting'])
+    if (terminated && asNumber(terminated['exitCode']) === 0) continue
+    if (sidecars.has(container['name']) && container['started'] === true) {
+      if (container['ready'] === true) ready++
+      continue
+    }
+    if (terminated) reason = asText(terminated['reason']) ? `Init:${asText(terminated['reason'])}` : exitText('Init:', terminated)
+    else if (asText(waiting['reason']) && waiting['reason'] !== 'PodInitializing') reason = `Init:${asText(waiting['reason'])}`
+    else reason = `Init:${i}/${asList(spec['initContainers']).length}`
+    initializing = true
+    break
+  }
+  if (!initializing) {
+    let hasRunning = false
+    for (const container of asList(status['containerStatuses']).toReversed()) {
+      countRestarts(container)
+      const state = asObject(container['state'])
+      const waiting = asText(asObject(state['waiting'])['reason'])
+      const terminated = isObject(state['terminated']) ? state['terminated'] : undefined
+      if (waiting) reason = waiting
+      else if (terminated) reason = asText(terminated['reason']) || exitText('', terminated)
+      else if (container['ready'] === true && isObject(state['running'])) {
+        hasRunning = true
+        ready++
+      }
+    }
+    if (reason === 'Completed' && hasRunning)
+      reason = asList(status['conditions']).some((c) => c['type'] === 'Ready' && c['status'] === 'True') ? 'Running' : 'NotReady'
+  }
+  if (pod.metadata.deletionTimestamp && status['reason'] === 'NodeLost') reason = 'Unknown'
+  else if (pod.metadata.deletionTimestamp && !['Succeeded', 'Failed'].includes(asText(status['phase']))) reason = 'Terminating'
+  const when = restarts > 0 && lastRestart > 0 ? ` (${formatAge(new Date(lastRestart).toISOString(), nowMs)} ago)` : ''
+  return { ready: `${ready}/${total}`, status: reason, restarts: `${restarts}${when}` }
+}
+
+const exitText = (prefix: string, terminated: Json) =>
+  (asNumber(terminated['signal']) ?? 0) !== 0 ? `${prefix}Signal:${String(terminated['signal'])}` : `${prefix}ExitCode:${String(terminated['exitCode'])}`
+
+const CHANGEABLE = ['activeDeadlineSeconds', 'tolerations', 'schedulingGates', 'terminationGracePeriodSeconds']
+
+/** Only images, and a few fields of the spec, may change. */
+function validateUpdate(pod: KubeObject, old: KubeObject, subresource: string): StatusCause[] {
+  if (subresource !== '') return []
+  const comparable = (object: KubeObject) => {
+    const spec = { ...specOf(object) }
+    for (const field of CHANGEABLE) delete spec[field]
+    for (const field of ['containers', 'initContainers']) spec[field] = asList(spec[field]).map((c) => ({ ...c, image: '' }))
+    return spec
+  }
+  if (sameJson(comparable(pod), comparable(old))) return []
+  return [
+    forbidden(
+      'spec',
+      'pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)',
+    ),
+  ]
+}
+
+export const pod = defineKind({
+  kind: 'Pod',
+  resource: 'pods',
+  shortNames: ['po'],
+  categories: ['all'],
+  hasGeneration: true,
+  definition: 'io.k8s.api.core.v1.Pod',
+  subresources: ['status', 'binding', 'eviction', 'log'],
+  columns: [
+    { name: 'Ready', description: 'Containers that are ready, and all of them.', cell: (o, now) => summary(o, now).ready },
+    { name: 'Status', description: 'What the pod does, or why it does not.', cell: (o, now) => summary(o, now).status },
+    { name: 'Restarts', description: 'Restarts of its containers, and when the last one was.', cell: (o, now) => summary(o, now).restarts },
+    ageColumn,
+    { name: 'IP', wide: true, cell: (o) => asText(statusOf(o)['podIP']) || CONDITION_TEXT },
+    { name: 'Node', wide: true, cell: (o) => asText(specOf(o)['nodeName']) || CONDITION_TEXT },
+    { name: 'Nominated Node', wide: true, cell: (o) => asText(statusOf(o)['nominatedNodeName']) || CONDITION_TEXT },
+    {
+      name: 'Readiness Gates',
+      wide: true,
+      cell(o) {
+        const gates = asList(specOf(o)['readinessGates'])
+        if (gates.length === 0) return CONDITION_TEXT
+        const met = gates.filter((g) => asList(statusOf(o)['conditions']).some((c) => c['type'] === g['conditionType'] && c['status'] === 'True'))
+        return `${met.length}/${gates.length}`
+      },
+    },
+  ],
+  rowConditions(o) {
+    const phase = statusOf(o)['phase']
+    if (phase !== 'Succeeded' && phase !== 'Failed') return undefined
+    return { conditions: [{ type: 'Completed', status: 'True', reason: phase, message: 'The pod has ended.' }] }
+  },
+  setDefaults(o) {
+    if (!isObject(o['spec'])) return
+    defaultPodSpec(o['spec'])
+    if (o['spec']['enableServiceLinks'] === undefined) o['spec']['enableServiceLinks'] = true
+  },
+  prepareForCreate(o) {
+    o['status'] = { phase: 'Pending', qosClass: qosClass(specOf(o)) }
+  },
+  validate: (o) => validatePodSpec(specOf(o), 'spec'),
+  validateUpdate,
+  fields: {
+    'spec.nodeName': (o) => asText(specOf(o)['nodeName']),
+    'spec.restartPolicy': (o) => asText(specOf(o)['restartPolicy']),
+    'spec.schedulerName': (o) => asText(specOf(o)['schedulerName']),
+    'spec.serviceAccountName': (o) => asText(specOf(o)['serviceAccountName']),
+    'spec.hostNetwork': (o) => String(specOf(o)['hostNetwork'] === true),
+    'status.phase': (o) => asText(statusOf(o)['phase']),
+    'status.podIP': (o) => asText(statusOf(o)['podIP']),
+    'status.nominatedNodeName': (o) => asText(statusOf(o)['nominatedNodeName']),
+  },
+})
