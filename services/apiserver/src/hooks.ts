@@ -1,7 +1,7 @@
 /** What a few kinds need beside what libs/api declares of them: the one registry of special behaviour. */
 import type { ApiReply } from '@capstan/protocol'
 import { type Reservation, releaseAddresses, reserveAddresses } from './addresses.js'
-import { badRequest, conflict, methodNotAllowed, notFound } from './errors.js'
+import { ApiError, badRequest, conflict, failure, invalid, methodNotAllowed, notFound } from './errors.js'
 import type { Kind } from './kinds.js'
 import type { ApiServerOptions } from './options.js'
 import { type Ask, type Rest, timestamp } from './rest.js'
@@ -45,6 +45,7 @@ const HOOKS: Readonly<Record<string, Hooks>> = {
   },
   events: { ttlSeconds: (options) => options.eventTtlSeconds ?? 3600 },
   replicationcontrollers: { defaultPropagation: 'Orphan' },
+  serviceaccounts: { subresources: { token } },
   namespaces: {
     returnsDeleted: true,
     deleting(object) {
@@ -121,6 +122,42 @@ async function evict(rest: Rest, verb: string, ask: Ask): Promise<ApiReply> {
   const eviction = (ask.request.body ?? {}) as { deleteOptions?: unknown }
   await rest.deleteOne(ask, eviction.deleteOptions)
   return success(201)
+}
+
+const TOKEN_SECONDS = 3600
+const TOKEN_SECONDS_MIN = 600
+const TOKEN_SECONDS_MAX = 2 ** 32
+
+/** A signed token for the account. */
+async function token(rest: Rest, verb: string, ask: Ask): Promise<ApiReply> {
+  if (verb !== 'create') throw methodNotAllowed()
+  const { signToken } = rest.context.options
+  if (!signToken) throw new ApiError(failure(501, 'NotImplemented', 'this API server was started without a key to sign tokens with'))
+  const { object } = await rest.read(ask)
+  const request = (ask.request.body ?? {}) as { spec?: { expirationSeconds?: number; audiences?: string[] } }
+  const seconds = request.spec?.expirationSeconds ?? TOKEN_SECONDS
+  if (!Number.isSafeInteger(seconds) || seconds < TOKEN_SECONDS_MIN || seconds > TOKEN_SECONDS_MAX)
+    throw invalid('TokenRequest', 'authentication.k8s.io', '', [
+      {
+        reason: 'FieldValueInvalid',
+        message: `Invalid value: ${JSON.stringify(seconds)}: may not specify a duration less than 10 minutes`,
+        field: 'spec.expirationSeconds',
+      },
+    ])
+  const { name, namespace = '', uid } = object.metadata
+  const nowMs = rest.context.world.clock.nowMs()
+  const issuedAt = Math.floor(nowMs / 1000)
+  const times = { issuedAt, expiresAt: issuedAt + seconds }
+  const audiences = request.spec?.audiences
+  const text = await signToken({ namespace, name, ...(uid ? { uid } : {}) }, times, audiences)
+  const body = {
+    kind: 'TokenRequest',
+    apiVersion: 'authentication.k8s.io/v1',
+    metadata: { name, namespace, creationTimestamp: timestamp(nowMs) },
+    spec: { audiences: audiences ?? [], expirationSeconds: seconds },
+    status: { token: text, expirationTimestamp: timestamp(times.expiresAt * 1000) },
+  }
+  return { status: 201, body: Buffer.from(JSON.stringify(body)) }
 }
 
 /** Replaces spec.finalizers, and removes the namespace with the last one. */

@@ -27,6 +27,12 @@ export interface ApiServerOptions {
   eventWindowMax?: number
   /** Whom a bearer token speaks for; undefined: nobody. Missing: no token is accepted. See `tokenVerifier` in `./edge`. */
   verifyToken?(token: string): Promise<User | undefined>
+  /** Signs a ServiceAccount's token (`serviceaccounts/token`). Times in seconds since the epoch. See `tokenSigner` in `./edge`. */
+  signToken?(
+    account: { namespace: string; name: string; uid?: string },
+    times: { issuedAt: number; expiresAt: number },
+    audiences: readonly string[] | undefined,
+  ): Promise<string>
   /** Watches at once; one more gets 429. Default 4,096. */
   watchesMax?: number
 }

@@ -1,2 +1,2 @@
 export { type HttpsListener, type HttpsOptions, listenHttps } from './https.js'
-export { ISSUER, signServiceAccountToken, type TokenOptions, tokenVerifier } from './tokens.js'
+export { ISSUER, type TokenOptions, tokenSigner, tokenVerifier } from './tokens.js'

@@ -1,7 +1,7 @@
 /** Who a bearer token speaks for: static ones from the operator, and signed ones of ServiceAccounts. */
 import { createHash, createPublicKey, timingSafeEqual } from 'node:crypto'
 import { importPKCS8, jwtVerify, SignJWT } from 'jose'
-import type { User } from '../options.js'
+import type { ApiServerOptions, User } from '../options.js'
 
 export const ISSUER = 'https://kubernetes.default.svc.cluster.local'
 const ALGORITHMS = ['RS256', 'ES256']
@@ -18,6 +18,7 @@ export interface TokenOptions {
 export function tokenVerifier(options: TokenOptions): (token: string) => Promise<User | undefined> {
   const known = Object.entries(options.static ?? {}).map(([token, user]) => ({ digest: digestOf(token), user }))
   const key = options.serviceAccountKey === undefined ? undefined : createPublicKey(options.serviceAccountKey)
+  const issuer = options.issuer ?? ISSUER
   return async (token) => {
     const digest = digestOf(token)
     // All of them, in the same time: an answer's delay must not tell how much of a token is right.
@@ -25,7 +26,7 @@ export function tokenVerifier(options: TokenOptions): (token: string) => Promise
     if (found) return found.user
     if (!key || token.split('.').length !== 3) return undefined
     try {
-      const { payload } = await jwtVerify(token, key, { issuer: options.issuer ?? ISSUER, algorithms: ALGORITHMS })
+      const { payload } = await jwtVerify(token, key, { issuer, audience: issuer, algorithms: ALGORITHMS })
       const [, , namespace, name, ...more] = (payload.sub ?? '').split(':')
       if (!payload.sub?.startsWith('system:serviceaccount:') || !namespace || !name || more.length > 0) return undefined
       const about = payload['kubernetes.io'] as { serviceaccount?: { uid?: string } } | undefined
@@ -40,24 +41,20 @@ export function tokenVerifier(options: TokenOptions): (token: string) => Promise
   }
 }
 
-/** Signs a ServiceAccount's token. `key`: PKCS #8 PEM of an RSA or P-256 key. Times in seconds since the epoch. */
-export async function signServiceAccountToken(
-  key: string,
-  account: { namespace: string; name: string; uid?: string },
-  times: { issuedAt: number; expiresAt: number },
-  issuer = ISSUER,
-): Promise<string> {
+/** For `ApiServerOptions.signToken`. `key`: PKCS #8 PEM of an RSA or P-256 key. */
+export function tokenSigner(key: string, issuer = ISSUER): NonNullable<ApiServerOptions['signToken']> {
   const algorithm = createPublicKey(key).asymmetricKeyType === 'ec' ? 'ES256' : 'RS256'
-  const { namespace, name, uid } = account
-  return new SignJWT({ 'kubernetes.io': { namespace, serviceaccount: { name, ...(uid ? { uid } : {}) } } })
-    .setProtectedHeader({ alg: algorithm })
-    .setIssuer(issuer)
-    .setAudience(issuer)
-    .setSubject(`system:serviceaccount:${namespace}:${name}`)
-    .setIssuedAt(times.issuedAt)
-    .setNotBefore(times.issuedAt)
-    .setExpirationTime(times.expiresAt)
-    .sign(await importPKCS8(key, algorithm))
+  const imported = importPKCS8(key, algorithm)
+  return async ({ namespace, name, uid }, { issuedAt, expiresAt }, audiences) =>
+    new SignJWT({ 'kubernetes.io': { namespace, serviceaccount: { name, ...(uid ? { uid } : {}) } } })
+      .setProtectedHeader({ alg: algorithm })
+      .setIssuer(issuer)
+      .setAudience(audiences?.length ? [...audiences] : [issuer])
+      .setSubject(`system:serviceaccount:${namespace}:${name}`)
+      .setIssuedAt(issuedAt)
+      .setNotBefore(issuedAt)
+      .setExpirationTime(expiresAt)
+      .sign(await imported)
 }
 
 const digestOf = (token: string) => createHash('sha256').update(token).digest()
