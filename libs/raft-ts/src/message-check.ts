@@ -1,6 +1,11 @@
-import type { MemberId, RaftMessage } from './types.js'
+import type { EntryKind, MemberId, RaftMessage } from './types.js'
 
-const isCount = (value: unknown): boolean => Number.isSafeInteger(value) && (value as number) >= 0
+/** No term, index or length is ever so large; and numbers below it leave room to count on. */
+const COUNT_MAX = 2 ** 50
+const KINDS: ReadonlySet<EntryKind> = new Set(['noop', 'command', 'config', 'clusterVersion'])
+
+const isCount = (value: unknown): boolean => Number.isSafeInteger(value) && (value as number) >= 0 && (value as number) <= COUNT_MAX
+const isNames = (value: unknown): boolean => Array.isArray(value) && value.every((name) => typeof name === 'string')
 
 /** What is wrong with something that came as a raft message for `self`; undefined: it is plausible. */
 export function checkMessage(message: RaftMessage, self: MemberId): string | undefined {
@@ -26,6 +31,8 @@ function checkEntries(message: RaftMessage & { type: 'append' }): string | undef
     if (entry === null || typeof entry !== 'object' || entry.index !== ++index) return 'entries do not follow each other'
     if (!isCount(entry.term) || entry.term < term || entry.term > message.term) return 'an entry has an impossible term'
     if (!(entry.payload instanceof Uint8Array) || typeof entry.clientId !== 'string' || !isCount(entry.clientSeq)) return 'an entry is malformed'
+    // What the log on disk could not hold must not come in.
+    if (!KINDS.has(entry.kind) || !isCount(entry.formatVersion) || entry.formatVersion > 0xffff) return 'an entry is of an unknown kind or format'
     term = entry.term
   }
   return undefined
@@ -33,7 +40,7 @@ function checkEntries(message: RaftMessage & { type: 'append' }): string | undef
 
 function checkSnapshot({ meta, data }: RaftMessage & { type: 'snapshot' }): string | undefined {
   if (meta === null || typeof meta !== 'object' || !isCount(meta.index) || !isCount(meta.term)) return 'meta is malformed'
-  if (!Array.isArray(meta.configuration?.voters) || !Array.isArray(meta.configuration.learners)) return 'meta has no configuration'
+  if (!isNames(meta.configuration?.voters) || !isNames(meta.configuration.learners)) return 'meta has no configuration'
   return data instanceof Uint8Array ? undefined : 'data is no bytes'
 }
 
@@ -49,8 +56,8 @@ const COUNTS: Record<RaftMessage['type'], string[]> = {
   snapshot: ['offset', 'crc'],
   snapshotReply: ['index', 'received'],
   timeoutNow: [],
-  readIndex: [],
-  readIndexReply: ['index'],
+  readIndex: ['context'],
+  readIndexReply: ['context', 'index'],
   termQuery: [],
   termReply: [],
 }

@@ -18,8 +18,8 @@ export class Progress {
   heardMs: number
   /** Highest commit index that it was told. */
   toldCommit: LogIndex = 0
-  /** When the last append with entries left. */
-  sentMs: number
+  /** `last` had been sent before heartbeat `round`: what an answer to it does not have was lost. One at a time. */
+  mark: { round: number; last: LogIndex } | undefined
   snapshot = { index: 0, offset: 0, askedMs: 0, waiting: false }
   /** Highest heartbeat round that it answered. */
   round = 0
@@ -27,13 +27,13 @@ export class Progress {
   constructor(next: LogIndex, nowMs: number) {
     this.next = next
     this.heardMs = nowMs
-    this.sentMs = nowMs
   }
 
   becomeProbe(next: LogIndex): void {
     this.state = 'probe'
     this.next = Math.max(next, this.match + 1)
     this.probeSentMs = undefined
+    this.mark = undefined
     this.clearInFlight()
   }
 
@@ -53,6 +53,7 @@ export class Progress {
   /** Nothing of what it acknowledged may be counted on. */
   forgot(next: LogIndex): void {
     this.match = 0
+    this.toldCommit = 0
     this.becomeProbe(next)
   }
 

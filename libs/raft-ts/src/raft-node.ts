@@ -24,13 +24,15 @@ import {
 /** Stands in `votedFor` of a term in which this member may have voted before it lost its memory: for nobody we know. */
 const FORGOTTEN_VOTE = '\u0000forgotten'
 const NO_BYTES = new Uint8Array(0)
+/** More than a member can ever forward. */
+const FORWARDS_PER_MS = 4096
 
 type MessageBody = RaftMessage extends infer M ? (M extends RaftMessage ? Omit<M, 'from' | 'to' | 'term'> : never) : never
 
 interface Outstanding {
   number: number
+  /** Durable up to here once it is persisted: the last entry given out by then that has not been replaced since. */
   lastIndex: LogIndex
-  lastTerm: Term
   /** Term of an own vote that becomes durable with it; 0: none. */
   selfVoteTerm: Term
 }
@@ -77,11 +79,16 @@ export class RaftNode {
   private reads: LeaderRead[] = []
   /** Own and followers' reads that no heartbeat round has been started for. */
   private newReads: { context: number; from: MemberId }[] = []
-  private readonly forwarded = new Map<number, number>()
+  /** Own reads with the leader, by their number on the wire. */
+  private readonly forwarded = new Map<number, { context: number; sentMs: number }>()
+  private nextForward: number
   private transfer: { to: MemberId; untilMs: number; sent: boolean } | undefined
   private uncommittedBytes = 0
   private receiving: { meta: SnapshotMeta; received: number; busy: boolean } | undefined
   private forgetful: { terms: Map<MemberId, Term>; readAsked: boolean; catchUpTo: LogIndex | undefined; askedMs: number } | undefined
+
+  /** The Ready with which the repair of a lost memory becomes durable. */
+  private repairedBy: number | undefined
 
   private sendNow: RaftMessage[] = []
   private sendAfter: RaftMessage[] = []
@@ -131,6 +138,8 @@ export class RaftNode {
     this.handedToPersist = this.log.lastIndex
     this.nowMs = options.nowMs
     this.heardLeaderMs = Number.NEGATIVE_INFINITY
+    // No number of a former life of this member comes again: a late answer to one would be an old index for a new read.
+    this.nextForward = Math.floor(options.nowMs) * FORWARDS_PER_MS + Math.floor(options.random() * FORWARDS_PER_MS)
     if (options.forgetful) this.forgetful = { terms: new Map(), readAsked: false, catchUpTo: undefined, askedMs: Number.NEGATIVE_INFINITY }
     this.resetElectionTimer()
   }
@@ -149,10 +158,10 @@ export class RaftNode {
     }
     if (this.role === 'leader') this.tickLeader()
     else if (nowMs >= this.electionDeadlineMs) this.electionTimeout()
-    for (const [context, sentMs] of this.forwarded)
+    for (const [number, { context, sentMs }] of this.forwarded)
       if (nowMs - sentMs > this.electionTimeoutMs) {
-        this.forwarded.delete(context)
-        this.refuseRead(context)
+        this.forwarded.delete(number)
+        this.giveRead(context, 0, true)
       }
     if (this.forgetful) this.recoverMemory(this.forgetful)
   }
@@ -195,10 +204,8 @@ export class RaftNode {
     if (this.newReads.length + this.reads.length + this.forwarded.size >= (this.options.readsMax ?? 10_000)) return false
     if (this.bugs.has('stale-read')) this.readyReads.push({ context, index: this.commit, refused: false })
     else if (this.role === 'leader') this.newReads.push({ context, from: this.self })
-    else if (this.leader !== undefined) {
-      this.forwarded.set(context, this.nowMs)
-      this.send(this.leader, { type: 'readIndex', context })
-    } else this.refuseRead(context)
+    else if (this.leader !== undefined) this.forwardRead(this.leader, context)
+    else this.giveRead(context, 0, true)
     return true
   }
 
@@ -245,8 +252,8 @@ export class RaftNode {
       snapshotWanted: this.snapshotWanted,
       snapshotChunks: this.snapshotChunks,
     }
-    const last = entries[entries.length - 1]
-    this.outstanding.push({ number: ready.number, lastIndex: last?.index ?? 0, lastTerm: last?.term ?? 0, selfVoteTerm: this.selfVoteTerm })
+    const lastIndex = entries[entries.length - 1]?.index ?? 0
+    this.outstanding.push({ number: ready.number, lastIndex, selfVoteTerm: this.selfVoteTerm })
     if (this.bugs.has('ack-before-sync')) {
       ready.sendNow = [...ready.sendNow, ...ready.sendAfterPersist]
       ready.sendAfterPersist = []
@@ -266,10 +273,10 @@ export class RaftNode {
   persisted(readyNumber: number): void {
     for (let first = this.outstanding[0]; first && first.number <= readyNumber; first = this.outstanding[0]) {
       this.outstanding.shift()
-      // Entries that were replaced since then are not what became durable.
-      if (first.lastIndex > this.stableIndex && this.log.termAt(first.lastIndex) === first.lastTerm) this.stableIndex = first.lastIndex
+      this.stableIndex = Math.max(this.stableIndex, first.lastIndex)
       if (first.selfVoteTerm === this.term && this.role === 'candidate') this.countVote(this.self, true)
     }
+    if (this.repairedBy !== undefined && readyNumber >= this.repairedBy) this.repairedBy = undefined
     // The leader counts itself only now (thesis §10.2.1: its disk write may go on while it already sends).
     if (this.role === 'leader') this.advanceCommit()
   }
@@ -330,6 +337,7 @@ export class RaftNode {
     this.handedToApply = Math.max(this.handedToApply, meta.index)
     this.stableIndex = Math.max(Math.min(this.stableIndex, this.log.lastIndex), meta.index)
     this.handedToPersist = Math.max(Math.min(this.handedToPersist, this.log.lastIndex), meta.index)
+    for (const waiting of this.outstanding) waiting.lastIndex = Math.min(waiting.lastIndex, this.log.lastIndex)
     this.snapshotToPersist = meta
     this.counters.snapshotsInstalled++
     if (this.leader !== undefined) this.sendAfter.push(this.message(this.leader, { type: 'snapshotReply', index: meta.index, received: 0, installed: true }))
@@ -352,7 +360,7 @@ export class RaftNode {
       progress: Object.fromEntries(
         [...this.progress].map(([member, p]) => [member, { match: p.match, next: p.next, state: p.state, inFlight: p.inFlight.length }]),
       ),
-      mayVote: this.forgetful === undefined,
+      mayVote: this.forgetful === undefined && this.repairedBy === undefined,
       counters: { ...this.counters },
     }
   }
@@ -394,8 +402,7 @@ export class RaftNode {
       for (const { context, from } of [...this.reads, ...this.newReads]) this.answerRead(from, context, 0, true)
     }
     if (leader !== this.leader) {
-      for (const context of this.forwarded.keys()) this.refuseRead(context)
-      this.forwarded.clear()
+      this.refuseForwarded()
       if (this.forgetful) this.forgetful.readAsked = false
     }
     if (term > this.term) {
@@ -434,8 +441,7 @@ export class RaftNode {
   private preCampaign(): void {
     this.role = 'preCandidate'
     this.leader = undefined
-    for (const context of this.forwarded.keys()) this.refuseRead(context)
-    this.forwarded.clear()
+    this.refuseForwarded()
     this.votes.clear()
     this.askForVotes('preVote', this.term + 1, false, this.sendNow)
     this.countVote(this.self, true)
@@ -466,6 +472,9 @@ export class RaftNode {
     const isVoter = this.configuration.voters.includes(this.self) && !this.forgetful
     if (m.type === 'preVote') {
       const granted = isVoter && upToDate && m.term > this.term && this.role !== 'leader' && !this.leaderLives()
+      // Two that ask at once would each vote for itself. The lesser name goes first; who has said yes holds back a little.
+      if (granted && this.role === 'preCandidate' && m.from < this.self) this.becomeFollower(this.term, undefined)
+      if (granted && this.role === 'follower') this.electionDeadlineMs = Math.max(this.electionDeadlineMs, this.nowMs + 2 * this.heartbeatMs)
       this.sendAfter.push({ ...this.message(m.from, { type: 'preVoteReply', granted }), term: granted ? m.term : this.term })
       return
     }
@@ -476,6 +485,8 @@ export class RaftNode {
       this.hardStateDirty = true
       this.resetElectionTimer()
     }
+    // Another asks in our own term: a split vote. Waiting a whole time-out again would only cost time.
+    if (this.role === 'candidate' && m.from !== this.self) this.electionDeadlineMs = Math.min(this.electionDeadlineMs, this.nowMs + this.electionTimeoutMs * (0.2 + 0.5 * this.options.random()))
     this.sendAfter.push(this.message(m.from, { type: 'voteReply', granted }))
   }
 
@@ -500,8 +511,9 @@ export class RaftNode {
     this.leader = this.self
     this.votes.clear()
     this.progress = new Map(this.others().map((member) => [member, new Progress(this.log.lastIndex + 1, this.nowMs)]))
+    // What former terms left uncommitted is given back when it commits, so it counts from the start.
     this.uncommittedBytes = 0
-    this.round++
+    for (let at = this.commit + 1; at <= this.log.lastIndex; at++) this.uncommittedBytes += this.log.at(at)?.payload.length ?? 0
     this.heartbeatDueMs = this.nowMs
     // §3.6.2, §6.4: only an entry of the own term commits those before it, and tells what is committed.
     this.appendOwn({ kind: 'noop', clientId: '', clientSeq: 0, payload: NO_BYTES })
@@ -527,7 +539,11 @@ export class RaftNode {
   }
 
   private sendHeartbeats(): void {
-    for (const [to, progress] of this.progress) this.send(to, { type: 'heartbeat', commit: Math.min(progress.match, this.commit), round: this.round })
+    this.round++
+    for (const [to, progress] of this.progress) {
+      progress.mark ??= { round: this.round, last: progress.next - 1 }
+      this.send(to, { type: 'heartbeat', commit: Math.min(progress.match, this.commit), round: this.round })
+    }
   }
 
   /** What was lost on the way is sent again. */
@@ -562,7 +578,6 @@ export class RaftNode {
       else if (entries.length > 0) {
         progress.next += entries.length
         progress.sent(progress.next - 1, entries.reduce((sum, e) => sum + e.payload.length, 0))
-        progress.sentMs = this.nowMs
       } else return
     }
   }
@@ -603,6 +618,8 @@ export class RaftNode {
     this.log.truncate(from)
     this.stableIndex = Math.min(this.stableIndex, from - 1)
     this.handedToPersist = Math.min(this.handedToPersist, from - 1)
+    // What is being written at `from` and above is not what will stand there, not even if the same entries come back.
+    for (const waiting of this.outstanding) waiting.lastIndex = Math.min(waiting.lastIndex, from - 1)
     this.counters.truncations++
   }
 
@@ -643,7 +660,8 @@ export class RaftNode {
 
   private handleHeartbeat(m: RaftMessage & { type: 'heartbeat' }): void {
     this.hearLeader(m.from)
-    this.setCommit(Math.min(m.commit, this.log.lastIndex))
+    // The leader may still take what this member acknowledged before it lost its memory for present.
+    if (!this.forgetful) this.setCommit(Math.min(m.commit, this.log.lastIndex))
     // At once, not after a sync: a slow disk here must not look like a dead member there. It promises nothing durable.
     this.send(m.from, { type: 'heartbeatReply', round: m.round, lastIndex: this.log.lastIndex })
   }
@@ -651,9 +669,11 @@ export class RaftNode {
   private handleHeartbeatReply(m: RaftMessage & { type: 'heartbeatReply' }, progress: Progress): void {
     progress.heardMs = this.nowMs
     progress.round = Math.max(progress.round, m.round)
-    // It has received less than was sent, and that was a while ago: lost on the way.
-    const overdue = this.nowMs - progress.sentMs >= 2 * this.heartbeatMs
-    if (progress.state === 'replicate' && overdue && m.lastIndex < progress.next - 1) progress.becomeProbe(progress.match + 1)
+    // What was sent before this heartbeat has arrived before it, or is lost (or overtaken: then it is sent in vain).
+    const { mark } = progress
+    const answered = mark !== undefined && m.round >= mark.round
+    if (answered) progress.mark = undefined
+    if (progress.state === 'replicate' && answered && m.lastIndex < mark.last) progress.becomeProbe(progress.match + 1)
     else if (progress.state === 'probe' && progress.probeSentMs !== undefined && this.nowMs - progress.probeSentMs >= 2 * this.heartbeatMs)
       progress.probeSentMs = undefined
     this.confirmReads()
@@ -694,6 +714,10 @@ export class RaftNode {
       if (progress.state === 'snapshot') progress.becomeProbe(progress.match + 1)
       this.advanceCommit()
     } else if (progress.state === 'snapshot' && m.index === progress.snapshot.index) {
+      // A late or doubled answer must neither turn the transfer back nor double it; 0 means that the follower begins anew.
+      const { offset, askedMs } = progress.snapshot
+      const recent = this.nowMs - askedMs < 2 * this.heartbeatMs
+      if (m.received > 0 && (m.received < offset || (m.received === offset && recent))) return
       progress.snapshot.offset = m.received
       this.wantChunk(m.from, progress)
     }
@@ -706,10 +730,9 @@ export class RaftNode {
     if (this.newReads.length === 0) return
     // Before an entry of this term has committed, the leader does not know what is: the reads wait, they are not refused.
     if (this.log.termAt(this.commit) !== this.term) return
-    this.round++
+    this.sendHeartbeats()
     for (const { context, from } of this.newReads) this.reads.push({ context, from, index: this.commit, round: this.round })
     this.newReads = []
-    this.sendHeartbeats()
     this.confirmReads()
   }
 
@@ -732,8 +755,15 @@ export class RaftNode {
     else this.send(from, { type: 'readIndexReply', context, index, refused })
   }
 
-  private refuseRead(context: number): void {
-    this.giveRead(context, 0, true)
+  private forwardRead(leader: MemberId, context: number): void {
+    const number = this.nextForward++
+    this.forwarded.set(number, { context, sentMs: this.nowMs })
+    this.send(leader, { type: 'readIndex', context: number })
+  }
+
+  private refuseForwarded(): void {
+    for (const { context } of this.forwarded.values()) this.giveRead(context, 0, true)
+    this.forwarded.clear()
   }
 
   private giveRead(context: number, index: LogIndex, refused: boolean): void {
@@ -763,8 +793,7 @@ export class RaftNode {
     if (lost.catchUpTo === undefined) {
       if (lost.readAsked && !askAgain) return
       lost.readAsked = true
-      this.forwarded.set(MEMORY_READ, this.nowMs)
-      this.send(this.leader, { type: 'readIndex', context: MEMORY_READ })
+      this.forwardRead(this.leader, MEMORY_READ)
       return
     }
     if (this.stableIndex < lost.catchUpTo || this.commit < lost.catchUpTo) return
@@ -773,6 +802,7 @@ export class RaftNode {
     this.votedFor = FORGOTTEN_VOTE
     this.hardStateDirty = true
     this.forgetful = undefined
+    this.repairedBy = this.nextReady
   }
 
   // --------------------------------------------------------------------------------------------------------------- helpers
@@ -800,9 +830,11 @@ export class RaftNode {
           this.newReads.push({ context: m.context, from: m.from })
         else this.send(m.from, { type: 'readIndexReply', context: m.context, index: 0, refused: true })
         return
-      case 'readIndexReply':
-        if (this.forwarded.delete(m.context)) this.giveRead(m.context, m.index, m.refused)
+      case 'readIndexReply': {
+        const asked = this.forwarded.get(m.context)
+        if (asked && this.forwarded.delete(m.context)) this.giveRead(asked.context, m.index, m.refused)
         return
+      }
     }
     const progress = this.progress.get(m.from)
     if (this.role !== 'leader' || !progress) return

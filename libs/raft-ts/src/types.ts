@@ -85,8 +85,12 @@ export interface PersistBatch {
 
 /**
  * Work that the core asks for. Several may be outstanding; each step of them is done in the order of `number`:
- * 1. send `sendNow` at once; 2. make `persist` durable, then call `persisted(number)` (also when there is nothing to
- * persist, after those before); 3. send `sendAfterPersist`; 4. apply `apply`, then call `applied(lastIndex)`.
+ *  1. send `sendNow` at once (appends, heartbeats, questions: they promise nothing);
+ *  2. hand `persist` to `RaftLog.append`, and when it and all before it are durable, call `persisted(number)`, also
+ *     where there was nothing to persist;
+ *  3. then send `sendAfterPersist` (votes and acknowledgements: they promise what has just been made durable);
+ *  4. apply `apply` and call `appliedTo(index)`. It is durable already: this waits for nothing.
+ * Messages may be lost at will. After any call of the core there may be a new Ready: take until there is none.
  */
 export interface Ready {
   number: number
