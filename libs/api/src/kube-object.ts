@@ -20,7 +20,8 @@ export interface ObjectMeta {
   annotations?: Record<string, string>
   ownerReferences?: OwnerReference[]
   finalizers?: string[]
-  [field: string]: unknown
+  managedFields?: unknown[]
+  selfLink?: string
 }
 
 export interface OwnerReference {
