@@ -1,9 +1,6 @@
-/** One cause of an Invalid object, as in Kubernetes' StatusDetails. */
-export interface StatusCause {
-  reason: string
-  message: string
-  field?: string
-}
+import type { StatusCause } from '@capstan/api'
+
+export type { StatusCause }
 
 export interface StatusDetails {
   name?: string

@@ -1,6 +1,6 @@
 /** The verbs, for every kind alike. What is special about one stands in libs/api or in `hooks.ts`. */
 import { CallError, type World } from '@capstan/actor'
-import type { ApiOptions, ApiReply, ApiRequest, PatchType } from '@capstan/protocol'
+import type { ApiOptions, ApiReply, ApiRequest } from '@capstan/protocol'
 import { type Admission, type AdmissionRequest, admit } from './admission.js'
 import type { AuthorizerState } from './authorize.js'
 import type { Cache } from './cache.js'
@@ -355,7 +355,8 @@ export class Rest {
         'server-side apply is not supported by this server; accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json',
       )
     const { stored } = await this.change(ask, sub, (old) => {
-      const patched = applyPatch(type as PatchType, kind, old.copy(), request.body)
+      // A fresh one each time: a repetition starts from other state.
+      const patched = applyPatch(type, kind, old.copy(), request.body)
       return this.objectOf(ask, patched)
     })
     return this.object(200, stored, ask)

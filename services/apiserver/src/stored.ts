@@ -1,41 +1,8 @@
 /** One version of an object as the store has it, with everything derived from it made at most once. */
+import type { KubeObject, ObjectMeta, OwnerReference } from '@capstan/api'
 import type { KeyValue } from '@capstan/protocol'
 
-/** JSON object of a Kubernetes kind. Objects of a `Stored` are shared by all readers: never change one, `copy` it. */
-export interface KubeObject {
-  apiVersion: string
-  kind: string
-  metadata: ObjectMeta
-  // Kinds differ: fields are read by path, checked by libs/api.
-  [field: string]: unknown
-}
-
-export interface ObjectMeta {
-  name: string
-  namespace?: string
-  generateName?: string
-  uid?: string
-  resourceVersion?: string
-  generation?: number
-  creationTimestamp?: string
-  deletionTimestamp?: string
-  deletionGracePeriodSeconds?: number
-  labels?: Record<string, string>
-  annotations?: Record<string, string>
-  finalizers?: string[]
-  ownerReferences?: OwnerReference[]
-  managedFields?: unknown[]
-  selfLink?: string
-}
-
-export interface OwnerReference {
-  apiVersion: string
-  kind: string
-  name: string
-  uid: string
-  controller?: boolean
-  blockOwnerDeletion?: boolean
-}
+export type { KubeObject, ObjectMeta, OwnerReference }
 
 const METADATA = Buffer.from('"metadata":{')
 
