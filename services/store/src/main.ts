@@ -50,7 +50,11 @@ const [bus, raftBus] = await Promise.all([connect(`bulk-${incarnation}`), connec
 const store = await startStore(
   { clock: new RealClock(), random: new RealRandom(), bus, raftBus, disk: new RealDisk(dataDir), log },
   { ...options, openEngine: () => new LmdbStateEngine(join(dataDir, 'state')) },
-)
+).catch(async (error: unknown) => {
+  log.error({ err: error }, 'the store cannot start')
+  await Promise.all([bus.close(), raftBus.close()])
+  process.exit(1)
+})
 process.stdout.write('ready\n')
 
 let ending = false

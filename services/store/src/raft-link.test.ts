@@ -40,7 +40,10 @@ test('frames of any size arrive whole; garbage and other clusters are refused', 
   a.link.send('b', [{ after: true }])
   const clock = new RealClock()
   while (b.frames.length < 3) await new Promise<void>((resolve) => clock.defer(resolve))
-  assert.deepEqual(b.frames.map(({ from, incarnation }) => `${from} ${incarnation}`), Array(3).fill('a.1 i-a.1'))
+  assert.deepEqual(
+    b.frames.map(({ from, incarnation }) => `${from} ${incarnation}`),
+    Array(3).fill('a.1 i-a.1'),
+  )
   assert.deepEqual(b.frames[0]?.messages, [{ small: 1 }])
   assert.equal((b.frames[1]?.messages[0] as { large: Uint8Array }).large.length, 50_000)
   assert.deepEqual(b.frames[2]?.messages, [{ after: true }])

@@ -336,7 +336,12 @@ export class Replica {
     for (const read of this.takeAllReads()) read.reject(notApplied('STOPPED', `${this.options.member} stopped`))
     for (const out of this.outgoing.values()) out.close()
     // Nothing of this life may write into the next one; what cannot be closed any more is only told.
-    for (const ending of [() => this.raftLog.close(), () => this.savingIdentity, () => this.incoming?.tail, () => this.mvcc.engine.close()]) {
+    for (const ending of [
+      () => this.raftLog.close(),
+      () => this.savingIdentity,
+      () => this.incoming?.tail,
+      () => this.mvcc.engine.close(),
+    ]) {
       try {
         await ending()
       } catch (error) {

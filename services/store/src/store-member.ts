@@ -11,7 +11,7 @@ import {
   serve,
   type Server,
 } from '@capstan/actor'
-import { checkTxn, type Command, type CommandResult, MvccError, type RangeQuery } from '@capstan/mvcc'
+import { checkTxn, type Command, type CommandResult, MvccError, type RangeQuery, SnapshotDamaged } from '@capstan/mvcc'
 import {
   type Beat,
   BEAT_PERIOD_MS,
@@ -20,6 +20,7 @@ import {
   type StoreVerb,
   Subjects,
 } from '@capstan/protocol'
+import { LogDamaged } from 'raft-ts'
 import { Lessor } from './lessor.js'
 import { ELECTION_TIMEOUT_MS, type StoreOptions, type StoreWorld } from './options.js'
 import type { RaftFrame } from './raft-link.js'
@@ -100,7 +101,7 @@ export class StoreMember implements Behaviour<StoreMessage> {
     private readonly options: StoreOptions,
     private readonly self: ActorRef<StoreMessage>,
     private readonly boot: string,
-    private readonly report: { serving(member: StoreMember): void; refused(error: StoreError): void },
+    private readonly report: { serving(member: StoreMember): void; refused(error: Error): void },
   ) {
     this.log = world.log.child({ store: options.member })
     this.subjects = new Subjects(options.cluster)
@@ -112,7 +113,9 @@ export class StoreMember implements Behaviour<StoreMessage> {
     try {
       await this.start()
     } catch (error) {
-      if (error instanceof StoreError) this.report.refused(error)
+      // Trying again would not help: somebody must look at the directory.
+      if (error instanceof StoreError || error instanceof LogDamaged || error instanceof SnapshotDamaged)
+        this.report.refused(error)
       throw error
     }
   }
@@ -150,7 +153,8 @@ export class StoreMember implements Behaviour<StoreMessage> {
     for (const stop of this.stops) stop()
     this.server?.stop()
     this.hub?.end('closing')
-    for (const parked of Array.from(this.parked)) this.unpark(parked, notApplied('STOPPED', `${this.options.member} stops`))
+    for (const parked of Array.from(this.parked))
+      this.unpark(parked, notApplied('STOPPED', `${this.options.member} stops`))
     this.caller?.close()
     await this.replica?.close()
   }

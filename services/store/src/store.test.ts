@@ -1,4 +1,6 @@
 import assert from 'node:assert/strict'
+import { readFile, writeFile } from 'node:fs/promises'
+import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { type CallError, type Disk, DiskError } from '@capstan/actor'
 import type { LeaseGrantReply, LeaseTimeToLiveReply, ReadIndexReply, WatchData } from '@capstan/protocol'
@@ -356,6 +358,21 @@ describe('failures', { concurrency: 4 }, () => {
       assert.equal(await code(cluster.startMember('s0', { clusterId: 'other' })), 'BAD_REQUEST not-applied')
       await cluster.startMember('s0')
       assert.equal(await cluster.get('s0', 'a'), '1')
+    } finally {
+      await cluster.end()
+    }
+  })
+
+  test('a damaged log stops the member with a clear message', async () => {
+    const cluster = await LocalCluster.start({ size: 1 })
+    try {
+      for (let i = 0; i < 10; i++) await cluster.put('s0', 'a', String(i))
+      await cluster.kill('s0')
+      const path = join(cluster.dir, 's0/raft/0000000001.log')
+      const log = await readFile(path)
+      log[300] = (log[300] as number) ^ 1
+      await writeFile(path, log)
+      await assert.rejects(cluster.startMember('s0'), /raft log damaged in raft\/0000000001.log/)
     } finally {
       await cluster.end()
     }
