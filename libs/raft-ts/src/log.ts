@@ -66,8 +66,12 @@ interface Waiter {
  * while it ran share the next one (group commit). A failed write or sync is final: the log takes nothing more, since
  * nobody knows what reached the disk (the kernel may have dropped the pages).
  *
- * A batch is written only after the one before it was synced. So damage that is followed by a record of a later batch
- * lies in synced data; damage in the last batch is a torn tail only where whole sectors are missing, else damage too.
+ * A batch is written only after the one before it was synced, and its last record says that it is the last. So a bad
+ * record that is followed by one of a later batch lies in synced data: damage. In the last batch it is a torn tail where
+ * whole sectors are missing, else damage too.
+ *
+ * Not promised: that the loss of the whole last batch, without a trace, is noticed; no log alone can. What waits here
+ * is bounded by who appends (raft's uncommitted and in-flight limits).
  */
 export class RaftLog {
   private readonly dir: string
@@ -79,6 +83,7 @@ export class RaftLog {
   private closed = false
   private segment: { file: LogDiskFile; number: number; offset: number } | undefined
   private spare: Promise<LogDiskFile> | undefined
+  private removing: Promise<void> = Promise.resolve()
   /** Segment number → last entry index in it. */
   private readonly lastIndexes = new Map<number, LogIndex>()
   private batch: number
@@ -126,12 +131,19 @@ export class RaftLog {
       if (!isZero(bytes, end, bytes.length)) {
         tornBytes = bytes.length - end
         await file.write(end, new Uint8Array(bytes.length - end))
-        await file.sync()
       }
+      // Where only the process had died, what was read may be no more than the kernel's memory of it.
+      await file.sync()
+      await disk.syncDir(dir)
       last = { file, number, offset: end }
     }
     replay.finish(segmentName(dir, numbers[numbers.length - 1] ?? 0))
-    const log = new RaftLog(disk, options, { batch: replay.batch + 1, hardState: replay.hardState, base: replay.base })
+    // Segments are removed only below a base that a later one holds durably.
+    const first = numbers[0] ?? 1
+    if (first > 1 && replay.base === undefined) throw new LogDamaged(segmentName(dir, first), 0, 'the segments before it are missing')
+    // Numbers go on without a gap; a batch without its end is gone on with.
+    const batch = replay.batchEnded ? replay.batch : replay.batch - 1
+    const log = new RaftLog(disk, options, { batch, hardState: replay.hardState, base: replay.base })
     for (const [number, index] of lastIndexes) log.lastIndexes.set(number, index)
     log.segment = last
     return {
@@ -145,15 +157,21 @@ export class RaftLog {
     return this.enqueue(batch)
   }
 
-  /** The state machine holds everything up to `base` durably: forgets what is before it, by whole segments. */
-  compact(base: SnapshotMeta): Promise<void> {
-    return this.enqueue({ base })
+  /**
+   * The state machine holds everything up to `base` durably: forgets what is before it, by whole segments. Resolves when
+   * they are gone; appends do not wait for that. A `base` below the present one changes nothing.
+   */
+  async compact(base: SnapshotMeta): Promise<void> {
+    await this.enqueue({ base })
+    await this.removing
+    if (this.failure !== undefined) throw this.failure
   }
 
   /** Waits for what is in work. */
   async close(): Promise<void> {
     this.closed = true
     if (this.busy) await new Promise<void>((resolve) => this.idle.push(resolve))
+    await this.removing
     await this.segment?.file.close()
     await (await this.spare?.catch(() => undefined))?.close()
   }
@@ -178,8 +196,8 @@ export class RaftLog {
         await this.write(group)
         for (const waiter of group) waiter.resolve()
       } catch (error) {
-        this.failure = error
-        for (const waiter of [...group, ...this.waiting]) waiter.reject(error)
+        this.failure ??= error
+        for (const waiter of [...group, ...this.waiting]) waiter.reject(this.failure)
         this.waiting = []
       }
     }
@@ -189,8 +207,10 @@ export class RaftLog {
 
   private async write(group: Waiter[]): Promise<void> {
     const { writer } = this
+    if (this.failure !== undefined) throw this.failure
     writer.reset()
-    this.batch++
+    // Serial numbers of 32 bits: they begin again after some weeks under full load.
+    this.batch = (this.batch + 1) >>> 0
     let records = 0
     let lastIndex = 0
     let compactTo: LogIndex | undefined
@@ -200,6 +220,7 @@ export class RaftLog {
     }
     for (const { batch } of group) {
       if ('base' in batch) {
+        if (batch.base.index <= (this.base?.index ?? 0)) continue
         this.base = batch.base
         compactTo = batch.base.index
         add({ type: 'base', meta: batch.base })
@@ -219,9 +240,18 @@ export class RaftLog {
         lastIndex = entry.index
       }
     }
-    if (!this.segment || this.segment.offset + writer.length > this.segmentBytes) await this.roll(writer.length)
+    if (records === 0) {
+      this.batch = (this.batch - 1) >>> 0
+      return
+    }
+    writer.endBatch()
+    const head = this.head()
+    if (!this.segment || this.segment.offset + writer.length > this.segmentBytes) await this.roll(head.length + writer.length)
     const segment = this.segment as NonNullable<typeof this.segment>
-    if (segment.offset === 0) await this.writeHead(segment)
+    if (segment.offset === 0) {
+      await segment.file.write(0, head)
+      segment.offset = head.length
+    }
     const started = this.options.nowMs?.() ?? 0
     // Not awaited before the sync: writes are carried out in order, and a failed one fails the sync's turn as well.
     const written = segment.file.write(segment.offset, writer.take())
@@ -234,27 +264,33 @@ export class RaftLog {
       this.spare = this.prepare()
       this.spare.catch(() => undefined) // Whoever needs it meets the failure then.
     }
-    if (compactTo !== undefined) await this.removeBelow(compactTo)
+    if (compactTo !== undefined) this.removeBelow(compactTo)
   }
 
   private async roll(bytesWanted: number): Promise<void> {
     const former = this.segment
     const number = (former?.number ?? 0) + 1
-    const file = this.spare ? await this.spare : await this.prepare(bytesWanted + SECTOR_BYTES)
+    let file = await this.spare
+    // What lies beyond the preallocated end might be lost with the file's size.
+    if (!file || file.sizeBytes < bytesWanted) {
+      await file?.close()
+      file = await this.prepare(bytesWanted)
+    }
     this.spare = undefined
     await this.disk.rename(`${this.dir}/spare`, segmentName(this.dir, number))
     await this.disk.syncDir(this.dir)
+    // The directory's own name must outlast a crash as well: without it everything in it would be forgotten.
+    if (!former) await this.disk.syncDir(parentOf(this.dir))
     await former?.file.close()
     this.segment = { file, number, offset: 0 }
   }
 
   /** A segment begins with what must not be lost with the ones before it. Durable with the batch that follows. */
-  private async writeHead(segment: { file: LogDiskFile; offset: number }): Promise<void> {
-    const head = new RecordWriter()
+  private head(): Uint8Array {
+    const head = new RecordWriter(1024)
     if (this.base) head.add({ type: 'base', meta: this.base }, this.batch)
     head.add({ type: 'hardState', hardState: this.hardState }, this.batch)
-    await segment.file.write(0, head.take())
-    segment.offset = head.length
+    return head.take()
   }
 
   private async prepare(bytesMin = 0): Promise<LogDiskFile> {
@@ -262,16 +298,27 @@ export class RaftLog {
     return this.disk.open(`${this.dir}/spare`, { preallocateBytes: Math.max(this.segmentBytes, bytesMin) })
   }
 
-  private async removeBelow(index: LogIndex): Promise<void> {
+  /** Beside the appends: removing a file may take long. */
+  private removeBelow(index: LogIndex): void {
     const current = this.segment?.number ?? 0
     for (const [number, lastIndex] of [...this.lastIndexes].sort(([a], [b]) => a - b)) {
-      // Only from the front: a gap in the numbers would be damage.
       if (number >= current || lastIndex > index) return
-      await this.disk.remove(segmentName(this.dir, number))
       this.lastIndexes.delete(number)
+      this.removing = this.removing.then(async () => {
+        if (this.failure !== undefined) return
+        try {
+          await this.disk.remove(segmentName(this.dir, number))
+          // One after the other, each durably: a crash must leave no gap in the numbers, which would be damage.
+          await this.disk.syncDir(this.dir)
+        } catch (error) {
+          this.failure = error
+        }
+      })
     }
   }
 }
+
+const parentOf = (dir: string) => (dir.includes('/') ? dir.slice(0, dir.lastIndexOf('/')) : '.')
 
 const segmentName = (dir: string, number: number) => `${dir}/${String(number).padStart(10, '0')}.log`
 
@@ -281,6 +328,7 @@ class Replay {
   base: SnapshotMeta | undefined
   entries: LogEntry[] = []
   batch = 0
+  batchEnded = true
   records = 0
   lastIndexSeen: LogIndex = 0
 
@@ -295,8 +343,9 @@ class Replay {
         this.judge(bytes, at, name, isLast)
         return at
       }
-      if (read.batch < this.batch) throw new LogDamaged(name, at, `batch ${read.batch} after batch ${this.batch}`)
+      if (this.records > 0 && isBefore(read.batch, this.batch)) throw new LogDamaged(name, at, `batch ${read.batch} after batch ${this.batch}`)
       this.batch = read.batch
+      this.batchEnded = read.endsBatch
       this.take(read.record, name, at)
       this.records++
       at = read.end
@@ -308,16 +357,16 @@ class Replay {
   private judge(bytes: Uint8Array, at: number, name: string, isLast: boolean): void {
     if (!isLast) throw new LogDamaged(name, at, 'a record is bad, and later segments exist')
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-    // The batch that was being written: that of the last good record, or the one after it.
-    const writing = this.batch + 1
+    // The batch that was being written.
+    const writing = this.batchEnded ? (this.batch + 1) >>> 0 : this.batch
     for (let probe = at + 1; probe + HEADER_BYTES <= bytes.length; probe++) {
       if (bytes[probe] !== MAGIC >> 8 || view.getUint16(probe) !== MAGIC) continue
       const read = readRecord(bytes, probe)
-      if (read.status === 'record' && read.batch > writing) throw new LogDamaged(name, at, `a record is bad, and batch ${read.batch} was written after it`)
+      if (read.status === 'record' && isBefore(writing, read.batch)) throw new LogDamaged(name, at, `a record is bad, and batch ${read.batch} was written after it`)
     }
     // A crash loses whole sectors of what was never written before; anything else has been changed afterwards.
-    const end = Math.min(bytes.length, at + HEADER_BYTES + (readLength(bytes, at) ?? 0))
-    if (!hasMissingSector(bytes, at, end)) throw new LogDamaged(name, at, 'a record fails its checksum, though no part of it is missing')
+    const end = at + HEADER_BYTES + (readLength(bytes, at) ?? 0)
+    if (end <= bytes.length && !hasMissingSector(bytes, at, end)) throw new LogDamaged(name, at, 'a record fails its checksum, though no part of it is missing')
   }
 
   /** After the last segment: the entries must begin where the base ends. */
@@ -349,6 +398,9 @@ class Replay {
     }
   }
 }
+
+/** Batch numbers are serial numbers: which is older is seen by the shorter way round. */
+const isBefore = (a: number, b: number) => ((a - b) | 0) < 0
 
 /** Is a sector, or the part of it within `[from, to)` if that is all there is, nothing but zeroes? */
 function hasMissingSector(bytes: Uint8Array, from: number, to: number): boolean {

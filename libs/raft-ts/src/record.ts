@@ -2,14 +2,15 @@ import { crc32c } from './crc32c.js'
 import type { EntryKind, HardState, LogEntry, SnapshotMeta } from './types.js'
 
 /**
- * Records of the log on disk. Header, 20 bytes, big endian: magic (2), format (1), type (1), batch (4), body length (4),
- * CRC-32C of these (4), CRC-32C of the body (4). With a checksum of its own a header's length can be believed where the
+ * Records of the log on disk. Header, 20 bytes, big endian: magic (2), format (1), type (1; highest bit: the last one of
+ * its batch), batch (4), body length (4), CRC-32C of these (4), CRC-32C of the body (4). With a checksum of its own a header's length can be believed where the
  * body is damaged.
  */
 export type LogRecord = { type: 'entry'; entry: LogEntry } | { type: 'hardState'; hardState: HardState } | { type: 'base'; meta: SnapshotMeta }
 
 export const HEADER_BYTES = 20
 const LENGTH_AT = 8
+const ENDS_BATCH = 0x80
 const HEADER_CRC_AT = 12
 const BODY_CRC_AT = 16
 export const MAGIC = 0xca57
@@ -24,9 +25,15 @@ const decoder = new TextDecoder('utf-8', { fatal: true })
 
 /** Appends records to one buffer that grows: one write for a whole batch. */
 export class RecordWriter {
-  private bytes = new Uint8Array(64 * 1024)
-  private view = new DataView(this.bytes.buffer)
+  private bytes: Uint8Array
+  private view: DataView
   private at = 0
+  private lastStart = 0
+
+  constructor(capacityBytes = 64 * 1024) {
+    this.bytes = new Uint8Array(capacityBytes)
+    this.view = new DataView(this.bytes.buffer)
+  }
 
   get length(): number {
     return this.at
@@ -43,6 +50,7 @@ export class RecordWriter {
 
   add(record: LogRecord, batch: number): void {
     const start = this.at
+    this.lastStart = start
     this.reserve(HEADER_BYTES)
     this.at += HEADER_BYTES
     if (record.type === 'entry') this.entry(record.entry)
@@ -55,6 +63,13 @@ export class RecordWriter {
     view.setUint32(start + LENGTH_AT, this.at - start - HEADER_BYTES)
     view.setUint32(start + HEADER_CRC_AT, crc32c(bytes.subarray(start, start + HEADER_CRC_AT)))
     view.setUint32(start + BODY_CRC_AT, crc32c(bytes.subarray(start + HEADER_BYTES, this.at)))
+  }
+
+  /** Marks the last record as the end of its batch. */
+  endBatch(): void {
+    const { view, bytes, lastStart: start } = this
+    view.setUint8(start + 3, view.getUint8(start + 3) | ENDS_BATCH)
+    view.setUint32(start + HEADER_CRC_AT, crc32c(bytes.subarray(start, start + HEADER_CRC_AT)))
   }
 
   private entry(entry: LogEntry): void {
@@ -97,7 +112,7 @@ export function readLength(bytes: Uint8Array, start: number): number | undefined
   return view.getUint32(start + LENGTH_AT)
 }
 
-export type ReadRecord = { status: 'record'; record: LogRecord; batch: number; end: number } | { status: 'empty' } | { status: 'bad' }
+export type ReadRecord = { status: 'record'; record: LogRecord; batch: number; endsBatch: boolean; end: number } | { status: 'empty' } | { status: 'bad' }
 
 /** The record at `start`; `empty`: only zeroes from here to the end of the file; `bad`: something else. */
 export function readRecord(bytes: Uint8Array, start: number): ReadRecord {
@@ -105,7 +120,8 @@ export function readRecord(bytes: Uint8Array, start: number): ReadRecord {
   const length = readLength(bytes, start)
   if (length === undefined) return isZero(bytes, start, bytes.length) ? { status: 'empty' } : { status: 'bad' }
   const end = start + HEADER_BYTES + length
-  const type = TYPES[view.getUint8(start + 3)]
+  const endsBatch = (view.getUint8(start + 3) & ENDS_BATCH) !== 0
+  const type = TYPES[view.getUint8(start + 3) & ~ENDS_BATCH]
   if (length > BODY_BYTES_MAX || end > bytes.length || type === undefined) return { status: 'bad' }
   if (view.getUint32(start + BODY_CRC_AT) !== crc32c(bytes.subarray(start + HEADER_BYTES, end))) return { status: 'bad' }
   if (view.getUint8(start + 2) !== FORMAT) return { status: 'bad' }
@@ -125,11 +141,11 @@ export function readRecord(bytes: Uint8Array, start: number): ReadRecord {
       // A copy: the segment's buffer is not kept for one entry's sake.
       payload: bytes.slice(body + 31 + idLength, end),
     }
-    return { status: 'record', record: { type, entry }, batch, end }
+    return { status: 'record', record: { type, entry }, batch, endsBatch, end }
   }
   const value: unknown = JSON.parse(decoder.decode(bytes.subarray(body + 4, end)))
   const record: LogRecord = type === 'hardState' ? { type, hardState: value as HardState } : { type, meta: value as SnapshotMeta }
-  return { status: 'record', record, batch, end }
+  return { status: 'record', record, batch, endsBatch, end }
 }
 
 export function isZero(bytes: Uint8Array, from: number, to: number): boolean {

@@ -47,7 +47,6 @@ export class CrashDisk implements LogDisk {
   async remove(path: string): Promise<void> {
     this.step()
     this.files.delete(path)
-    this.durableNames.delete(path)
   }
 
   async syncDir(dir: string): Promise<void> {
@@ -59,6 +58,7 @@ export class CrashDisk implements LogDisk {
   /** The machine stops and starts again. `keep` decides for each un-synced sector and name whether it reached the disk. */
   crash(keep: () => boolean): void {
     const names = new Map(this.durableNames)
+    for (const path of this.durableNames.keys()) if (!this.files.has(path) && keep()) names.delete(path)
     for (const [path, file] of this.files) if (!names.has(path) && keep()) names.set(path, file)
     for (const file of new Set(names.values())) {
       const size = file.present.length
@@ -73,6 +73,11 @@ export class CrashDisk implements LogDisk {
     }
     this.files = new Map(names)
     this.durableNames = new Map(names)
+    this.crashAt = Number.POSITIVE_INFINITY
+  }
+
+  /** Only the process stops: what it wrote stays readable, and stays un-synced. */
+  restart(): void {
     this.crashAt = Number.POSITIVE_INFINITY
   }
 
