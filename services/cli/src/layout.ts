@@ -96,6 +96,10 @@ export class Places {
   get kubeconfig() {
     return join(this.data, 'admin.conf')
   }
+  /** There from the first `up` until its cluster is ready: members that start empty are new, not forgetful. */
+  get newCluster() {
+    return join(this.data, 'new-cluster')
+  }
   get pki() {
     return join(this.data, 'pki')
   }

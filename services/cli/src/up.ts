@@ -1,4 +1,4 @@
-import { existsSync, statfsSync } from 'node:fs'
+import { existsSync, mkdirSync, rmSync, statfsSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { Progress, UserError } from './console.js'
 import { existingLayout, readLayout, writeLayout } from './layout-file.js'
@@ -49,8 +49,10 @@ export async function up(options: UpOptions): Promise<void> {
 
   const started: string[] = []
   try {
+    mkdirSync(places.data, { recursive: true })
     const left = await clearLeftovers(layout, places)
     for (const problem of left) progress.warn(problem)
+    if (!existsSync(places.layout)) writeFileSync(places.newCluster, '')
     writeLayout(places, layout)
     await ensurePki(layout, places)
     if (layout.isolated) await setUpNetwork(layout)
@@ -60,6 +62,7 @@ export async function up(options: UpOptions): Promise<void> {
       started.push(name)
     }
     await awaitReady(layout, places, progress)
+    rmSync(places.newCluster, { force: true })
   } catch (error) {
     progress.step('stopping what was started')
     await Promise.all(started.map((name) => stopMachine(layout, places, name, STOP_TIMEOUT_MS)))

@@ -1,0 +1,91 @@
+#!/usr/bin/env node
+import { isAbsolute, join, resolve } from 'node:path'
+import { fileURLToPath } from 'node:url'
+import { Command, InvalidArgumentError, Option } from 'commander'
+import pc from 'picocolors'
+import { UserError } from './console.js'
+import { importImage } from './images.js'
+import { existingLayout } from './layout-file.js'
+import { Places } from './layout.js'
+import { machineCommand } from './machine-command.js'
+import { printStatus } from './status.js'
+import { stop, up } from './up.js'
+
+const DATA_DIRECTORY = '.capstan'
+const DEFAULT_PORT = 6443
+
+function wholeNumber(text: string): number {
+  if (!/^\d+$/.test(text)) throw new InvalidArgumentError('not a whole number')
+  return Number(text)
+}
+
+/** Runs one command line. What the user did wrong is told in one line, with exit code 1. */
+export async function main(args: string[]): Promise<void> {
+  const program = new Command('capstan').description('A multi-master container orchestrator that an unmodified kubectl drives')
+  const data = () => new Option('--data <directory>', 'where the cluster keeps its state').default(DATA_DIRECTORY).argParser((text: string) => resolve(text))
+  const dataOf = (options: { data: string }) => (isAbsolute(options.data) ? options.data : join(process.cwd(), options.data))
+
+  program
+    .command('up')
+    .description('start a cluster on this host')
+    .option('--masters <count>', 'masters to start', wholeNumber, 3)
+    .option('--nodes <count>', 'nodes to start', wholeNumber, 3)
+    .addOption(new Option('--runtime <kind>', 'what runs containers').choices(['auto', 'containerd', 'process', 'hollow']).default('auto'))
+    .addOption(new Option('--bus <kind>', 'what carries messages').choices(['auto', 'nats', 'memory']).default('auto'))
+    .addOption(data())
+    .option('--port <port>', 'where the API is served on loopback; the machines use ports above it', wholeNumber, DEFAULT_PORT)
+    .option(
+      '--default-toleration-seconds <seconds>',
+      'how long pods stay on a node that is not ready or unreachable, if they do not say themselves',
+      wholeNumber,
+      2,
+    )
+    .option('--detach', 'return when the cluster is ready, and leave it running', false)
+    .action(async (options) => {
+      await up({ ...options, data: dataOf(options), tolerationSeconds: options.defaultTolerationSeconds })
+    })
+
+  program
+    .command('stop')
+    .description('stop all machines and remove what they left on this host; the data stays')
+    .addOption(data())
+    .action(async (options) => stop(dataOf(options)))
+
+  program
+    .command('status')
+    .description('show masters, nodes and components')
+    .addOption(data())
+    .addOption(new Option('-o, --output <format>', 'format').choices(['text', 'json']).default('text'))
+    .action(async (options) => printStatus(dataOf(options), options.output))
+
+  program
+    .command('machine')
+    .description('act on one machine; a killed one stays down until it is started')
+    .argument('<action>', 'kill, pause, resume or start')
+    .argument('<name>', 'a master or node')
+    .addOption(data())
+    .action(async (action: string, name: string, options) => machineCommand(dataOf(options), action, name))
+
+  const image = program.command('image').description('images without a registry')
+  image
+    .command('import')
+    .description('put an OCI archive on all nodes')
+    .argument('<file>', 'the archive')
+    .addOption(data())
+    .action(async (file: string, options) => {
+      const places = new Places(dataOf(options))
+      await importImage(existingLayout(places), places, resolve(file))
+    })
+
+  program.exitOverride()
+  try {
+    await program.parseAsync(args, { from: 'user' })
+  } catch (error) {
+    if (error instanceof UserError) process.stderr.write(`${pc.red('capstan:')} ${error.message}\n`)
+    else if ((error as { code?: string }).code?.startsWith('commander.')) process.exitCode = (error as { exitCode?: number }).exitCode ?? 1
+    else process.stderr.write(`${pc.red('capstan:')} ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`)
+    if (!(error as { code?: string }).code?.startsWith('commander.')) process.exitCode = 1
+  }
+}
+
+if (process.argv[1] === fileURLToPath(import.meta.url)) await main(process.argv.slice(2))

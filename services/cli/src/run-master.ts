@@ -1,0 +1,142 @@
+/**
+ * The process of one master: `run-master.js DATA NAME`. Leader of the machine's process group. Holds the API server,
+ * scheduler and controller-manager, and supervises the machine's nats-server and its store (processes of their own).
+ */
+import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
+import { createRequire } from 'node:module'
+import { join } from 'node:path'
+import { startApiServer } from '@capstan/apiserver'
+import { listenHttps, tokenSigner, tokenVerifier } from '@capstan/apiserver/edge'
+import { busServerConfig } from '@capstan/certs'
+import { BusApiClient } from '@capstan/client'
+import { startControllerManager } from '@capstan/controller-manager'
+import { identityToken } from '@capstan/protocol'
+import { realLog } from '@capstan/real'
+import { startScheduler } from '@capstan/scheduler'
+import { SupervisedChild } from './child.js'
+import { existingLayout } from './layout-file.js'
+import { type ClusterLayout, type MasterLayout, Places } from './layout.js'
+import { readBusAuthority, readSecrets } from './pki.js'
+import { busServers, realWorld } from './worlds.js'
+
+const HEARTBEAT_MS = 50
+const ELECTION_TIMEOUT_MS = 300
+const STOP_TIMEOUT_MS = 4000
+
+const [data = '', name = ''] = process.argv.slice(2)
+const places = new Places(data)
+const layout = existingLayout(places)
+const me = layout.masters.find((master) => master.name === name)
+if (!me) throw new Error(`no master ${name} in ${places.layout}`)
+const log = realLog({ name })
+await runMaster(layout, me)
+
+async function runMaster(cluster: ClusterLayout, master: MasterLayout): Promise<void> {
+  const directory = places.machine(master.name)
+  mkdirSync(directory, { recursive: true })
+  const busServer = startBusServer(cluster, master, directory)
+  const store = startStoreProcess(cluster, master, directory)
+
+  const world = (component: 'apiserver' | 'scheduler' | 'controller-manager') =>
+    realWorld(cluster, places, { component, name: master.name }, { log: log.child({ component }), machine: master.name })
+  const [apiWorld, schedulerWorld, managerWorld] = await Promise.all([world('apiserver'), world('scheduler'), world('controller-manager')])
+
+  const secrets = readSecrets(places)
+  const members = [master.name, ...cluster.masters.map((m) => m.name).filter((n) => n !== master.name)]
+  const { privateKey, publicKey } = secrets.serviceAccount
+  const api = startApiServer(apiWorld, {
+    cluster: cluster.cluster,
+    instance: master.name,
+    machine: master.name,
+    storeMembers: members,
+    advertise: { address: cluster.hostAddress, port: master.apiPort },
+    serviceCidr: cluster.serviceCidr,
+    defaultNotReadyTolerationSeconds: cluster.tolerationSeconds,
+    defaultUnreachableTolerationSeconds: cluster.tolerationSeconds,
+    verifyToken: tokenVerifier({ serviceAccountKey: publicKey }),
+    signToken: await tokenSigner(privateKey),
+  })
+  const https = { port: master.apiPort, key: secrets.server.key, cert: secrets.server.cert, clientCa: secrets.ca.cert }
+  const hosts = [...new Set(['127.0.0.1', cluster.hostAddress])]
+  const listeners = await Promise.all(hosts.map((host) => listenHttps(api, { ...https, host })))
+
+  const client = (w: typeof apiWorld) => new BusApiClient(w, { cluster: cluster.cluster, machine: master.name })
+  const scheduler = startScheduler(schedulerWorld, { client: client(schedulerWorld), identity: master.name })
+  const manager = await startControllerManager(managerWorld, {
+    cluster: cluster.cluster,
+    machine: master.name,
+    clusterCidr: cluster.podCidr,
+    rootCaPem: secrets.ca.cert,
+  })
+
+  const stop = once(async (signal: string) => {
+    log.info({ signal }, 'stopping')
+    // Those that lead hand over first; then the door closes; then the store says goodbye over a bus that still lives.
+    await within(STOP_TIMEOUT_MS, Promise.all([scheduler.stop(), manager.stop()]))
+    await within(STOP_TIMEOUT_MS, Promise.all([api.stop(), ...listeners.map((listener) => listener.close())]))
+    await store.stop(STOP_TIMEOUT_MS)
+    await within(STOP_TIMEOUT_MS, Promise.all([apiWorld, schedulerWorld, managerWorld].map((w) => w.bus.close())))
+    await busServer.stop(STOP_TIMEOUT_MS)
+    process.exit(0)
+  })
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => void stop(signal))
+}
+
+function startBusServer(cluster: ClusterLayout, master: MasterLayout, directory: string): SupervisedChild {
+  const { authority, routePassword } = readBusAuthority(places)
+  const config = join(directory, 'nats.conf')
+  writeFileSync(
+    config,
+    busServerConfig(authority, {
+      name: master.name,
+      cluster: cluster.cluster,
+      listen: { host: cluster.hostAddress, port: master.natsPort },
+      route: { host: '127.0.0.1', port: master.natsRoutePort },
+      peers: cluster.masters.filter((m) => m !== master).map((m) => `127.0.0.1:${m.natsRoutePort}`),
+      routePassword,
+      directory: join(directory, 'nats'),
+    }),
+    { mode: 0o600 },
+  )
+  return supervise(`${master.name}-nats`, ['nats-server', '-c', config])
+}
+
+function startStoreProcess(cluster: ClusterLayout, master: MasterLayout, directory: string): SupervisedChild {
+  const config = join(directory, 'store.json')
+  writeFileSync(
+    config,
+    JSON.stringify({
+      cluster: cluster.cluster,
+      clusterId: readSecrets(places).clusterId,
+      member: master.name,
+      members: cluster.masters.map((m) => m.name),
+      machine: master.name,
+      // `up` makes a cluster whose members all begin together; a directory that is emptied later is another matter.
+      emptyDirectory: existsSync(places.newCluster) ? 'new' : 'existing',
+      dataDir: join(directory, 'store'),
+      heartbeatMs: HEARTBEAT_MS,
+      electionTimeoutMs: ELECTION_TIMEOUT_MS,
+      bus: { servers: busServers(cluster, master.name), credentials: places.creds(identityToken({ component: 'store', name: master.name })) },
+    }),
+  )
+  const program = createRequire(import.meta.url).resolve('@capstan/store').replace(/index\.js$/, 'main.js')
+  return supervise(`${master.name}-store`, [process.execPath, '--enable-source-maps', '--max-semi-space-size=16', program, config])
+}
+
+function supervise(process: string, command: string[]): SupervisedChild {
+  const child = new SupervisedChild(process, command, { log: places.log(process), pid: places.pidFile(process) }, log)
+  child.start()
+  return child
+}
+
+function within<T>(timeoutMs: number, work: Promise<T>): Promise<T | undefined> {
+  return Promise.race([work, new Promise<undefined>((resolve) => setTimeout(() => resolve(undefined), timeoutMs))])
+}
+
+function once<A>(run: (argument: A) => Promise<void>): (argument: A) => Promise<void> {
+  let running: Promise<void> | undefined
+  return (argument) => {
+    running ??= run(argument)
+    return running
+  }
+}

@@ -1,0 +1,105 @@
+import { Caller } from '@capstan/actor'
+import { type StoreStatusReply, Subjects } from '@capstan/protocol'
+import { silentLog } from '@capstan/real'
+import pc from 'picocolors'
+import { adminRequest } from './admin-request.js'
+import { existingLayout } from './layout-file.js'
+import { type ClusterLayout, type MasterLayout, Places } from './layout.js'
+import { machinePid } from './machines.js'
+import { realWorld } from './worlds.js'
+
+export interface MasterStatus {
+  name: string
+  role: 'leader' | 'follower' | 'down'
+  term: number
+  commitIndex: number
+  pid: number | null
+  url: string
+}
+
+export interface NodeStatus {
+  name: string
+  ready: boolean
+  pid: number | null
+  runtime: string
+}
+
+export interface ClusterStatus {
+  masters: MasterStatus[]
+  nodes: NodeStatus[]
+  bus: string
+  kubeconfig: string
+}
+
+const ANSWER_MS = 1500
+
+export async function clusterStatus(layout: ClusterLayout, places: Places): Promise<ClusterStatus> {
+  const [masters, ready] = await Promise.all([masterStatuses(layout, places), readyNodes(layout, places)])
+  return {
+    masters,
+    nodes: layout.nodes.map(({ name }) => ({ name, ready: ready?.has(name) ?? false, pid: machinePid(places, name) ?? null, runtime: layout.runtime })),
+    bus: layout.bus,
+    kubeconfig: places.kubeconfig,
+  }
+}
+
+/** Every master's store is asked itself, over the bus: what one member thinks of another is not its state. */
+async function masterStatuses(layout: ClusterLayout, places: Places): Promise<MasterStatus[]> {
+  const giveUp = AbortSignal.timeout(ANSWER_MS)
+  const world = await realWorld(layout, places, { component: 'admin', name: 'cli' }, { log: silentLog, machine: '', signal: giveUp }).catch(() => undefined)
+  const caller = world && new Caller(world)
+  const subjects = new Subjects(layout.cluster)
+  const statusOf = async (master: MasterLayout): Promise<MasterStatus> => {
+    const pid = machinePid(places, master.name) ?? null
+    const answer =
+      caller && world && pid !== null
+        ? await caller.call(subjects.store(master.name, world.bus.identity, 'status'), {}, { timeoutMs: ANSWER_MS }).catch(() => undefined)
+        : undefined
+    const status = answer as StoreStatusReply | undefined
+    return {
+      name: master.name,
+      role: status === undefined ? 'down' : status.role === 'leader' ? 'leader' : 'follower',
+      term: status?.term ?? 0,
+      commitIndex: status?.commitIndex ?? 0,
+      pid,
+      url: `https://127.0.0.1:${master.apiPort}`,
+    }
+  }
+  const masters = await Promise.all(layout.masters.map(statusOf))
+  caller?.close()
+  await world?.bus.close()
+  return masters
+}
+
+/** Names of the Ready nodes as the API states them; undefined: no API server answers. */
+async function readyNodes(layout: ClusterLayout, places: Places): Promise<Set<string> | undefined> {
+  const answer = await adminRequest(places, { host: '127.0.0.1', port: layout.port, path: '/api/v1/nodes' })
+  if (answer?.status !== 200) return undefined
+  const { items } = JSON.parse(answer.body) as { items: { metadata: { name: string }; status?: { conditions?: { type: string; status: string }[] } }[] }
+  return new Set(items.filter((n) => n.status?.conditions?.some((c) => c.type === 'Ready' && c.status === 'True')).map((n) => n.metadata.name))
+}
+
+/** Is every node Ready and every API server in order? With a line for people on what is still awaited. */
+export async function clusterReady(layout: ClusterLayout, places: Places): Promise<{ ready: boolean; text: string }> {
+  const answers = await Promise.all(layout.masters.map((m) => adminRequest(places, { host: '127.0.0.1', port: m.apiPort, path: '/readyz' }, 500)))
+  const masters = answers.filter((answer) => answer?.status === 200).length
+  if (masters < layout.masters.length) return { ready: false, text: `${masters} of ${layout.masters.length} masters are ready` }
+  const nodes = await readyNodes(layout, places)
+  const count = layout.nodes.filter((n) => nodes?.has(n.name)).length
+  return { ready: nodes !== undefined && count === layout.nodes.length, text: `${masters} masters and ${count} of ${layout.nodes.length} nodes are ready` }
+}
+
+/** `capstan status`. */
+export async function printStatus(data: string, format: 'text' | 'json'): Promise<void> {
+  const places = new Places(data)
+  const status = await clusterStatus(existingLayout(places), places)
+  if (format === 'json') return void process.stdout.write(`${JSON.stringify(status, null, 2)}\n`)
+  const rows = [
+    ['MACHINE', 'STATE', 'PID', ''],
+    ...status.masters.map((m) => [m.name, m.role, String(m.pid ?? '-'), m.role === 'down' ? '' : `term ${m.term}, commit ${m.commitIndex}, ${m.url}`]),
+    ...status.nodes.map((n) => [n.name, n.ready ? 'ready' : 'not ready', String(n.pid ?? '-'), n.runtime]),
+  ]
+  const widths = [0, 1, 2].map((column) => Math.max(...rows.map((row) => (row[column] as string).length)))
+  for (const row of rows) process.stdout.write(`${row.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join('   ').trimEnd()}\n`)
+  process.stdout.write(pc.dim(`bus: ${status.bus}   kubeconfig: ${status.kubeconfig}\n`))
+}
