@@ -170,6 +170,19 @@ test('a repeated proposal applies once, also out of order, after restart and wit
   bench.apply(session(SESSION_WINDOW + 3, put('d', 'y', { prevKv: true })))
   const lost = bench.one(session(SESSION_WINDOW + 3, put('d', 'y', { prevKv: true })))
   assert.ok(lost.type === 'failed' && lost.error.code === 'SESSION_STALE')
+  const reading: Command = {
+    type: 'txn',
+    txn: {
+      compare: [{ key: bytes('d'), target: 'mod', result: '=', operand: 1 }],
+      success: [],
+      failure: [{ type: 'range', key: bytes('e') }],
+    },
+    session: { clientId: 'client', seq: SESSION_WINDOW + 5 },
+  }
+  bench.apply(session(SESSION_WINDOW + 4, put('e', 'x'.repeat(5000))))
+  const read = bench.one(reading)
+  bench.apply(ops(put('e', 'changed')))
+  assert.deepEqual(bench.one(reading), { ...read, repeated: true })
 })
 
 test('bad transactions are refused and change nothing', () => {

@@ -174,7 +174,8 @@ export class Mvcc {
         case 'txn': {
           const { txn, session } = command
           const before = session && this.sessions.find(session.clientId, session.seq)
-          if (before) return { type: 'txn', repeated: true, ...before }
+          if (before)
+            return { type: 'txn', repeated: true, ...before, replies: before.replies ?? this.repliesAgain(txn, before) }
           const result = this.applyTxn(txn, happened)
           if (session) this.sessions.remember(session.clientId, session.seq, index, result, this.writes)
           return { type: 'txn', repeated: false, ...result }
@@ -212,6 +213,23 @@ export class Mvcc {
     const replies = this.run(path, writer)
     this.endRevision(writer, happened)
     return { revision: this.revision, succeeded: path.succeeded, replies }
+  }
+
+  /** A remembered answer that only read is read again as of its revision; one that wrote cannot be had again. */
+  private repliesAgain(txn: Txn, { revision, succeeded }: { revision: number; succeeded: boolean }): TxnOpReply[] {
+    checkTxn(txn)
+    return (succeeded ? txn.success : txn.failure).map((op) => {
+      if (op.type !== 'range' || revision < this.compactRevision)
+        throw new MvccError(
+          'SESSION_STALE',
+          `it was applied at revision ${revision}; its answer was too large to keep`,
+          {
+            revision,
+            succeeded,
+          },
+        )
+      return { type: 'range', ...this.query({ ...op, revision: op.revision || revision }) }
+    })
   }
 
   /** etcd compares all, nested ones too, with the state before the transaction. */

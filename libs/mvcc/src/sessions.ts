@@ -7,11 +7,14 @@ import { MvccError, type TxnResult } from './types.js'
 export const SESSION_WINDOW = 512
 /** Clients remembered; the one whose last entry is oldest gives way. */
 export const SESSIONS_MAX = 1024
-/** A larger answer is remembered as "was applied", without its contents. */
+/** Of a larger answer only revision and branch are remembered. */
 const REPLY_BYTES_MAX = 1024
 const CLIENT_ID_BYTES_MAX = 128
 
 const packr = new Packr({ useRecords: false, copyBuffers: true, mapsAsObjects: true })
+
+/** `replies` null: they were too large to keep. */
+export type RememberedResult = Omit<TxnResult, 'replies'> & { replies: TxnResult['replies'] | null }
 
 interface Session {
   maxSeq: number
@@ -49,22 +52,14 @@ export class Sessions {
   }
 
   /** The answer that (clientId, seq) got, if it was applied before.
-   *  @throws MvccError SESSION_STALE: too long ago to know, or its answer was too large to keep; BAD_REQUEST. */
-  find(clientId: string, seq: number): TxnResult | undefined {
+   *  @throws MvccError SESSION_STALE: too long ago to know; BAD_REQUEST. */
+  find(clientId: string, seq: number): RememberedResult | undefined {
     if (!Number.isSafeInteger(seq) || seq < 1)
       throw new MvccError('BAD_REQUEST', `session seq must be a positive integer, not ${seq}`)
     const session = this.byClient.get(clientKeyOf(clientId))
     if (!session) return undefined
     const known = session.replies.get(seq)
-    if (known) {
-      if (known.reply.length === 0)
-        throw new MvccError(
-          'SESSION_STALE',
-          `seq ${seq} of ${clientId} was applied; its answer was too large to keep`,
-          { applied: true },
-        )
-      return packr.unpack(known.reply) as TxnResult
-    }
+    if (known) return packr.unpack(known.reply) as RememberedResult
     if (seq <= session.maxSeq - SESSION_WINDOW)
       throw new MvccError(
         'SESSION_STALE',
@@ -79,8 +74,9 @@ export class Sessions {
     // Newest last in the map's order.
     this.byClient.delete(client)
     this.byClient.set(client, session)
-    const packed = packr.pack(result)
-    const reply = packed.length <= REPLY_BYTES_MAX ? new Uint8Array(packed) : new Uint8Array(0)
+    let packed = packr.pack(result)
+    if (packed.length > REPLY_BYTES_MAX) packed = packr.pack({ ...result, replies: null })
+    const reply = new Uint8Array(packed)
     session.lastIndex = index
     session.replies.set(seq, { index, reply })
     batch.push([sessionKey(client, seq), encodeSessionReply(index, reply)])
