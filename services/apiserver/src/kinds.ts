@@ -1,5 +1,5 @@
 /** The kinds as the REST machinery sees them: those of libs/api. */
-import { findKind, type Kind as ApiKind, KINDS, parseFieldSelector, parseLabelSelector, SelectorError } from '@capstan/api'
+import { type Kind as ApiKind, KINDS, parseFieldSelector, parseLabelSelector, SelectorError } from '@capstan/api'
 import type { ApiOptions } from '@capstan/protocol'
 import { badRequest } from './errors.js'
 import type { Stored } from './stored.js'
@@ -11,7 +11,20 @@ export interface Kinds {
   all(): readonly Kind[]
 }
 
-export const kinds: Kinds = { find: findKind, all: () => KINDS }
+/** Subresources that this server has and a kind's own file does not name. */
+const MORE_SUBRESOURCES: Readonly<Record<string, readonly string[]>> = { serviceaccounts: ['token'] }
+
+const ALL: readonly Kind[] = KINDS.map((kind) => {
+  const more = (kind.group === '' && MORE_SUBRESOURCES[kind.resource]) || []
+  const missing = more.filter((sub) => !kind.subresources.includes(sub))
+  return missing.length === 0 ? kind : { ...kind, subresources: [...kind.subresources, ...missing] }
+})
+const BY_NAME = new Map(ALL.map((kind) => [`${kind.group}/${kind.version}/${kind.resource}`, kind]))
+
+export const kinds: Kinds = {
+  find: (group, version, resource) => BY_NAME.get(`${group}/${version}/${resource}`),
+  all: () => ALL,
+}
 
 /** What a request's selectors let through. @throws ApiError 400 */
 export function selectorOf(kind: Kind, options: Pick<ApiOptions, 'labelSelector' | 'fieldSelector'>): (stored: Stored) => boolean {

@@ -110,6 +110,8 @@ export interface ApiServerHandle {
   logs(request: ApiRequest, query: Readonly<Record<string, string>>, user: User, sink: ByteSink): Promise<{ stop(): void }>
   /** Discovery, OpenAPI, version, health, metrics: by path. Undefined: no such page. @throws ApiError 403 */
   page(path: string, query: Readonly<Record<string, string>>, accept: string, user: User): Promise<Page | undefined>
+  /** Is there such a resource? */
+  serves(request: Pick<ApiRequest, 'group' | 'version' | 'resource'>): boolean
   /** Whom a bearer token speaks for; undefined: nobody (401). */
   userOfToken(token: string): Promise<User | undefined>
   /** Ends watches with `closing`, takes no more, stops beating. Idempotent. */

@@ -1,6 +1,6 @@
 import { jsonPatch, mergePatch, PatchError, strategicMergePatch } from '@capstan/api'
 import type { PatchType } from '@capstan/protocol'
-import { ApiError, badRequest, failure, invalid } from './errors.js'
+import { ApiError, badRequest, failure } from './errors.js'
 import type { Kind } from './kinds.js'
 import type { KubeObject } from './stored.js'
 
@@ -11,7 +11,8 @@ export function applyPatch(type: Exclude<PatchType, 'apply'>, kind: Kind, object
   } catch (error) {
     if (!(error instanceof PatchError)) throw error
     if (error.kind === 'malformed') throw badRequest(error.message)
-    throw new ApiError(failure(422, 'Invalid', error.message, invalid(kind.kind, kind.group, object.metadata.name, []).details.details))
+    const text = 'the server rejected our request due to an error in our request'
+    throw new ApiError(failure(422, 'Invalid', text, { causes: [{ reason: 'UnexpectedServerResponse', message: error.message }] }))
   }
 }
 

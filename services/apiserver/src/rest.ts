@@ -357,7 +357,7 @@ export class Rest {
     const { stored } = await this.change(ask, sub, (old) => {
       // A fresh one each time: a repetition starts from other state.
       const patched = applyPatch(type, kind, old.copy(), request.body)
-      return this.objectOf(ask, patched)
+      return this.objectOf(ask, patched, true)
     })
     return this.object(200, stored, ask)
   }
@@ -546,7 +546,7 @@ export class Rest {
   }
 
   /** The body as an object of this kind: decoded, its fields checked as asked. @throws ApiError 400 */
-  private objectOf(ask: Ask, body: unknown): KubeObject {
+  private objectOf(ask: Ask, body: unknown, isPatched = false): KubeObject {
     const { kind, options, extras, request } = ask
     if (typeof body !== 'object' || body === null || Array.isArray(body)) throw badRequest('the body of the request must be a JSON object')
     const object = body as KubeObject
@@ -559,6 +559,7 @@ export class Rest {
     object.kind = kind.kind
     object.metadata ??= {} as ObjectMeta
     const { errors, warnings } = kind.decode(object, options.fieldValidation ?? 'Warn')
+    if (errors.length > 0 && isPatched) throw badRequest(errors.join(', '))
     if (errors.length > 0)
       throw badRequest(`${kind.kind} in version ${JSON.stringify(kind.version)} cannot be handled as a ${kind.kind}: ${errors.join(', ')}`)
     for (const warning of warnings) extras.warn?.(warning)

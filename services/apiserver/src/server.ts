@@ -165,6 +165,10 @@ class ApiServer implements ApiServerHandle {
     })
   }
 
+  serves({ group, version, resource }: Pick<ApiRequest, 'group' | 'version' | 'resource'>): boolean {
+    return kinds.find(group, version, resource) !== undefined
+  }
+
   async userOfToken(token: string): Promise<User | undefined> {
     const { verifyToken } = this.options
     if (!verifyToken) return undefined

@@ -163,6 +163,11 @@ export async function listenHttps(api: ApiServerHandle, options: HttpsOptions): 
       send.open()
       return
     }
+    // Before its body is looked at: what is not there can't be sent wrongly. Who may not know gets 403 all the same.
+    if (!api.serves(asked)) {
+      await api.handle(verb, asked, user, extras)
+      throw noSuchResource()
+    }
     const contentType = String(request.headers['content-type'] ?? '')
     if (verb === 'patch') asked.patchType = patchTypeOf(contentType)
     if (verb === 'create' || verb === 'update' || verb === 'patch' || verb === 'delete' || verb === 'deletecollection') {

@@ -1,0 +1,153 @@
+import assert from 'node:assert/strict'
+import { spawn, spawnSync } from 'node:child_process'
+import { generateKeyPairSync } from 'node:crypto'
+import { after, before, describe, test } from 'node:test'
+import { tokenSigner, tokenVerifier } from './edge/index.js'
+import { createTestApi, serveTestHttps, type TestApi, type TestHttps } from './testing/index.js'
+
+const hasKubectl = spawnSync('kubectl', ['version', '--client'], { stdio: 'ignore' }).status === 0
+
+const DEPLOYMENT = `
+apiVersion: apps/v1
+kind: Deployment
+metadata:
+  name: nginx
+spec:
+  strategy:
+    type: Recreate
+  selector:
+    matchLabels:
+      app: nginx
+  replicas: 1
+  template:
+    metadata:
+      labels:
+        app: nginx
+    spec:
+      containers:
+      - name: nginx
+        image: nginx
+        ports:
+        - containerPort: 80
+`
+
+interface Ran {
+  code: number | null
+  out: string
+  err: string
+}
+
+describe('the real kubectl', { skip: hasKubectl ? false : 'there is no kubectl on this machine' }, () => {
+  let api: TestApi
+  let https: TestHttps
+  before(async () => {
+    const { privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' })
+    const key = privateKey.export({ type: 'pkcs8', format: 'pem' }) as string
+    api = await createTestApi({ server: { signToken: tokenSigner(key), verifyToken: tokenVerifier({ serviceAccountKey: key }) } })
+    https = await serveTestHttps(api.api)
+  })
+  after(async () => {
+    await https?.close()
+    await api?.stop()
+  })
+
+  function kubectl(args: string, input?: string): Promise<Ran> {
+    return new Promise((resolve, reject) => {
+      const child = spawn('kubectl', [`--kubeconfig=${https.kubeconfig}`, ...args.split(' ')], { stdio: 'pipe' })
+      const ran: Ran = { code: null, out: '', err: '' }
+      child.stdout.on('data', (piece: Buffer) => {
+        ran.out += piece.toString()
+      })
+      child.stderr.on('data', (piece: Buffer) => {
+        ran.err += piece.toString()
+      })
+      child.on('error', reject)
+      child.on('close', (code) => resolve({ ...ran, code }))
+      child.stdin.end(input)
+    })
+  }
+
+  async function ok(args: string, input?: string): Promise<string> {
+    const ran = await kubectl(args, input)
+    assert.equal(ran.code, 0, `kubectl ${args}: ${ran.err}`)
+    return ran.out
+  }
+
+  async function refused(args: string, words: RegExp, input?: string): Promise<void> {
+    const ran = await kubectl(args, input)
+    assert.notEqual(ran.code, 0, `kubectl ${args} should have failed: ${ran.out}`)
+    assert.match(ran.err, words)
+  }
+
+  test('a Deployment: apply, get, scale, expose, set image, describe, delete', async () => {
+    assert.equal(await ok('apply -f -', DEPLOYMENT), 'deployment.apps/nginx created\n')
+    assert.equal(await ok('apply -f -', DEPLOYMENT), 'deployment.apps/nginx unchanged\n')
+    assert.match(await ok('get deployments'), /^NAME +READY +UP-TO-DATE +AVAILABLE +AGE\nnginx +0\/1 +0 +0 +\d+s\n$/)
+    assert.equal(await ok('scale deployment nginx --replicas=5'), 'deployment.apps/nginx scaled\n')
+    assert.equal(await ok('get deployment nginx -o jsonpath={.spec.replicas}/{.metadata.generation}'), '5/2')
+    assert.equal(await ok('expose deployment nginx --port=80'), 'service/nginx exposed\n')
+    assert.match(await ok('get service nginx -o jsonpath={.spec.clusterIP}'), /^10\.96\.\d+\.\d+$/)
+    assert.equal(await ok('set image deployment/nginx nginx=nginx:2'), 'deployment.apps/nginx image updated\n')
+    assert.equal(await ok('get deployment nginx -o jsonpath={.spec.template.spec.containers[0].image}'), 'nginx:2')
+    assert.match(await ok('describe deployment nginx'), /Replicas: +5 desired/)
+    assert.match(await ok('get all -o name'), /deployment\.apps\/nginx/)
+    await ok('delete deployment,service nginx')
+    await refused('get deployment nginx', /Error from server \(NotFound\): deployments\.apps "nginx" not found/)
+  })
+
+  test('explain, and what the cluster has', async () => {
+    assert.match(await ok('explain deployment.spec.strategy'), /FIELD: strategy <DeploymentStrategy>[\s\S]*rollingUpdate\t<RollingUpdateDeployment>/)
+    assert.match(await ok('api-resources'), /deployments +deploy +apps\/v1 +true +Deployment/)
+    assert.match(await ok('version'), /Server Version: v1\.36\.0\+capstan/)
+    assert.match(await ok('auth whoami'), /kubernetes-admin/)
+    assert.equal(await ok('auth can-i create pods'), 'yes\n')
+    assert.match(await ok('get namespaces'), /default +Active/)
+  })
+
+  test('what is wrong is told in Kubernetes\' words', async () => {
+    const misspelt = DEPLOYMENT.replace('replicas:', 'replcas:')
+    await refused('apply -f -', /strict decoding error: unknown field "spec\.replcas"/, misspelt)
+    await refused('get things', /the server doesn't have a resource type "things"/)
+    await refused('create -f -', /invalid: metadata\.name: Invalid value: "UPPER"/, 'apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: UPPER\n')
+    const long = Array(4).fill('a'.repeat(62)).join('.').padEnd(253, 'b')
+    assert.equal(await ok(`create configmap ${long} --from-literal=a=b`), `configmap/${long} created\n`)
+    await refused(`create configmap ${long}c`, /must be no more than 253/)
+    await refused('create configmap x -n nowhere', /namespaces "nowhere" not found/)
+    await ok('create configmap patched --from-literal=a=b')
+    await refused('patch configmap patched --type=json -p [{"op":"test","path":"/data/a","value":"c"}]', /The request is invalid/)
+    await refused('patch configmap patched --type=json -p [{"nop":1}]', /error decoding patch/)
+    await refused('patch configmap patched --type=merge -p {"data":3}', /cannot unmarshal/)
+    await refused('create quota q --hard=pods=1', /the server could not find the requested resource/)
+    await refused('get pods --field-selector=spec.bogus=1', /field label not supported: spec\.bogus/)
+  })
+
+  test('what kubectl sends as protobuf', async () => {
+    await ok('create namespace team')
+    await ok('create serviceaccount bot -n team')
+    await ok('create secret generic s --from-literal=password=hidden -n team')
+    assert.equal(await ok('get secret s -n team -o jsonpath={.data.password}'), Buffer.from('hidden').toString('base64'))
+    await ok('create deployment d --image=nginx --port=80 --replicas=2 -n team')
+    assert.equal(await ok('get deployment d -n team -o jsonpath={.spec.replicas},{.spec.template.spec.containers[0].ports[0].containerPort}'), '2,80')
+    await ok('create service externalname en --external-name=example.com -n team')
+    assert.equal(await ok('get service en -n team -o jsonpath={.spec.externalName}'), 'example.com')
+    const token = (await ok('create token bot -n team')).trim()
+    assert.match((await kubectl(`--token=${token} auth whoami`)).out + (await api.api.userOfToken(token))?.name, /system:serviceaccount:team:bot/)
+  })
+
+  test('pods: dry run, labels, graceful and forced deletion, watch', async () => {
+    await ok('run dry --image=a --dry-run=server')
+    await refused('get pod dry', /NotFound/)
+    const watch = kubectl('get pods --watch --request-timeout=3s')
+    await ok('run p --image=a')
+    await ok('label pod p x=y')
+    assert.match(await ok('get pods -l x=y'), /^NAME +READY +STATUS +RESTARTS +AGE\np +0\/1 +Pending/)
+    await ok('delete pod p')
+    const bound = '{"apiVersion":"v1","kind":"Pod","metadata":{"name":"q"},"spec":{"nodeName":"n","containers":[{"name":"c","image":"i"}]}}'
+    await ok('create -f -', bound)
+    await ok('delete pod q --wait=false')
+    assert.match(await ok('get pods'), /q +0\/1 +Terminating/)
+    await ok('delete pod q --force --grace-period=0')
+    await refused('get pod q', /NotFound/)
+    assert.match((await watch).out, /p +0\/1 +Pending/)
+  })
+})
