@@ -25,7 +25,8 @@ export interface ContainerRuntime {
   /** Removes a stopped sandbox and its containers. */
   removeSandbox(sandboxId: string): Promise<void>
 
-  createContainer(sandboxId: string, spec: ContainerSpec): Promise<string>
+  /** `sandbox` as it was given to `startSandbox`, or would be now. */
+  createContainer(sandboxId: string, spec: ContainerSpec, sandbox: SandboxSpec): Promise<string>
   startContainer(containerId: string): Promise<void>
   /** SIGTERM (or the image's stop signal), then SIGKILL after `graceMs`. Resolves when it has ended. */
   stopContainer(containerId: string, graceMs: number): Promise<void>

@@ -1,1 +1,2 @@
-export {}
+export { clearContainerd, type Containerd, type ContainerdOptions, startContainerd } from './containerd.js'
+export { CriRuntime, type CriRuntimeOptions } from './cri-runtime.js'
