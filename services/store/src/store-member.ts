@@ -194,6 +194,7 @@ export class StoreMember implements Behaviour<StoreMessage> {
     this.replica.tick(now)
     for (const parked of Array.from(this.parked)) this.retry(parked, now, false)
     if (this.replica.role === 'leader') this.leaderTick(now)
+    if (this.replica.mvcc.sweepPending) this.sweepSoon()
     if (now - this.spaceMs >= FREE_SPACE_PERIOD_MS) {
       this.spaceMs = now
       this.world.disk.freeBytes().then(
