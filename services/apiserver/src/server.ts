@@ -1,4 +1,4 @@
-import { Caller, type World } from '@capstan/actor'
+import { Caller, every, type World } from '@capstan/actor'
 import type { ApiReply, ApiRequest, ApiVerb } from '@capstan/protocol'
 import { startBeating } from '@capstan/client'
 import { type Attributes, authorize, type AuthorizerState } from './authorize.js'
@@ -19,8 +19,11 @@ import type { KubeObject } from './stored.js'
 const IN_FLIGHT_MAX = 400
 const WATCHES_MAX = 4096
 const EVENT_WINDOW_MAX = 4096
-/** The store has not been heard for so long: ask another API server. */
+/** The store has not been heard, or has not answered, for so long: ask another API server. */
 const STORE_SILENT_MS = 3000
+/** How often it is asked whether it has a leader. */
+const PROBE_PERIOD_MS = 1000
+const PROBE_TIMEOUT_MS = 2000
 const TOKENS_KEPT = 1000
 /** Verifying a token costs CPU; a verdict is kept for a moment. */
 const TOKEN_KEPT_MS = 10_000
@@ -44,6 +47,9 @@ class ApiServer implements ApiServerHandle {
   private readonly authorizerState: AuthorizerState
   private readonly counters = { requests: 0, failed: 0, refused: 0 }
   private inFlight = 0
+  /** Monotonic: when the store last answered a linearizable question. */
+  private answeredMs: number
+  private probing = false
   private readonly watches = new Set<OpenWatch>()
 
   constructor(
@@ -66,9 +72,19 @@ class ApiServer implements ApiServerHandle {
     }
     this.rest = new Rest(context)
     this.cache.start()
+    this.answeredMs = world.clock.monotonicMs()
+    let tickedMs = this.answeredMs
+    const probe = () => {
+      const now = world.clock.monotonicMs()
+      // Only time in which this process ran counts against the store.
+      if (now - tickedMs > 2 * PROBE_PERIOD_MS) this.answeredMs = now
+      tickedMs = now
+      void this.probe()
+    }
     const server = serveBus(this)
     this.stops.push(
       () => server.stop(),
+      every(world.clock, PROBE_PERIOD_MS, probe),
       startBeating(world, {
         cluster,
         component: 'apiserver',
@@ -85,7 +101,23 @@ class ApiServer implements ApiServerHandle {
   get ready(): boolean {
     const { revision, silentSinceMs } = this.cache
     if (revision === 0 || this.closing.signal.aborted) return false
-    return silentSinceMs === undefined || this.world.clock.monotonicMs() - silentSinceMs < STORE_SILENT_MS
+    const now = this.world.clock.monotonicMs()
+    if (now - this.answeredMs >= STORE_SILENT_MS) return false
+    return silentSinceMs === undefined || now - silentSinceMs < STORE_SILENT_MS
+  }
+
+  /** A member may go on beating while the store has no majority. */
+  private async probe(): Promise<void> {
+    if (this.probing) return
+    this.probing = true
+    try {
+      await this.store.readIndex(PROBE_TIMEOUT_MS)
+      this.answeredMs = this.world.clock.monotonicMs()
+    } catch (error) {
+      if (!this.closing.signal.aborted) this.world.log.debug({ err: error }, 'the store did not answer the probe')
+    } finally {
+      this.probing = false
+    }
   }
 
   async whenReady(): Promise<void> {

@@ -32,8 +32,16 @@ export interface TestApi {
   stop(): Promise<void>
 }
 
-/** Resolves when all servers are ready and the system's namespaces are there (unless the time of `worldFor` stands still). */
+/** Resolves when all servers are ready and the system's namespaces are there. */
 export async function createTestApi(options: TestApiOptions = {}): Promise<TestApi> {
+  const test = startTestApi(options)
+  await Promise.all(test.servers.map((server) => server.whenReady()))
+  await test.api.whenBootstrapped()
+  return test
+}
+
+/** The same, not waiting for anything: for worlds whose time only the test moves. */
+export function startTestApi(options: TestApiOptions = {}): TestApi {
   const cluster = options.cluster ?? 'test'
   const worldFor = options.worldFor ?? realWorlds()
   const buses: Bus[] = []
@@ -47,9 +55,7 @@ export async function createTestApi(options: TestApiOptions = {}): Promise<TestA
     startApiServer(connect({ component: 'apiserver', name: instance }), { cluster, instance, storeMembers: ['s0'], ...options.server }),
   )
   const clients: BusApiClient[] = []
-  await Promise.all(servers.map((server) => server.whenReady()))
   const api = servers[0] as ApiServerHandle
-  await api.whenBootstrapped()
   return {
     cluster,
     store,
