@@ -60,7 +60,9 @@ export function reserveAddresses(
   }
   const drop = (key: string) => reservation.ops.push({ type: 'delete', key: keyBytes(key) })
   const refuse = (field: string, given: unknown, why: string) =>
-    invalid('Service', '', name, [{ reason: 'FieldValueInvalid', message: `Invalid value: ${JSON.stringify(given)}: ${why}`, field }])
+    invalid('Service', '', name, [
+      { reason: 'FieldValueInvalid', message: `Invalid value: ${JSON.stringify(given)}: ${why}`, field },
+    ])
 
   // An update that leaves it out means the one that is there.
   if (spec.type === 'ExternalName') {
@@ -100,15 +102,22 @@ export function reserveAddresses(
       if (old && port.nodePort && had.has(port.nodePort)) delete port.nodePort
       continue
     }
-    const same = before.ports?.find((one) => one.port === port.port && (one.protocol ?? 'TCP') === (port.protocol ?? 'TCP'))
+    const same = before.ports?.find(
+      (one) => one.port === port.port && (one.protocol ?? 'TCP') === (port.protocol ?? 'TCP'),
+    )
     if (!port.nodePort && same?.nodePort && wantsNodePorts(before)) port.nodePort = same.nodePort
     if (!port.nodePort) port.nodePort = freePort(context, range, has)
     else if (!had.has(port.nodePort) && !has.has(port.nodePort)) {
       const [low, high] = range
       const field = `spec.ports[${index}].nodePort`
       if (port.nodePort < low || port.nodePort > high)
-        throw refuse(field, port.nodePort, `provided port is not in the valid range. The range of valid ports is ${low}-${high}`)
-      if (context.cache.others.has(nodePortKey(port.nodePort))) throw refuse(field, port.nodePort, 'provided port is already allocated')
+        throw refuse(
+          field,
+          port.nodePort,
+          `provided port is not in the valid range. The range of valid ports is ${low}-${high}`,
+        )
+      if (context.cache.others.has(nodePortKey(port.nodePort)))
+        throw refuse(field, port.nodePort, 'provided port is already allocated')
     }
     has.add(port.nodePort)
   }
@@ -142,7 +151,11 @@ function freeIp({ cache, random, options }: { cache: Cache; random: Random; opti
   throw rangeFull('cluster IP')
 }
 
-function freePort({ cache, random }: { cache: Cache; random: Random }, [low, high]: readonly [number, number], own: Set<number>): number {
+function freePort(
+  { cache, random }: { cache: Cache; random: Random },
+  [low, high]: readonly [number, number],
+  own: Set<number>,
+): number {
   const isFree = (port: number) => !own.has(port) && !cache.others.has(nodePortKey(port))
   for (let at = 0; at < TRIES; at++) {
     const port = low + random.int(high - low + 1)
@@ -153,7 +166,10 @@ function freePort({ cache, random }: { cache: Cache; random: Random }, [low, hig
 }
 
 function rangeFull(what: string): ApiError {
-  return new ApiError({ ...internal('').details, ...failure(500, 'InternalError', `Internal error occurred: failed to allocate a ${what}: range is full`) })
+  return new ApiError({
+    ...internal('').details,
+    ...failure(500, 'InternalError', `Internal error occurred: failed to allocate a ${what}: range is full`),
+  })
 }
 
 /** The n-th address of the Service range. */
@@ -165,7 +181,9 @@ function ipRefusal(ip: string, cidr: string): string | undefined {
   const number = numberOf(ip)
   const { base, size } = cidrOf(cidr)
   if (number === undefined) return 'not a valid IPv4 address'
-  return number > base && number < base + size - 1 ? undefined : `the provided IP is not in the valid range. The range of valid IPs is ${cidr}`
+  return number > base && number < base + size - 1
+    ? undefined
+    : `the provided IP is not in the valid range. The range of valid IPs is ${cidr}`
 }
 
 /** @throws RangeError for what is no IPv4 range of at least 16 addresses. */
@@ -173,14 +191,16 @@ export function cidrOf(cidr: string): { base: number; size: number } {
   const [ip = '', bits = ''] = cidr.split('/')
   const base = numberOf(ip)
   const length = Number(bits)
-  if (base === undefined || !/^\d+$/.test(bits) || length < 8 || length > 28) throw new RangeError(`not a usable IPv4 range: ${cidr}`)
+  if (base === undefined || !/^\d+$/.test(bits) || length < 8 || length > 28)
+    throw new RangeError(`not a usable IPv4 range: ${cidr}`)
   const size = 2 ** (32 - length)
   return { base: Math.floor(base / size) * size, size }
 }
 
 function numberOf(ip: string): number | undefined {
   const parts = ip.split('.')
-  if (parts.length !== 4 || !parts.every((part) => /^(0|[1-9]\d{0,2})$/.test(part) && Number(part) < 256)) return undefined
+  if (parts.length !== 4 || !parts.every((part) => /^(0|[1-9]\d{0,2})$/.test(part) && Number(part) < 256))
+    return undefined
   return parts.reduce((sum, part) => sum * 256 + Number(part), 0)
 }
 

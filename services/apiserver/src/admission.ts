@@ -52,7 +52,8 @@ export async function admit(admission: Admission, request: AdmissionRequest): Pr
   }
 }
 
-const isOf = (request: AdmissionRequest, resource: string) => request.kind.group === '' && request.kind.resource === resource
+const isOf = (request: AdmissionRequest, resource: string) =>
+  request.kind.group === '' && request.kind.resource === resource
 
 /** Without these the cluster can't be repaired. */
 const IMMORTAL = ['default', 'kube-system', 'kube-public']
@@ -78,7 +79,13 @@ async function namespaceLifecycle({ cache, committer }: Admission, request: Admi
     failure(403, 'Forbidden', `${nameOf(request.subject)} is forbidden: ${message}`, {
       ...(request.subject.name === undefined ? {} : { name: request.subject.name }),
       kind: request.subject.resource,
-      causes: [{ reason: 'NamespaceTerminating', message: `namespace ${request.namespace} is being terminated`, field: 'metadata.namespace' }],
+      causes: [
+        {
+          reason: 'NamespaceTerminating',
+          message: `namespace ${request.namespace} is being terminated`,
+          field: 'metadata.namespace',
+        },
+      ],
     }),
   )
 }
@@ -89,11 +96,14 @@ function nodeRestriction(_: Admission, request: AdmissionRequest): void {
   if (!user.groups.includes('system:nodes') || !user.name.startsWith('system:node:')) return
   const node = user.name.slice('system:node:'.length)
   if (request.operation === 'CREATE' && (isOf(request, 'nodes') || request.kind.resource === 'leases')) {
-    if (object?.metadata.name !== node) throw forbidden(request.subject, `node ${JSON.stringify(node)} is not allowed to create it: only its own`)
+    if (object?.metadata.name !== node)
+      throw forbidden(request.subject, `node ${JSON.stringify(node)} is not allowed to create it: only its own`)
   }
   if (isOf(request, 'nodes') && request.operation === 'UPDATE' && request.subresource === '') {
-    const taints = (one: KubeObject | undefined) => JSON.stringify((one?.['spec'] as { taints?: unknown } | undefined)?.taints ?? [])
-    if (taints(object) !== taints(old)) throw forbidden(request.subject, `node ${JSON.stringify(node)} is not allowed to modify taints`)
+    const taints = (one: KubeObject | undefined) =>
+      JSON.stringify((one?.['spec'] as { taints?: unknown } | undefined)?.taints ?? [])
+    if (taints(object) !== taints(old))
+      throw forbidden(request.subject, `node ${JSON.stringify(node)} is not allowed to modify taints`)
   }
 }
 
@@ -160,7 +170,10 @@ function priority(_: Admission, request: AdmissionRequest): void {
   const value = name ? (Object.hasOwn(PRIORITIES, name) ? PRIORITIES[name] : undefined) : 0
   if (value === undefined) throw forbidden(request.subject, `no PriorityClass with name ${name} was found`)
   if (spec.priority !== undefined && spec.priority !== value)
-    throw forbidden(request.subject, `the integer value of priority (${spec.priority}) must not be provided in pod spec; priority admission controller computed ${value} from the given PriorityClass name`)
+    throw forbidden(
+      request.subject,
+      `the integer value of priority (${spec.priority}) must not be provided in pod spec; priority admission controller computed ${value} from the given PriorityClass name`,
+    )
   spec.priority = value
   spec.preemptionPolicy ??= 'PreemptLowerPriority'
 }

@@ -40,7 +40,11 @@ const READ = ['get', 'list', 'watch'] as const
 const WRITE = ['create', 'update', 'patch', 'delete', 'deletecollection'] as const
 const ALL = ['*'] as const
 
-const rule = (verbs: readonly string[], groups: readonly string[], resources: readonly string[]): Rule => ({ verbs, groups, resources })
+const rule = (verbs: readonly string[], groups: readonly string[], resources: readonly string[]): Rule => ({
+  verbs,
+  groups,
+  resources,
+})
 
 const EVENTS = rule(['create', 'update', 'patch'], ['', 'events.k8s.io'], ['events'])
 const LEASES = rule([...READ, 'create', 'update', 'patch', 'delete'], ['coordination.k8s.io'], ['leases'])
@@ -57,8 +61,14 @@ const USERS: Readonly<Record<string, readonly Rule[]>> = {
   ],
   // The controllers act on everything that they own, and the garbage collector deletes whatever lost its owner.
   'system:kube-controller-manager': [rule([...READ, ...WRITE], ALL, ALL)],
-  'system:kube-proxy': [rule(READ, ['', 'discovery.k8s.io'], ['services', 'endpoints', 'endpointslices', 'nodes', 'namespaces']), EVENTS],
-  'system:dns': [rule(READ, ['', 'discovery.k8s.io'], ['services', 'endpoints', 'endpointslices', 'pods', 'nodes', 'namespaces']), EVENTS],
+  'system:kube-proxy': [
+    rule(READ, ['', 'discovery.k8s.io'], ['services', 'endpoints', 'endpointslices', 'nodes', 'namespaces']),
+    EVENTS,
+  ],
+  'system:dns': [
+    rule(READ, ['', 'discovery.k8s.io'], ['services', 'endpoints', 'endpointslices', 'pods', 'nodes', 'namespaces']),
+    EVENTS,
+  ],
 }
 
 /** What everybody who is somebody may do. */
@@ -78,10 +88,12 @@ export function authorize(user: User, what: Attributes, state: AuthorizerState):
   if (what.path !== undefined) {
     if (PUBLIC_PATHS.some((top) => isUnder(what.path as string, top))) return { allowed: true, reason: 'public path' }
     const known = user.groups.includes('system:authenticated')
-    if (known && AUTHENTICATED_PATHS.some((top) => isUnder(what.path as string, top))) return { allowed: true, reason: 'discovery' }
+    if (known && AUTHENTICATED_PATHS.some((top) => isUnder(what.path as string, top)))
+      return { allowed: true, reason: 'discovery' }
     return { allowed: false, reason: '' }
   }
-  if (rulesOf(user).some((one) => ruleCovers(one, what))) return { allowed: true, reason: `static rules of ${user.name}` }
+  if (rulesOf(user).some((one) => ruleCovers(one, what)))
+    return { allowed: true, reason: `static rules of ${user.name}` }
   if (user.groups.includes('system:nodes') && user.name.startsWith('system:node:'))
     return nodeMay(user.name.slice('system:node:'.length), what, state)
   return { allowed: false, reason: '' }
@@ -113,7 +125,8 @@ function nodeMay(node: string, what: Attributes, state: AuthorizerState): Verdic
         return what.name === node ? yes : no(`node ${JSON.stringify(node)} may only change itself`)
       return no('')
     case 'coordination.k8s.io/leases':
-      if (what.namespace !== 'kube-node-lease') return no('can only access leases in the "kube-node-lease" system namespace')
+      if (what.namespace !== 'kube-node-lease')
+        return no('can only access leases in the "kube-node-lease" system namespace')
       if (what.verb === 'create') return yes
       return what.name === node ? yes : no('can only access node lease with the same name as the requesting node')
     case '/pods': {
@@ -176,7 +189,9 @@ function refersTo(pod: KubeObject, resource: string, name: string): boolean {
         volumes.some((v) => v.configMap?.name === name) ||
         sources.some((s) => s.configMap?.name === name) ||
         containers.some(
-          (c) => c.env?.some((e) => e.valueFrom?.configMapKeyRef?.name === name) || c.envFrom?.some((e) => e.configMapRef?.name === name),
+          (c) =>
+            c.env?.some((e) => e.valueFrom?.configMapKeyRef?.name === name) ||
+            c.envFrom?.some((e) => e.configMapRef?.name === name),
         )
       )
     case 'secrets':
@@ -184,7 +199,11 @@ function refersTo(pod: KubeObject, resource: string, name: string): boolean {
         Boolean(spec.imagePullSecrets?.some((s) => s.name === name)) ||
         volumes.some((v) => v.secret?.secretName === name) ||
         sources.some((s) => s.secret?.name === name) ||
-        containers.some((c) => c.env?.some((e) => e.valueFrom?.secretKeyRef?.name === name) || c.envFrom?.some((e) => e.secretRef?.name === name))
+        containers.some(
+          (c) =>
+            c.env?.some((e) => e.valueFrom?.secretKeyRef?.name === name) ||
+            c.envFrom?.some((e) => e.secretRef?.name === name),
+        )
       )
     default:
       return false

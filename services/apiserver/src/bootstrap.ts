@@ -93,7 +93,9 @@ async function ensureService({ store, cache, options, handle }: BootstrapContext
     await unless('AlreadyExists', handle('create', of('', 'services', body), SELF))
   }
   const range = { key: keyBytes(MASTERS), rangeEnd: keyBytes('/capstan/apiservers0') }
-  const masters = (await store.range(range)).kvs.map((kv) => JSON.parse(Buffer.from(kv.value).toString()) as { address: string; port: number })
+  const masters = (await store.range(range)).kvs.map(
+    (kv) => JSON.parse(Buffer.from(kv.value).toString()) as { address: string; port: number },
+  )
   if (masters.length === 0) return
   masters.sort((a, b) => (a.address < b.address ? -1 : a.address > b.address ? 1 : a.port - b.port))
   // One subset for each port: on one host the masters listen on different ones.
@@ -108,9 +110,16 @@ async function ensureService({ store, cache, options, handle }: BootstrapContext
   const sliceName = (number: number | undefined) => (subsets.length === 1 ? 'kubernetes' : `kubernetes-${number}`)
   // Slices of masters that are gone.
   const wanted = subsets.map((subset) => sliceName(subset.ports[0]?.port))
-  for (const { object } of cache.resource(resourceKey('discovery.k8s.io', 'endpointslices')).under(resourcePrefix('discovery.k8s.io', 'endpointslices', 'default'))) {
+  for (const { object } of cache
+    .resource(resourceKey('discovery.k8s.io', 'endpointslices'))
+    .under(resourcePrefix('discovery.k8s.io', 'endpointslices', 'default'))) {
     const { name, labels: sliceLabels } = object.metadata
-    if (!/^kubernetes(-\d+)?$/.test(name) || wanted.includes(name) || sliceLabels?.['kubernetes.io/service-name'] !== 'kubernetes') continue
+    if (
+      !/^kubernetes(-\d+)?$/.test(name) ||
+      wanted.includes(name) ||
+      sliceLabels?.['kubernetes.io/service-name'] !== 'kubernetes'
+    )
+      continue
     const { body: _, ...request } = of('discovery.k8s.io', 'endpointslices', {})
     await unless('NotFound', handle('delete', { ...request, name }, SELF))
   }
@@ -142,14 +151,22 @@ async function put(
     return
   }
   if (fields.every((field) => covers(old[field], body[field]))) return
-  await unless('Conflict', handle('update', { ...request, name: old.metadata.name, body: { ...body, metadata: { ...old.metadata } } }, SELF))
+  await unless(
+    'Conflict',
+    handle('update', { ...request, name: old.metadata.name, body: { ...body, metadata: { ...old.metadata } } }, SELF),
+  )
 }
 
 /** Has `have` all that `want` says? Defaults may have been added. */
 function covers(have: unknown, want: unknown): boolean {
-  if (Array.isArray(want)) return Array.isArray(have) && have.length === want.length && want.every((one, at) => covers(have[at], one))
+  if (Array.isArray(want))
+    return Array.isArray(have) && have.length === want.length && want.every((one, at) => covers(have[at], one))
   if (typeof want !== 'object' || want === null) return have === want
-  return typeof have === 'object' && have !== null && Object.entries(want).every(([name, value]) => covers((have as Record<string, unknown>)[name], value))
+  return (
+    typeof have === 'object' &&
+    have !== null &&
+    Object.entries(want).every(([name, value]) => covers((have as Record<string, unknown>)[name], value))
+  )
 }
 
 /** Another server was faster, or the next round sees newer state. */

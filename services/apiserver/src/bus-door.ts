@@ -3,7 +3,16 @@ import { type ApiRequest, type ApiVerb, type ApiWatchData, parseIdentity, Subjec
 import { badRequest } from './errors.js'
 import type { ApiServerHandle, User } from './options.js'
 
-const VERBS: readonly string[] = ['get', 'list', 'watch', 'create', 'update', 'patch', 'delete', 'deletecollection'] satisfies ApiVerb[]
+const VERBS: readonly string[] = [
+  'get',
+  'list',
+  'watch',
+  'create',
+  'update',
+  'patch',
+  'delete',
+  'deletecollection',
+] satisfies ApiVerb[]
 /** Messages that may wait for one watcher. */
 const WATCH_QUEUE_MAX = 4096
 
@@ -71,7 +80,8 @@ function userOfCall(call: IncomingCall): User {
 /** The shape of what came off the wire. @throws ApiError 400 */
 function requestOf(body: unknown): ApiRequest {
   const request = body as Partial<ApiRequest> | null
-  if (typeof request !== 'object' || request === null || Array.isArray(request)) throw badRequest('the request must be an object')
+  if (typeof request !== 'object' || request === null || Array.isArray(request))
+    throw badRequest('the request must be an object')
   for (const field of ['group', 'version', 'resource'] as const)
     if (typeof request[field] !== 'string') throw badRequest(`the request's ${field} must be a string`)
   for (const field of ['namespace', 'name', 'subresource', 'patchType'] as const) {
@@ -79,7 +89,8 @@ function requestOf(body: unknown): ApiRequest {
     else if (typeof request[field] !== 'string') throw badRequest(`the request's ${field} must be a string`)
   }
   if (request.options === null) delete request.options
-  if (request.options !== undefined && typeof request.options !== 'object') throw badRequest("the request's options must be an object")
+  if (request.options !== undefined && typeof request.options !== 'object')
+    throw badRequest("the request's options must be an object")
   if (request.fence === null) delete request.fence
   if (request.fence !== undefined) {
     const { lock, token } = request.fence

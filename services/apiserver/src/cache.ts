@@ -241,7 +241,8 @@ export class Cache {
           beat: (position) => {
             heard = true
             this.silentSinceMs = undefined
-            const revision = typeof position === 'number' ? position : (position as { revision?: number } | null)?.revision
+            const revision =
+              typeof position === 'number' ? position : (position as { revision?: number } | null)?.revision
             if (typeof revision === 'number' && revision > this.revision) this.reached(revision)
           },
           end: (reason, error) => resolve({ reason, error, heard }),
@@ -253,7 +254,11 @@ export class Cache {
   private take(data: WatchData): void {
     // What we have may be newer (a message that reaches back), never older: then something was lost.
     if (data.prevRevision > this.revision)
-      throw new CallError('CONNECTION_LOST', 'not-applied', `watch gap: at ${this.revision}, next follows ${data.prevRevision}`)
+      throw new CallError(
+        'CONNECTION_LOST',
+        'not-applied',
+        `watch gap: at ${this.revision}, next follows ${data.prevRevision}`,
+      )
     const touched = new Map<ResourceCache, Change[]>()
     for (const { type, kv } of data.events) {
       if (kv.modRevision <= this.revision) continue
@@ -280,7 +285,7 @@ export class Cache {
     }
     this.revision = Math.max(this.revision, data.revision)
     for (const [cache, changes] of touched)
-      for (const watcher of [...cache.watchers]) watcher.changed(changes, this.revision)
+      for (const watcher of Array.from(cache.watchers)) watcher.changed(changes, this.revision)
     this.reached(this.revision)
   }
 
@@ -296,6 +301,6 @@ export class Cache {
   }
 
   private loseWatchers(): void {
-    for (const cache of this.resources.values()) for (const watcher of [...cache.watchers]) watcher.lost()
+    for (const cache of this.resources.values()) for (const watcher of Array.from(cache.watchers)) watcher.lost()
   }
 }

@@ -1,7 +1,18 @@
 import { CallError, type World } from '@capstan/actor'
 import type { Compare, Fence, KeyValue, TxnOp, TxnOpReply } from '@capstan/protocol'
 import type { Cache } from './cache.js'
-import { ApiError, badRequest, fenced, internal, type Subject, timedOut, tooLarge, tooManyRequests, unavailable, uncertain } from './errors.js'
+import {
+  ApiError,
+  badRequest,
+  fenced,
+  internal,
+  type Subject,
+  timedOut,
+  tooLarge,
+  tooManyRequests,
+  unavailable,
+  uncertain,
+} from './errors.js'
 import { objectKey } from './keys.js'
 import { keyBytes, type StoreClient } from './store-client.js'
 import { type KubeObject, storageBytes, Stored } from './stored.js'
@@ -135,7 +146,8 @@ export class Committer {
     const { fence } = target
     if (fence) {
       const token = Number(fence.token)
-      if (!Number.isSafeInteger(token) || token < 1) throw badRequest(`fence: ${JSON.stringify(fence.token)} is no token`)
+      if (!Number.isSafeInteger(token) || token < 1)
+        throw badRequest(`fence: ${JSON.stringify(fence.token)} is no token`)
       const lock = keyBytes(objectKey('coordination.k8s.io', 'leases', fence.lock.namespace, fence.lock.name))
       compares.push({ key: lock, target: 'create', result: '=', operand: token })
       look.push({ type: 'range', key: lock, keysOnly: true })
@@ -154,7 +166,13 @@ export class Committer {
       const written = kvOf(reply.replies[reply.replies.length - 1])
       if (!value) return { committed: { stored: old as Stored, removed: true, previous: old } }
       if (!written) throw internal('the store did not return what it wrote')
-      return { committed: { stored: new Stored(target.key, written.modRevision, written.createRevision, value), removed: false, previous: old } }
+      return {
+        committed: {
+          stored: new Stored(target.key, written.modRevision, written.createRevision, value),
+          removed: false,
+          previous: old,
+        },
+      }
     }
     if (fence && kvOf(reply.replies[1])?.createRevision !== Number(fence.token))
       throw fenced(`${fence.lock.namespace}/${fence.lock.name}`, fence.token)
@@ -174,7 +192,11 @@ function kvOf(reply: TxnOpReply | undefined): KeyValue | undefined {
 
 function dryRunOf(key: string, next: KubeObject | 'remove', old: Stored | undefined): Committed {
   if (next === 'remove') return { stored: old as Stored, removed: true, previous: old }
-  return { stored: new Stored(key, old?.revision ?? 0, old?.createRevision ?? 0, storageBytes(next)), removed: false, previous: old }
+  return {
+    stored: new Stored(key, old?.revision ?? 0, old?.createRevision ?? 0, storageBytes(next)),
+    removed: false,
+    previous: old,
+  }
 }
 
 /** The store's failures in Kubernetes' words. */
@@ -194,6 +216,7 @@ export function storeFailure(error: unknown): ApiError {
     return new ApiError(internal(failed.message).details, { outcome: failed.outcome, cause: failed })
   // Too many others went before a repetition: whether the first attempt counted is forgotten.
   const isForgotten = failed.code === 'SESSION_STALE'
-  if (failed.outcome === 'maybe-applied' || isForgotten) return uncertain(`the store did not say whether it happened: ${failed.message}`, failed)
+  if (failed.outcome === 'maybe-applied' || isForgotten)
+    return uncertain(`the store did not say whether it happened: ${failed.message}`, failed)
   return unavailable(`the store can't be reached: ${failed.message}`)
 }

@@ -6,7 +6,12 @@ import type { StoreClient } from './store-client.js'
 const PERIOD_MS = 5 * 60_000
 
 /** Tells the store which history nobody needs any more. Every API server does: the later one finds it done. */
-export async function keepCompacting(world: World, store: StoreClient, cache: Cache, signal: AbortSignal): Promise<void> {
+export async function keepCompacting(
+  world: World,
+  store: StoreClient,
+  cache: Cache,
+  signal: AbortSignal,
+): Promise<void> {
   let before = 0
   while (await sleep(world.clock, PERIOD_MS, signal)) {
     const revision = before
@@ -17,7 +22,8 @@ export async function keepCompacting(world: World, store: StoreClient, cache: Ca
       world.log.debug({ revision }, 'compacted')
     } catch (error) {
       if (signal.aborted) return
-      if (CallError.fromBus(error).code !== 'COMPACTED') world.log.warn({ err: error, revision }, 'not compacted; tried again later')
+      if (CallError.fromBus(error).code !== 'COMPACTED')
+        world.log.warn({ err: error, revision }, 'not compacted; tried again later')
     }
   }
 }

@@ -19,7 +19,8 @@ const SUBRESOURCE_VERBS: Readonly<Record<string, readonly string[]>> = {
 
 const subKind = (kind: Kind, sub: string) => SUBRESOURCE_KINDS[sub] ?? kind
 const subVerbs = (sub: string) => SUBRESOURCE_VERBS[sub] ?? ['get', 'patch', 'update']
-const sorted = <T>(list: readonly T[], name: (one: T) => string) => [...list].sort((a, b) => (name(a) < name(b) ? -1 : 1))
+const sorted = <T>(list: readonly T[], name: (one: T) => string) =>
+  [...list].sort((a, b) => (name(a) < name(b) ? -1 : 1))
 
 /** Groups in the order in which clients should prefer them: core, apps, the rest by name. */
 function groupsOf(kinds: Kinds): string[] {
@@ -28,14 +29,31 @@ function groupsOf(kinds: Kinds): string[] {
 }
 
 const versionsOf = (kinds: Kinds, group: string) =>
-  sorted([...new Set(kinds.all().filter((kind) => kind.group === group).map((kind) => kind.version))], (version) => version)
+  sorted(
+    [
+      ...new Set(
+        kinds
+          .all()
+          .filter((kind) => kind.group === group)
+          .map((kind) => kind.version),
+      ),
+    ],
+    (version) => version,
+  )
 
 const kindsOf = (kinds: Kinds, group: string, version: string) =>
-  sorted(kinds.all().filter((kind) => kind.group === group && kind.version === version), (kind) => kind.resource)
+  sorted(
+    kinds.all().filter((kind) => kind.group === group && kind.version === version),
+    (kind) => kind.resource,
+  )
 
 /** `/api`. */
 export function apiVersions(serverAddress: string): object {
-  return { kind: 'APIVersions', versions: ['v1'], serverAddressByClientCIDRs: [{ clientCIDR: '0.0.0.0/0', serverAddress }] }
+  return {
+    kind: 'APIVersions',
+    versions: ['v1'],
+    serverAddressByClientCIDRs: [{ clientCIDR: '0.0.0.0/0', serverAddress }],
+  }
 }
 
 function apiGroup(kinds: Kinds, group: string): object {
@@ -82,7 +100,12 @@ export function apiResourceList(kinds: Kinds, group: string, version: string): o
       }
     }),
   ])
-  return { kind: 'APIResourceList', apiVersion: 'v1', groupVersion: group === '' ? version : `${group}/${version}`, resources }
+  return {
+    kind: 'APIResourceList',
+    apiVersion: 'v1',
+    groupVersion: group === '' ? version : `${group}/${version}`,
+    resources,
+  }
 }
 
 /** `/api` (`isCore`) or `/apis` for a client that takes apidiscovery.k8s.io. */

@@ -39,8 +39,14 @@ export class ApiError extends Error {
   readonly outcome: 'not-applied' | 'maybe-applied'
   /** The Status. */
   readonly details: Status
-  constructor(status: Status, options: { code?: string; outcome?: 'not-applied' | 'maybe-applied'; cause?: unknown } = {}) {
-    super(status.message ?? status.reason ?? 'failed', options.cause === undefined ? undefined : { cause: options.cause })
+  constructor(
+    status: Status,
+    options: { code?: string; outcome?: 'not-applied' | 'maybe-applied'; cause?: unknown } = {},
+  ) {
+    super(
+      status.message ?? status.reason ?? 'failed',
+      options.cause === undefined ? undefined : { cause: options.cause },
+    )
     this.details = status
     this.code = options.code ?? status.reason ?? 'Unknown'
     this.outcome = options.outcome ?? 'not-applied'
@@ -51,7 +57,16 @@ export class ApiError extends Error {
 }
 
 export function failure(code: number, reason: string, message: string, details?: StatusDetails): Status {
-  return { kind: 'Status', apiVersion: 'v1', metadata: {}, status: 'Failure', message, reason, ...(details ? { details } : {}), code }
+  return {
+    kind: 'Status',
+    apiVersion: 'v1',
+    metadata: {},
+    status: 'Failure',
+    message,
+    reason,
+    ...(details ? { details } : {}),
+    code,
+  }
 }
 
 const fail = (code: number, reason: string, message: string, details?: StatusDetails) =>
@@ -76,7 +91,8 @@ export const noSuchResource = () => fail(404, 'NotFound', 'the server could not 
 export const methodNotAllowed = (message = 'the server does not allow this method on the requested resource') =>
   fail(405, 'MethodNotAllowed', message, {})
 export const notAcceptable = (message: string) => fail(406, 'NotAcceptable', message)
-export const alreadyExists = (what: Subject) => fail(409, 'AlreadyExists', `${nameOf(what)} already exists`, detailsOf(what))
+export const alreadyExists = (what: Subject) =>
+  fail(409, 'AlreadyExists', `${nameOf(what)} already exists`, detailsOf(what))
 export const conflict = (what: Subject, why: string) =>
   fail(409, 'Conflict', `Operation cannot be fulfilled on ${nameOf(what)}: ${why}`, detailsOf(what))
 export const modified = (what: Subject) =>

@@ -52,7 +52,8 @@ const HOOKS: Readonly<Record<string, Hooks>> = {
       object['status'] = { ...(object['status'] as object | undefined), phase: 'Terminating' }
     },
     isFinalized: (object) =>
-      (object.metadata.finalizers ?? []).length === 0 && ((object['spec'] as { finalizers?: string[] } | undefined)?.finalizers ?? []).length === 0,
+      (object.metadata.finalizers ?? []).length === 0 &&
+      ((object['spec'] as { finalizers?: string[] } | undefined)?.finalizers ?? []).length === 0,
     subresources: { finalize },
   },
   ...REVIEWS,
@@ -65,7 +66,9 @@ export function hooksOf(kind: Kind): Hooks {
 
 const success = (status: number): ApiReply => ({
   status,
-  body: Buffer.from(JSON.stringify({ kind: 'Status', apiVersion: 'v1', metadata: {}, status: 'Success', code: status })),
+  body: Buffer.from(
+    JSON.stringify({ kind: 'Status', apiVersion: 'v1', metadata: {}, status: 'Success', code: status }),
+  ),
 })
 
 interface Pod extends KubeObject {
@@ -93,24 +96,40 @@ function podGrace(object: KubeObject, asked: number | undefined): number {
 /** Binds a pod to a node: once and never again (promise C4). */
 async function bind(rest: Rest, verb: string, ask: Ask): Promise<ApiReply> {
   if (verb !== 'create') throw methodNotAllowed()
-  const binding = ask.request.body as { metadata?: { uid?: string; annotations?: Record<string, string> }; target?: { kind?: string; name?: string } }
+  const binding = ask.request.body as {
+    metadata?: { uid?: string; annotations?: Record<string, string> }
+    target?: { kind?: string; name?: string }
+  }
   const node = binding?.target?.name
   if (typeof node !== 'string' || node === '') throw badRequest('binding: target.name is required')
-  if (binding.target?.kind !== undefined && binding.target.kind !== 'Node') throw badRequest('binding: target.kind must be Node')
+  if (binding.target?.kind !== undefined && binding.target.kind !== 'Node')
+    throw badRequest('binding: target.kind must be Node')
   await rest.edit(ask, (old) => {
     if (!old) throw notFound(rest.subject(ask))
     const pod = old.copy() as Pod
     const subject = { group: '', resource: 'pods/binding', name: pod.metadata.name }
     const uid = binding.metadata?.uid
     if (uid && uid !== pod.metadata.uid)
-      throw conflict(subject, `Precondition failed: UID in precondition: ${uid}, UID in object meta: ${pod.metadata.uid}`)
-    if (pod.metadata.deletionTimestamp) throw conflict(subject, `pod ${pod.metadata.name} is being deleted, cannot be assigned to a host`)
-    if (pod.spec.nodeName) throw conflict(subject, `pod ${pod.metadata.name} is already assigned to node ${JSON.stringify(pod.spec.nodeName)}`)
+      throw conflict(
+        subject,
+        `Precondition failed: UID in precondition: ${uid}, UID in object meta: ${pod.metadata.uid}`,
+      )
+    if (pod.metadata.deletionTimestamp)
+      throw conflict(subject, `pod ${pod.metadata.name} is being deleted, cannot be assigned to a host`)
+    if (pod.spec.nodeName)
+      throw conflict(
+        subject,
+        `pod ${pod.metadata.name} is already assigned to node ${JSON.stringify(pod.spec.nodeName)}`,
+      )
     pod.spec.nodeName = node
-    if (binding.metadata?.annotations) pod.metadata.annotations = { ...pod.metadata.annotations, ...binding.metadata.annotations }
+    if (binding.metadata?.annotations)
+      pod.metadata.annotations = { ...pod.metadata.annotations, ...binding.metadata.annotations }
     const others = (pod.status?.conditions ?? []).filter((condition) => condition.type !== 'PodScheduled')
     const lastTransitionTime = timestamp(rest.context.world.clock.nowMs())
-    pod.status = { ...pod.status, conditions: [...others, { type: 'PodScheduled', status: 'True', lastProbeTime: null, lastTransitionTime }] }
+    pod.status = {
+      ...pod.status,
+      conditions: [...others, { type: 'PodScheduled', status: 'True', lastProbeTime: null, lastTransitionTime }],
+    }
     return { next: pod }
   })
   return success(201)
@@ -132,7 +151,8 @@ const TOKEN_SECONDS_MAX = 2 ** 32
 async function token(rest: Rest, verb: string, ask: Ask): Promise<ApiReply> {
   if (verb !== 'create') throw methodNotAllowed()
   const { signToken } = rest.context.options
-  if (!signToken) throw new ApiError(failure(501, 'NotImplemented', 'this API server was started without a key to sign tokens with'))
+  if (!signToken)
+    throw new ApiError(failure(501, 'NotImplemented', 'this API server was started without a key to sign tokens with'))
   const { object } = await rest.read(ask)
   const request = (ask.request.body ?? {}) as { spec?: { expirationSeconds?: number; audiences?: string[] } }
   const seconds = request.spec?.expirationSeconds ?? TOKEN_SECONDS

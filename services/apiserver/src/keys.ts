@@ -11,7 +11,8 @@ const NODE_PORTS = '/capstan/ranges/nodeport/'
 /** `pods` or `deployments.apps`: names a cache. */
 export type ResourceKey = string
 
-export const resourceKey = (group: string, resource: string): ResourceKey => (group === '' ? resource : `${resource}.${group}`)
+export const resourceKey = (group: string, resource: string): ResourceKey =>
+  group === '' ? resource : `${resource}.${group}`
 
 /** `/registry/core/pods/`: everything of one resource. */
 export function resourcePrefix(group: string, resource: string, namespace?: string): string {
@@ -31,7 +32,8 @@ export function resourceOfKey(key: string): { group: string; resource: string } 
 }
 
 /** The key after all those that start with `prefix`. Prefixes here end with `/`. */
-export const prefixEnd = (prefix: string): string => prefix.slice(0, -1) + String.fromCharCode(prefix.charCodeAt(prefix.length - 1) + 1)
+export const prefixEnd = (prefix: string): string =>
+  prefix.slice(0, -1) + String.fromCharCode(prefix.charCodeAt(prefix.length - 1) + 1)
 
 export const clusterIpKey = (ip: string): string => CLUSTER_IPS + ip
 export const nodePortKey = (port: number): string => NODE_PORTS + port

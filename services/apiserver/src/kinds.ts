@@ -27,7 +27,10 @@ export const kinds: Kinds = {
 }
 
 /** What a request's selectors let through. @throws ApiError 400 */
-export function selectorOf(kind: Kind, options: Pick<ApiOptions, 'labelSelector' | 'fieldSelector'>): (stored: Stored) => boolean {
+export function selectorOf(
+  kind: Kind,
+  options: Pick<ApiOptions, 'labelSelector' | 'fieldSelector'>,
+): (stored: Stored) => boolean {
   const { labelSelector, fieldSelector } = options
   if (!labelSelector && !fieldSelector) return () => true
   try {
@@ -36,7 +39,8 @@ export function selectorOf(kind: Kind, options: Pick<ApiOptions, 'labelSelector'
     for (const { path } of fields)
       if (kind.field(NOTHING, path) === undefined) throw badRequest(`field label not supported: ${path}`)
     return ({ object }) =>
-      (!fits || fits(object.metadata.labels)) && fields.every(({ path, equal, value }) => (kind.field(object, path) === value) === equal)
+      (!fits || fits(object.metadata.labels)) &&
+      fields.every(({ path, equal, value }) => (kind.field(object, path) === value) === equal)
   } catch (error) {
     if (error instanceof SelectorError) throw badRequest(error.message)
     throw error

@@ -43,7 +43,9 @@ describe('the real kubectl', { skip: hasKubectl ? false : 'there is no kubectl o
   before(async () => {
     const { privateKey } = generateKeyPairSync('ec', { namedCurve: 'P-256' })
     const key = privateKey.export({ type: 'pkcs8', format: 'pem' }) as string
-    api = await createTestApi({ server: { signToken: tokenSigner(key), verifyToken: tokenVerifier({ serviceAccountKey: key }) } })
+    api = await createTestApi({
+      server: { signToken: tokenSigner(key), verifyToken: tokenVerifier({ serviceAccountKey: key }) },
+    })
     https = await serveTestHttps(api.api)
   })
   after(async () => {
@@ -96,7 +98,10 @@ describe('the real kubectl', { skip: hasKubectl ? false : 'there is no kubectl o
   })
 
   test('explain, and what the cluster has', async () => {
-    assert.match(await ok('explain deployment.spec.strategy'), /FIELD: strategy <DeploymentStrategy>[\s\S]*rollingUpdate\t<RollingUpdateDeployment>/)
+    assert.match(
+      await ok('explain deployment.spec.strategy'),
+      /FIELD: strategy <DeploymentStrategy>[\s\S]*rollingUpdate\t<RollingUpdateDeployment>/,
+    )
     assert.match(await ok('api-resources'), /deployments +deploy +apps\/v1 +true +Deployment/)
     assert.match(await ok('version'), /Server Version: v1\.36\.0\+capstan/)
     assert.match(await ok('auth whoami'), /kubernetes-admin/)
@@ -104,17 +109,24 @@ describe('the real kubectl', { skip: hasKubectl ? false : 'there is no kubectl o
     assert.match(await ok('get namespaces'), /default +Active/)
   })
 
-  test('what is wrong is told in Kubernetes\' words', async () => {
+  test("what is wrong is told in Kubernetes' words", async () => {
     const misspelt = DEPLOYMENT.replace('replicas:', 'replcas:')
     await refused('apply -f -', /strict decoding error: unknown field "spec\.replcas"/, misspelt)
     await refused('get things', /the server doesn't have a resource type "things"/)
-    await refused('create -f -', /invalid: metadata\.name: Invalid value: "UPPER"/, 'apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: UPPER\n')
+    await refused(
+      'create -f -',
+      /invalid: metadata\.name: Invalid value: "UPPER"/,
+      'apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: UPPER\n',
+    )
     const long = Array(4).fill('a'.repeat(62)).join('.').padEnd(253, 'b')
     assert.equal(await ok(`create configmap ${long} --from-literal=a=b`), `configmap/${long} created\n`)
     await refused(`create configmap ${long}c`, /must be no more than 253/)
     await refused('create configmap x -n nowhere', /namespaces "nowhere" not found/)
     await ok('create configmap patched --from-literal=a=b')
-    await refused('patch configmap patched --type=json -p [{"op":"test","path":"/data/a","value":"c"}]', /The request is invalid/)
+    await refused(
+      'patch configmap patched --type=json -p [{"op":"test","path":"/data/a","value":"c"}]',
+      /The request is invalid/,
+    )
     await refused('patch configmap patched --type=json -p [{"nop":1}]', /error decoding patch/)
     await refused('patch configmap patched --type=merge -p {"data":3}', /cannot unmarshal/)
     await refused('create quota q --hard=pods=1', /the server could not find the requested resource/)
@@ -125,13 +137,24 @@ describe('the real kubectl', { skip: hasKubectl ? false : 'there is no kubectl o
     await ok('create namespace team')
     await ok('create serviceaccount bot -n team')
     await ok('create secret generic s --from-literal=password=hidden -n team')
-    assert.equal(await ok('get secret s -n team -o jsonpath={.data.password}'), Buffer.from('hidden').toString('base64'))
+    assert.equal(
+      await ok('get secret s -n team -o jsonpath={.data.password}'),
+      Buffer.from('hidden').toString('base64'),
+    )
     await ok('create deployment d --image=nginx --port=80 --replicas=2 -n team')
-    assert.equal(await ok('get deployment d -n team -o jsonpath={.spec.replicas},{.spec.template.spec.containers[0].ports[0].containerPort}'), '2,80')
+    assert.equal(
+      await ok(
+        'get deployment d -n team -o jsonpath={.spec.replicas},{.spec.template.spec.containers[0].ports[0].containerPort}',
+      ),
+      '2,80',
+    )
     await ok('create service externalname en --external-name=example.com -n team')
     assert.equal(await ok('get service en -n team -o jsonpath={.spec.externalName}'), 'example.com')
     const token = (await ok('create token bot -n team')).trim()
-    assert.match((await kubectl(`--token=${token} auth whoami`)).out + (await api.api.userOfToken(token))?.name, /system:serviceaccount:team:bot/)
+    assert.match(
+      (await kubectl(`--token=${token} auth whoami`)).out + (await api.api.userOfToken(token))?.name,
+      /system:serviceaccount:team:bot/,
+    )
   })
 
   test('pods: dry run, labels, graceful and forced deletion, watch', async () => {
@@ -142,7 +165,8 @@ describe('the real kubectl', { skip: hasKubectl ? false : 'there is no kubectl o
     await ok('label pod p x=y')
     assert.match(await ok('get pods -l x=y'), /^NAME +READY +STATUS +RESTARTS +AGE\np +0\/1 +Pending/)
     await ok('delete pod p')
-    const bound = '{"apiVersion":"v1","kind":"Pod","metadata":{"name":"q"},"spec":{"nodeName":"n","containers":[{"name":"c","image":"i"}]}}'
+    const bound =
+      '{"apiVersion":"v1","kind":"Pod","metadata":{"name":"q"},"spec":{"nodeName":"n","containers":[{"name":"c","image":"i"}]}}'
     await ok('create -f -', bound)
     await ok('delete pod q --wait=false')
     assert.match(await ok('get pods'), /q +0\/1 +Terminating/)

@@ -14,7 +14,10 @@ interface PodSpec {
 }
 
 /** What kubectl asks of `pods/log`, checked against the pod. @throws ApiError 400 */
-export function logsRequestOf(pod: KubeObject, query: Readonly<Record<string, string>>): { node: string; request: NodeLogsRequest } {
+export function logsRequestOf(
+  pod: KubeObject,
+  query: Readonly<Record<string, string>>,
+): { node: string; request: NodeLogsRequest } {
   const spec = (pod['spec'] ?? {}) as PodSpec
   const { name, namespace = '', uid = '' } = pod.metadata
   const names = (spec.containers ?? []).map((container) => container.name)
@@ -26,7 +29,8 @@ export function logsRequestOf(pod: KubeObject, query: Readonly<Record<string, st
         `a container name must be specified for pod ${name}, choose one of: [${names.join(' ')}]${inits.length > 0 ? ` or one of the init containers: [${inits.join(' ')}]` : ''}`,
       )
     container = names[0] ?? ''
-  } else if (!names.includes(container) && !inits.includes(container)) throw badRequest(`container ${container} is not valid for pod ${name}`)
+  } else if (!names.includes(container) && !inits.includes(container))
+    throw badRequest(`container ${container} is not valid for pod ${name}`)
   if (!spec.nodeName) throw badRequest(`pod ${name} does not have a host assigned`)
   const request: NodeLogsRequest = {
     namespace,
@@ -40,12 +44,15 @@ export function logsRequestOf(pod: KubeObject, query: Readonly<Record<string, st
   for (const field of ['tailLines', 'limitBytes', 'sinceSeconds'] as const) {
     const text = query[field]
     if (text === undefined || text === '') continue
-    if (!/^\d{1,15}$/.test(text)) throw badRequest(`${field}: Invalid value: ${JSON.stringify(text)}: must be a whole number`)
+    if (!/^\d{1,15}$/.test(text))
+      throw badRequest(`${field}: Invalid value: ${JSON.stringify(text)}: must be a whole number`)
     request[field] = Number(text)
   }
   if (query['sinceTime']) {
-    if (Number.isNaN(Date.parse(query['sinceTime']))) throw badRequest(`sinceTime: Invalid value: ${JSON.stringify(query['sinceTime'])}: not a time`)
-    if (request.sinceSeconds !== undefined) throw badRequest('at most one of sinceTime or sinceSeconds may be specified')
+    if (Number.isNaN(Date.parse(query['sinceTime'])))
+      throw badRequest(`sinceTime: Invalid value: ${JSON.stringify(query['sinceTime'])}: not a time`)
+    if (request.sinceSeconds !== undefined)
+      throw badRequest('at most one of sinceTime or sinceSeconds may be specified')
     request.sinceTime = query['sinceTime']
   }
   return { node: spec.nodeName, request }
@@ -77,7 +84,11 @@ export function openLogs(
         end(reason, error) {
           if (reason === 'refused') return reject(refusalOf(node, error))
           resolve(handle)
-          sink.end(reason === 'done' || reason === 'cancelled' ? undefined : failure(500, 'InternalError', `the log ended: ${error?.message ?? reason}`))
+          sink.end(
+            reason === 'done' || reason === 'cancelled'
+              ? undefined
+              : failure(500, 'InternalError', `the log ended: ${error?.message ?? reason}`),
+          )
         },
       },
       { timeoutMs: OPEN_MS, creditsMax: CREDITS },
@@ -88,9 +99,11 @@ export function openLogs(
 function refusalOf(node: string, error: CallError | undefined): ApiError {
   const status = error?.details as Partial<Status> | undefined
   if (status?.kind === 'Status' && typeof status.code === 'number') return new ApiError(status as Status)
-  if (error?.code === 'NO_RESPONDERS') return new ApiError(failure(502, 'InternalError', `the kubelet of node ${JSON.stringify(node)} does not answer`))
+  if (error?.code === 'NO_RESPONDERS')
+    return new ApiError(failure(502, 'InternalError', `the kubelet of node ${JSON.stringify(node)} does not answer`))
   return internal(`the kubelet of node ${JSON.stringify(node)} refused: ${error?.message ?? 'no reason given'}`)
 }
 
 /** Is this a request for a log? */
-export const isLog = (request: ApiRequest): boolean => request.group === '' && request.resource === 'pods' && request.subresource === 'log'
+export const isLog = (request: ApiRequest): boolean =>
+  request.group === '' && request.resource === 'pods' && request.subresource === 'log'

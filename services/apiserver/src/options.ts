@@ -107,7 +107,12 @@ export interface ApiServerHandle {
   /** Opens a watch. @throws ApiError */
   watch(request: ApiRequest, user: User, sink: WatchSink, extras?: RequestExtras): Promise<OpenWatch>
   /** Opens a pod's log. Resolves once the node has accepted. @throws ApiError */
-  logs(request: ApiRequest, query: Readonly<Record<string, string>>, user: User, sink: ByteSink): Promise<{ stop(): void }>
+  logs(
+    request: ApiRequest,
+    query: Readonly<Record<string, string>>,
+    user: User,
+    sink: ByteSink,
+  ): Promise<{ stop(): void }>
   /** Discovery, OpenAPI, version, health, metrics: by path. Undefined: no such page. @throws ApiError 403 */
   page(path: string, query: Readonly<Record<string, string>>, accept: string, user: User): Promise<Page | undefined>
   /** Is there such a resource? */

@@ -36,7 +36,9 @@ export function pageOf(path: string, query: Query, accept: string, context: Page
   if (HEALTH.includes(top)) return health(top, rest, query, context)
   switch (parts.length === 0 ? '/' : top) {
     case '/':
-      return json({ paths: ['/api', '/api/v1', '/apis', '/healthz', '/livez', '/metrics', '/openapi/v3', '/readyz', '/version'] })
+      return json({
+        paths: ['/api', '/api/v1', '/apis', '/healthz', '/livez', '/metrics', '/openapi/v3', '/readyz', '/version'],
+      })
     case 'version':
       return rest.length === 0 ? json(VERSION) : undefined
     case 'metrics':
@@ -51,7 +53,12 @@ export function pageOf(path: string, query: Query, accept: string, context: Page
   }
 }
 
-function discovery(top: 'api' | 'apis', rest: string[], accept: string, { kinds, serverAddress }: PageContext): Page | undefined {
+function discovery(
+  top: 'api' | 'apis',
+  rest: string[],
+  accept: string,
+  { kinds, serverAddress }: PageContext,
+): Page | undefined {
   const isCore = top === 'api'
   if (rest.length === 0) {
     for (const version of ['v2', 'v2beta1'] as const) {

@@ -5,14 +5,21 @@ import type { Kind } from './kinds.js'
 import type { KubeObject } from './stored.js'
 
 /** @throws ApiError 400, 422 */
-export function applyPatch(type: Exclude<PatchType, 'apply'>, kind: Kind, object: KubeObject, patch: unknown): KubeObject {
+export function applyPatch(
+  type: Exclude<PatchType, 'apply'>,
+  kind: Kind,
+  object: KubeObject,
+  patch: unknown,
+): KubeObject {
   try {
     return apply(type, kind, object, patch) as unknown as KubeObject
   } catch (error) {
     if (!(error instanceof PatchError)) throw error
     if (error.kind === 'malformed') throw badRequest(error.message)
     const text = 'the server rejected our request due to an error in our request'
-    throw new ApiError(failure(422, 'Invalid', text, { causes: [{ reason: 'UnexpectedServerResponse', message: error.message }] }))
+    throw new ApiError(
+      failure(422, 'Invalid', text, { causes: [{ reason: 'UnexpectedServerResponse', message: error.message }] }),
+    )
   }
 }
 

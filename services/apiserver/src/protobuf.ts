@@ -46,7 +46,17 @@ const CONTAINER: Message = {
   3: strings('command'),
   4: strings('args'),
   5: ['workingDir', 'string'],
-  6: ['ports', { 1: ['name', 'string'], 2: ['hostPort', 'int'], 3: ['containerPort', 'int'], 4: ['protocol', 'string'], 5: ['hostIP', 'string'] }, 'list'],
+  6: [
+    'ports',
+    {
+      1: ['name', 'string'],
+      2: ['hostPort', 'int'],
+      3: ['containerPort', 'int'],
+      4: ['protocol', 'string'],
+      5: ['hostIP', 'string'],
+    },
+    'list',
+  ],
   7: ['env', { 1: ['name', 'string'], 2: ['value', 'string'] }, 'list'],
   8: ['resources', { 1: ['limits', 'quantity', 'map'], 2: ['requests', 'quantity', 'map'] }],
   13: ['terminationMessagePath', 'string'],
@@ -80,7 +90,14 @@ const POD_SPEC: Message = {
 const SERVICE_SPEC: Message = {
   1: [
     'ports',
-    { 1: ['name', 'string'], 2: ['protocol', 'string'], 3: ['port', 'int'], 4: ['targetPort', 'intOrString'], 5: ['nodePort', 'int'], 6: ['appProtocol', 'string'] },
+    {
+      1: ['name', 'string'],
+      2: ['protocol', 'string'],
+      3: ['port', 'int'],
+      4: ['targetPort', 'intOrString'],
+      5: ['nodePort', 'int'],
+      6: ['appProtocol', 'string'],
+    },
     'list',
   ],
   2: stringMap('selector'),
@@ -106,7 +123,13 @@ const DEPLOYMENT_SPEC: Message = {
   1: ['replicas', 'int'],
   2: ['selector', SELECTOR],
   3: ['template', { 1: metadata, 2: ['spec', POD_SPEC] }],
-  4: ['strategy', { 1: ['type', 'string'], 2: ['rollingUpdate', { 1: ['maxUnavailable', 'intOrString'], 2: ['maxSurge', 'intOrString'] }] }],
+  4: [
+    'strategy',
+    {
+      1: ['type', 'string'],
+      2: ['rollingUpdate', { 1: ['maxUnavailable', 'intOrString'], 2: ['maxSurge', 'intOrString'] }],
+    },
+  ],
   5: ['minReadySeconds', 'int'],
   6: ['revisionHistoryLimit', 'int'],
   7: ['paused', 'bool'],
@@ -143,7 +166,13 @@ const status = ['status', {}] as const
 const KINDS: Readonly<Record<string, Message>> = {
   'v1 Namespace': { 1: metadata, 2: ['spec', { 1: strings('finalizers') }], 3: status },
   'v1 ConfigMap': { 1: metadata, 2: stringMap('data'), 3: ['binaryData', 'bytes', 'map'], 4: ['immutable', 'bool'] },
-  'v1 Secret': { 1: metadata, 2: ['data', 'bytes', 'map'], 3: ['type', 'string'], 4: stringMap('stringData'), 5: ['immutable', 'bool'] },
+  'v1 Secret': {
+    1: metadata,
+    2: ['data', 'bytes', 'map'],
+    3: ['type', 'string'],
+    4: stringMap('stringData'),
+    5: ['immutable', 'bool'],
+  },
   'v1 ServiceAccount': {
     1: metadata,
     3: ['imagePullSecrets', { 1: ['name', 'string'] }, 'list'],
@@ -155,11 +184,25 @@ const KINDS: Readonly<Record<string, Message>> = {
   'v1 DeleteOptions': DELETE_OPTIONS,
   'meta.k8s.io/v1 DeleteOptions': DELETE_OPTIONS,
   'authorization.k8s.io/v1 SelfSubjectAccessReview': { 1: metadata, 2: ['spec', OWN_ACCESS], 3: status },
-  'authorization.k8s.io/v1 SelfSubjectRulesReview': { 1: metadata, 2: ['spec', { 1: ['namespace', 'string'] }], 3: status },
+  'authorization.k8s.io/v1 SelfSubjectRulesReview': {
+    1: metadata,
+    2: ['spec', { 1: ['namespace', 'string'] }],
+    3: status,
+  },
   'authentication.k8s.io/v1 SelfSubjectReview': { 1: metadata, 2: status },
   'authentication.k8s.io/v1 TokenRequest': {
     1: metadata,
-    2: ['spec', { 1: strings('audiences'), 3: ['boundObjectRef', { 1: ['kind', 'string'], 2: ['apiVersion', 'string'], 3: ['name', 'string'], 4: ['uid', 'string'] }], 4: ['expirationSeconds', 'int'] }],
+    2: [
+      'spec',
+      {
+        1: strings('audiences'),
+        3: [
+          'boundObjectRef',
+          { 1: ['kind', 'string'], 2: ['apiVersion', 'string'], 3: ['name', 'string'], 4: ['uid', 'string'] },
+        ],
+        4: ['expirationSeconds', 'int'],
+      },
+    ],
     3: status,
   },
 }
@@ -172,8 +215,14 @@ const MAGIC = Buffer.from('k8s\0', 'latin1')
  */
 export function decodeProtobuf(body: Uint8Array): unknown {
   const bytes = Buffer.from(body.buffer, body.byteOffset, body.byteLength)
-  if (!bytes.subarray(0, 4).equals(MAGIC)) throw badRequest('the body is not in the protobuf form of Kubernetes: no k8s prefix')
-  const envelope: Message = { 1: ['typeMeta', { 1: ['apiVersion', 'string'], 2: ['kind', 'string'] }], 2: ['raw', 'bytes'], 3: ['contentEncoding', 'string'], 4: ['contentType', 'string'] }
+  if (!bytes.subarray(0, 4).equals(MAGIC))
+    throw badRequest('the body is not in the protobuf form of Kubernetes: no k8s prefix')
+  const envelope: Message = {
+    1: ['typeMeta', { 1: ['apiVersion', 'string'], 2: ['kind', 'string'] }],
+    2: ['raw', 'bytes'],
+    3: ['contentEncoding', 'string'],
+    4: ['contentType', 'string'],
+  }
   const { typeMeta, raw } = readMessage(bytes.subarray(4), envelope, 'the envelope', true) as {
     typeMeta?: { apiVersion?: string; kind?: string }
     raw?: Buffer
@@ -181,7 +230,10 @@ export function decodeProtobuf(body: Uint8Array): unknown {
   const { apiVersion = '', kind = '' } = typeMeta ?? {}
   const name = `${apiVersion} ${kind}`
   const message = Object.hasOwn(KINDS, name) ? KINDS[name] : undefined
-  if (!message) throw unsupportedMediaType(`protobuf bodies of ${kind || 'this kind'} are not supported - accepted media types include: application/json, application/yaml`)
+  if (!message)
+    throw unsupportedMediaType(
+      `protobuf bodies of ${kind || 'this kind'} are not supported - accepted media types include: application/json, application/yaml`,
+    )
   return { apiVersion, kind, ...readMessage(raw ?? Buffer.alloc(0), message, kind, false) }
 }
 
@@ -197,7 +249,9 @@ function readMessage(bytes: Buffer, message: Message, path: string, rawBytes: bo
     if (!field) {
       const value = reader.skip(wire)
       if (!isOpaque && value !== 0 && !isEmpty(value))
-        throw unsupportedMediaType(`protobuf field ${Math.floor(tag / 8)} of ${path} is not supported - send application/json instead`)
+        throw unsupportedMediaType(
+          `protobuf field ${Math.floor(tag / 8)} of ${path} is not supported - send application/json instead`,
+        )
       continue
     }
     const [name, type, many] = field
@@ -229,7 +283,12 @@ function dropZeros(out: Record<string, unknown>, message: Message): Record<strin
     const value = out[name]
     const isZero = value === 0 && type === 'int' && ZERO_IS_UNSET.has(name)
     const isNothing = value === false && type === 'bool'
-    const isHollow = typeof type === 'object' && name !== 'metadata' && !Array.isArray(value) && isObject(value) && Object.keys(value).length === 0
+    const isHollow =
+      typeof type === 'object' &&
+      name !== 'metadata' &&
+      !Array.isArray(value) &&
+      isObject(value) &&
+      Object.keys(value).length === 0
     if (isZero || isNothing || isHollow) delete out[name]
   }
   return out
@@ -252,13 +311,25 @@ function readValue(reader: Reader, wire: number, type: Field[1], path: string, r
     case 'bool':
       return reader.signed(wire) !== 0
     case 'time': {
-      const { seconds } = readMessage(reader.bytes(wire), { 1: ['seconds', 'int'], 2: ['nanos', 'int'] }, path, false) as { seconds?: number }
+      const { seconds } = readMessage(
+        reader.bytes(wire),
+        { 1: ['seconds', 'int'], 2: ['nanos', 'int'] },
+        path,
+        false,
+      ) as { seconds?: number }
       return seconds ? `${new Date(seconds * 1000).toISOString().slice(0, 19)}Z` : undefined
     }
     case 'quantity':
-      return (readMessage(reader.bytes(wire), { 1: ['string', 'string'] }, path, false) as { string?: string }).string ?? '0'
+      return (
+        (readMessage(reader.bytes(wire), { 1: ['string', 'string'] }, path, false) as { string?: string }).string ?? '0'
+      )
     case 'intOrString': {
-      const value = readMessage(reader.bytes(wire), { 1: ['type', 'int'], 2: ['intVal', 'int'], 3: ['strVal', 'string'] }, path, false)
+      const value = readMessage(
+        reader.bytes(wire),
+        { 1: ['type', 'int'], 2: ['intVal', 'int'], 3: ['strVal', 'string'] },
+        path,
+        false,
+      )
       if (value['type'] === 1) return value['strVal'] ?? ''
       // 0 is what an unset one looks like.
       return value['intVal'] || undefined

@@ -28,7 +28,12 @@ export function renderObject(form: Form, stored: Stored): Uint8Array {
     case 'partial':
       return partialOf(stored)
     case 'table':
-      return Buffer.from(JSON.stringify({ ...tableHead(form, { resourceVersion: String(stored.revision) }), rows: [rowOf(form, stored)] }))
+      return Buffer.from(
+        JSON.stringify({
+          ...tableHead(form, { resourceVersion: String(stored.revision) }),
+          rows: [rowOf(form, stored)],
+        }),
+      )
   }
 }
 
@@ -38,23 +43,38 @@ export function renderList(form: Form, items: readonly Stored[], revision: numbe
   const { kind } = form
   switch (form.media) {
     case 'table':
-      return Buffer.from(JSON.stringify({ ...tableHead(form, metadata), rows: items.map((stored) => rowOf(form, stored)) }))
+      return Buffer.from(
+        JSON.stringify({ ...tableHead(form, metadata), rows: items.map((stored) => rowOf(form, stored)) }),
+      )
     case 'partial':
       return join({ kind: 'PartialObjectMetadataList', apiVersion: 'meta.k8s.io/v1', metadata }, items.map(partialOf))
     case 'json':
-      return join({ kind: `${kind.kind}List`, apiVersion: apiVersionOf(kind), metadata }, items.map((stored) => stored.json))
+      return join(
+        { kind: `${kind.kind}List`, apiVersion: apiVersionOf(kind), metadata },
+        items.map((stored) => stored.json),
+      )
   }
 }
 
 /** An object that only says where a watch stands. */
 export function bookmarkOf(form: Form, revision: number, annotations?: Record<string, string>): Uint8Array {
-  const metadata = { resourceVersion: String(revision), creationTimestamp: null, ...(annotations ? { annotations } : {}) }
+  const metadata = {
+    resourceVersion: String(revision),
+    creationTimestamp: null,
+    ...(annotations ? { annotations } : {}),
+  }
   const { kind } = form
   if (form.media === 'table') {
     const object = { kind: 'PartialObjectMetadata', apiVersion: 'meta.k8s.io/v1', metadata }
-    return Buffer.from(JSON.stringify({ ...tableHead({ ...form, headers: false }, { resourceVersion: String(revision) }), rows: [{ cells: [], object }] }))
+    return Buffer.from(
+      JSON.stringify({
+        ...tableHead({ ...form, headers: false }, { resourceVersion: String(revision) }),
+        rows: [{ cells: [], object }],
+      }),
+    )
   }
-  if (form.media === 'partial') return Buffer.from(JSON.stringify({ kind: 'PartialObjectMetadata', apiVersion: 'meta.k8s.io/v1', metadata }))
+  if (form.media === 'partial')
+    return Buffer.from(JSON.stringify({ kind: 'PartialObjectMetadata', apiVersion: 'meta.k8s.io/v1', metadata }))
   return Buffer.from(JSON.stringify({ kind: kind.kind, apiVersion: apiVersionOf(kind), metadata }))
 }
 
@@ -87,13 +107,16 @@ function tableHead(form: Form, metadata: object): object {
 
 function rowOf(form: Form, stored: Stored): object {
   // Not kept: ages go on.
-  const row = { cells: form.kind.cells(stored.object, form.nowMs), ...(form.kind.rowConditions?.(stored.object) ?? {}) }
+  const row = { cells: form.kind.cells(stored.object, form.nowMs), ...form.kind.rowConditions?.(stored.object) }
   switch (form.include) {
     case 'None':
       return row
     case 'Object':
       return { ...row, object: stored.object }
     case 'Metadata':
-      return { ...row, object: { kind: 'PartialObjectMetadata', apiVersion: 'meta.k8s.io/v1', metadata: stored.object.metadata } }
+      return {
+        ...row,
+        object: { kind: 'PartialObjectMetadata', apiVersion: 'meta.k8s.io/v1', metadata: stored.object.metadata },
+      }
   }
 }

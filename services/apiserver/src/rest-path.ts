@@ -12,10 +12,17 @@ export function parsePath(path: string): ApiRequest | undefined {
   if (parts[parts.length - 1] === '') parts.pop()
   const isCore = parts[0] === 'api'
   if (!isCore && parts[0] !== 'apis') return undefined
-  const [group, version, ...rest] = (isCore ? ['', ...parts.slice(1)] : parts.slice(1)) as [string?, string?, ...string[]]
+  const [group, version, ...rest] = (isCore ? ['', ...parts.slice(1)] : parts.slice(1)) as [
+    string?,
+    string?,
+    ...string[],
+  ]
   if (group === undefined || version === undefined || rest.length === 0) return undefined
   // `namespaces/x/status` and `namespaces/x/finalize` are the namespace's own subresources.
-  const isInNamespace = rest[0] === 'namespaces' && rest.length >= 3 && !(rest.length === 3 && (rest[2] === 'status' || rest[2] === 'finalize'))
+  const isInNamespace =
+    rest[0] === 'namespaces' &&
+    rest.length >= 3 &&
+    !(rest.length === 3 && (rest[2] === 'status' || rest[2] === 'finalize'))
   const namespace = isInNamespace ? rest[1] : undefined
   const [resource = '', name, ...sub] = isInNamespace ? rest.slice(2) : rest
   return {
@@ -75,18 +82,23 @@ export function optionsOf(query: Query): ApiOptions {
   const match = query['resourceVersionMatch']
   if (match) {
     if (match !== 'Exact' && match !== 'NotOlderThan')
-      throw badRequest(`resourceVersionMatch: Unsupported value: ${JSON.stringify(match)}: supported values: "Exact", "NotOlderThan"`)
+      throw badRequest(
+        `resourceVersionMatch: Unsupported value: ${JSON.stringify(match)}: supported values: "Exact", "NotOlderThan"`,
+      )
     options.resourceVersionMatch = match
   }
   const validation = query['fieldValidation']
   if (validation) {
     if (validation !== 'Strict' && validation !== 'Warn' && validation !== 'Ignore')
-      throw badRequest(`fieldValidation: Unsupported value: ${JSON.stringify(validation)}: supported values: "Ignore", "Strict", "Warn"`)
+      throw badRequest(
+        `fieldValidation: Unsupported value: ${JSON.stringify(validation)}: supported values: "Ignore", "Strict", "Warn"`,
+      )
     options.fieldValidation = validation
   }
   const dryRun = query['dryRun']
   if (dryRun !== undefined && dryRun !== '') {
-    if (dryRun !== 'All') throw badRequest(`dryRun: Unsupported value: ${JSON.stringify(dryRun)}: supported values: "All"`)
+    if (dryRun !== 'All')
+      throw badRequest(`dryRun: Unsupported value: ${JSON.stringify(dryRun)}: supported values: "All"`)
     options.dryRun = true
   }
   return options
@@ -103,7 +115,8 @@ export function deleteOptionsOf(query: Query, body: unknown): unknown {
   const options: Record<string, unknown> = {}
   const grace = query['gracePeriodSeconds']
   if (grace) {
-    if (!/^-?\d{1,12}$/.test(grace)) throw badRequest(`gracePeriodSeconds: ${JSON.stringify(grace)} is not a whole number`)
+    if (!/^-?\d{1,12}$/.test(grace))
+      throw badRequest(`gracePeriodSeconds: ${JSON.stringify(grace)} is not a whole number`)
     options['gracePeriodSeconds'] = Number(grace)
   }
   if (query['propagationPolicy']) options['propagationPolicy'] = query['propagationPolicy']
@@ -134,7 +147,8 @@ export function patchTypeOf(contentType: string): PatchType {
 export function bodyFormatOf(contentType: string): 'json' | 'yaml' | 'protobuf' {
   const type = mediaTypeOf(contentType)
   if (type === '' || type === 'application/json' || type === 'text/json' || type.endsWith('+json')) return 'json'
-  if (type === 'application/yaml' || type === 'text/yaml' || type === 'application/x-yaml' || type.endsWith('+yaml')) return 'yaml'
+  if (type === 'application/yaml' || type === 'text/yaml' || type === 'application/x-yaml' || type.endsWith('+yaml'))
+    return 'yaml'
   if (type === PROTOBUF) return 'protobuf'
   throw unsupportedMediaType(
     'the body of the request was in an unknown format - accepted media types include: application/json, application/yaml',

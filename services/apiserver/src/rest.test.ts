@@ -30,22 +30,34 @@ describe('the verbs, over the bus', () => {
     const ref = { namespace: 'default', name: 'a' }
     const got = await client.get(RESOURCES.configmaps, ref)
     assert.deepEqual(got, made)
-    await assert.rejects(client.create(RESOURCES.configmaps, { metadata: { name: 'a', namespace: 'default' } }), failsWith('AlreadyExists'))
+    await assert.rejects(
+      client.create(RESOURCES.configmaps, { metadata: { name: 'a', namespace: 'default' } }),
+      failsWith('AlreadyExists'),
+    )
     const updated = await client.update(RESOURCES.configmaps, { ...made, data: { k: 'w' } })
     assert.notEqual(updated.metadata.resourceVersion, made.metadata.resourceVersion)
     await assert.rejects(client.update(RESOURCES.configmaps, { ...made, data: { k: 'x' } }), failsWith('Conflict'))
     const same = await client.update(RESOURCES.configmaps, updated)
-    assert.equal(same.metadata.resourceVersion, updated.metadata.resourceVersion, 'an update that changes nothing writes nothing')
+    assert.equal(
+      same.metadata.resourceVersion,
+      updated.metadata.resourceVersion,
+      'an update that changes nothing writes nothing',
+    )
     await client.delete(RESOURCES.configmaps, ref)
     await assert.rejects(client.get(RESOURCES.configmaps, ref), failsWith('NotFound'))
   })
 
   test('a missing namespace refuses', async () => {
-    await assert.rejects(client.create(RESOURCES.configmaps, { metadata: { name: 'a', namespace: 'nowhere' } }), failsWith('NotFound'))
+    await assert.rejects(
+      client.create(RESOURCES.configmaps, { metadata: { name: 'a', namespace: 'nowhere' } }),
+      failsWith('NotFound'),
+    )
   })
 
   test('generateName', async () => {
-    const made = await client.create(RESOURCES.configmaps, { metadata: { generateName: 'gen-', namespace: 'default' } } as KubeObject)
+    const made = await client.create(RESOURCES.configmaps, {
+      metadata: { generateName: 'gen-', namespace: 'default' },
+    } as KubeObject)
     assert.match(made.metadata.name as string, /^gen-[a-z0-9]{5}$/)
   })
 
@@ -53,10 +65,20 @@ describe('the verbs, over the bus', () => {
     for (const name of ['p1', 'p2', 'p3', 'p4', 'p5'])
       await client.create(RESOURCES.secrets, { metadata: { name, namespace: 'default' } })
     const first = await client.list(RESOURCES.secrets, { namespace: 'default', limit: 2 })
-    assert.deepEqual(first.items.map((item) => item.metadata.name), ['p1', 'p2'])
+    assert.deepEqual(
+      first.items.map((item) => item.metadata.name),
+      ['p1', 'p2'],
+    )
     await client.delete(RESOURCES.secrets, { namespace: 'default', name: 'p4' })
-    const second = await client.list(RESOURCES.secrets, { namespace: 'default', limit: 9, continue: first.continue as string })
-    assert.deepEqual(second.items.map((item) => item.metadata.name), ['p3', 'p4', 'p5'])
+    const second = await client.list(RESOURCES.secrets, {
+      namespace: 'default',
+      limit: 9,
+      continue: first.continue as string,
+    })
+    assert.deepEqual(
+      second.items.map((item) => item.metadata.name),
+      ['p3', 'p4', 'p5'],
+    )
     assert.equal(second.resourceVersion, first.resourceVersion)
   })
 
@@ -106,9 +128,15 @@ describe('the verbs, over the bus', () => {
     await client.update(RESOURCES.leases, { ...lease, spec: { holderIdentity: 'x' } } as KubeObject)
     await client.create(RESOURCES.configmaps, { metadata: { name: 'f2', namespace: 'default' } }, { fence })
     await client.delete(RESOURCES.leases, lock)
-    await assert.rejects(client.create(RESOURCES.configmaps, { metadata: { name: 'f3', namespace: 'default' } }, { fence }), failsWith('FENCED'))
+    await assert.rejects(
+      client.create(RESOURCES.configmaps, { metadata: { name: 'f3', namespace: 'default' } }, { fence }),
+      failsWith('FENCED'),
+    )
     await client.create(RESOURCES.leases, { metadata: { name: 'lock', namespace: 'kube-system' } })
-    await assert.rejects(client.create(RESOURCES.configmaps, { metadata: { name: 'f3', namespace: 'default' } }, { fence }), failsWith('FENCED'))
+    await assert.rejects(
+      client.create(RESOURCES.configmaps, { metadata: { name: 'f3', namespace: 'default' } }, { fence }),
+      failsWith('FENCED'),
+    )
     await assert.rejects(client.get(RESOURCES.configmaps, { namespace: 'default', name: 'f3' }), failsWith('NotFound'))
   })
 })

@@ -12,7 +12,6 @@ import {
   conflict,
   expired,
   failure,
-  internal,
   invalid,
   methodNotAllowed,
   modified,
@@ -119,7 +118,12 @@ export class Rest {
     if (request.namespace !== undefined && !kind.namespaced) throw noSuchResource()
     if (request.name !== undefined && kind.namespaced && request.namespace === undefined) throw noSuchResource()
     const media: Media = extras.media ?? 'json'
-    const form: Form = { media, include: extras.includeObject ?? 'Metadata', kind, nowMs: this.context.world.clock.nowMs() }
+    const form: Form = {
+      media,
+      include: extras.includeObject ?? 'Metadata',
+      kind,
+      nowMs: this.context.world.clock.nowMs(),
+    }
     return { kind, request, options: request.options ?? {}, user, extras, form }
   }
 
@@ -190,7 +194,10 @@ export class Rest {
       if (matches(stored)) found.push(stored)
     }
     const isSelected = Boolean(options.labelSelector ?? options.fieldSelector)
-    return { status: 200, body: renderList(form, found, cache.revision, moreOf(cache.revision, next, isSelected ? 0 : rest)) }
+    return {
+      status: 200,
+      body: renderList(form, found, cache.revision, moreOf(cache.revision, next, isSelected ? 0 : rest)),
+    }
   }
 
   /** From the store, as of a revision (0: now), from key `start` on. */
@@ -227,7 +234,9 @@ export class Rest {
     } catch (error) {
       const { code } = CallError.fromBus(error)
       if (code === 'COMPACTED')
-        throw expired('The provided continue parameter or resource version is too old to display a consistent list result; start anew without it')
+        throw expired(
+          'The provided continue parameter or resource version is too old to display a consistent list result; start anew without it',
+        )
       if (code === 'FUTURE_REVISION') throw tooLargeVersion(revision, this.context.cache.revision)
       throw storeFailure(error)
     }
@@ -273,7 +282,10 @@ export class Rest {
       ...(options.timeoutSeconds === undefined ? {} : { timeoutSeconds: options.timeoutSeconds }),
     }
     if (!isFromState) return followResource(world, resource, () => cache.revision, base, sink)
-    const initial = { objects: [...resource.under(prefix)], initialEnd: wantsInitial && options.allowWatchBookmarks === true }
+    const initial = {
+      objects: [...resource.under(prefix)],
+      initialEnd: wantsInitial && options.allowWatchBookmarks === true,
+    }
     return followResource(world, resource, () => cache.revision, { ...base, initial }, sink)
   }
 
@@ -284,13 +296,21 @@ export class Rest {
     const body = this.objectOf(ask, request.body)
     const meta = body.metadata
     if (meta.resourceVersion) throw badRequest('resourceVersion should not be set on objects to be created')
-    if (request.namespace === undefined && kind.namespaced) throw badRequest(`a namespace is required to create ${kind.resource}`)
+    if (request.namespace === undefined && kind.namespaced)
+      throw badRequest(`a namespace is required to create ${kind.resource}`)
     const own = hooksOf(kind).create
     if (own) return own(this, ask, body)
     const isGenerated = !meta.name && Boolean(meta.generateName)
     for (let attempt = 1; ; attempt++) {
       const name = isGenerated ? this.generateName(meta.generateName as string) : meta.name
-      if (!name) throw invalid(kind.kind, kind.group, '', [{ reason: 'FieldValueRequired', message: 'Required value: name or generateName is required', field: 'metadata.name' }])
+      if (!name)
+        throw invalid(kind.kind, kind.group, '', [
+          {
+            reason: 'FieldValueRequired',
+            message: 'Required value: name or generateName is required',
+            field: 'metadata.name',
+          },
+        ])
       try {
         const { stored } = await this.createNamed(ask, body, name)
         return this.object(201, stored, ask)
@@ -307,7 +327,9 @@ export class Rest {
     const hooks = hooksOf(kind)
     const uid = this.uid()
     const createdAt = timestamp(world.clock.nowMs())
-    const namespaceKey = kind.namespaced ? objectKey('', 'namespaces', undefined, request.namespace as string) : undefined
+    const namespaceKey = kind.namespaced
+      ? objectKey('', 'namespaces', undefined, request.namespace as string)
+      : undefined
     const asked = { ...ask, request: { ...request, name } }
     const guard = () => {
       const stored = namespaceKey === undefined ? undefined : cache.find(namespaceKey)
@@ -342,7 +364,9 @@ export class Rest {
     const { request } = ask
     const body = this.objectOf(ask, request.body)
     if (body.metadata.name !== request.name)
-      throw badRequest(`the name of the object (${body.metadata.name ?? ''}) does not match the name on the URL (${request.name})`)
+      throw badRequest(
+        `the name of the object (${body.metadata.name ?? ''}) does not match the name on the URL (${request.name})`,
+      )
     const { stored } = await this.change(ask, sub, () => structuredClone(body))
     return this.object(200, stored, ask)
   }
@@ -372,21 +396,29 @@ export class Rest {
       const old = stored.object
       const object = make(stored)
       const { resourceVersion, uid } = object.metadata
-      if (resourceVersion && resourceVersion !== '0' && resourceVersion !== old.metadata.resourceVersion) throw modified(target.subject)
+      if (resourceVersion && resourceVersion !== '0' && resourceVersion !== old.metadata.resourceVersion)
+        throw modified(target.subject)
       if (uid && uid !== old.metadata.uid)
-        throw conflict(target.subject, `Precondition failed: UID in precondition: ${uid}, UID in object meta: ${old.metadata.uid ?? ''}`)
+        throw conflict(
+          target.subject,
+          `Precondition failed: UID in precondition: ${uid}, UID in object meta: ${old.metadata.uid ?? ''}`,
+        )
       if (object.metadata.name !== request.name)
-        throw badRequest(`the name of the object (${object.metadata.name}) does not match the name on the URL (${request.name})`)
+        throw badRequest(
+          `the name of the object (${object.metadata.name}) does not match the name on the URL (${request.name})`,
+        )
       object.metadata = keptMeta(object.metadata, old.metadata)
       kind.prepareForUpdate(object, old, sub)
       kind.setDefaults(object)
       await this.admit('UPDATE', ask, object, old)
-      if (kind.hasGeneration && kind.specChanged(object, old)) object.metadata.generation = (old.metadata.generation ?? 0) + 1
+      if (kind.hasGeneration && kind.specChanged(object, old))
+        object.metadata.generation = (old.metadata.generation ?? 0) + 1
       this.check(kind, object, kind.validateUpdate(object, old, sub))
       const isDeleting = old.metadata.deletionTimestamp !== undefined
       const isDone = hooks.isFinalized ? hooks.isFinalized(object) : (object.metadata.finalizers ?? []).length === 0
       // The last finalizer went: the object goes with it.
-      if (isDeleting && isDone && (object.metadata.deletionGracePeriodSeconds ?? 0) === 0) return this.removal(kind, stored)
+      if (isDeleting && isDone && (object.metadata.deletionGracePeriodSeconds ?? 0) === 0)
+        return this.removal(kind, stored)
       const extra = await hooks.reserve?.(this, object, old)
       if (extra) this.check(kind, object, kind.validateUpdate(object, old, sub))
       if (!extra?.ops?.length && sameObject(object, old)) return { next: 'keep' }
@@ -410,7 +442,12 @@ export class Rest {
     const { stored, removed } = await this.deleteOne(ask, ask.request.body)
     if (!removed || hooksOf(kind).returnsDeleted) return this.object(200, stored, ask)
     const { name, uid } = stored.object.metadata
-    const details = { name, ...(kind.group === '' ? {} : { group: kind.group }), kind: kind.resource, ...(uid ? { uid } : {}) }
+    const details = {
+      name,
+      ...(kind.group === '' ? {} : { group: kind.group }),
+      kind: kind.resource,
+      ...(uid ? { uid } : {}),
+    }
     const body = { kind: 'Status', apiVersion: 'v1', metadata: {}, status: 'Success', details }
     return { status: 200, body: Buffer.from(JSON.stringify(body)) }
   }
@@ -427,7 +464,10 @@ export class Rest {
       const old = stored.object
       const { uid, resourceVersion } = wanted.preconditions
       if (uid !== undefined && uid !== old.metadata.uid)
-        throw conflict(target.subject, `Precondition failed: UID in precondition: ${uid}, UID in object meta: ${old.metadata.uid ?? ''}`)
+        throw conflict(
+          target.subject,
+          `Precondition failed: UID in precondition: ${uid}, UID in object meta: ${old.metadata.uid ?? ''}`,
+        )
       if (resourceVersion !== undefined && resourceVersion !== old.metadata.resourceVersion)
         throw conflict(
           target.subject,
@@ -490,7 +530,10 @@ export class Rest {
   private async scale(verb: string, ask: Ask): Promise<ApiReply> {
     const { kind, request } = ask
     if (!kind.toScale) throw noSuchResource()
-    const reply = (stored: Stored) => ({ status: 200, body: Buffer.from(JSON.stringify(kind.toScale?.(stored.object))) })
+    const reply = (stored: Stored) => ({
+      status: 200,
+      body: Buffer.from(JSON.stringify(kind.toScale?.(stored.object))),
+    })
     if (verb === 'get') return reply(await this.read(ask))
     if (verb !== 'update' && verb !== 'patch') throw methodNotAllowed()
     const { stored } = await this.change(ask, '', (old) => {
@@ -507,7 +550,11 @@ export class Rest {
       const count = replicas ?? 0
       if (typeof count !== 'number' || !Number.isInteger(count) || count < 0)
         throw invalid('Scale', 'autoscaling', request.name ?? '', [
-          { reason: 'FieldValueInvalid', message: `Invalid value: ${JSON.stringify(count)}: must be greater than or equal to 0`, field: 'spec.replicas' },
+          {
+            reason: 'FieldValueInvalid',
+            message: `Invalid value: ${JSON.stringify(count)}: must be greater than or equal to 0`,
+            field: 'spec.replicas',
+          },
         ])
       const object = old.copy()
       const resourceVersion = (wanted.metadata as ObjectMeta | undefined)?.resourceVersion
@@ -548,27 +595,32 @@ export class Rest {
   /** The body as an object of this kind: decoded, its fields checked as asked. @throws ApiError 400 */
   private objectOf(ask: Ask, body: unknown, isPatched = false): KubeObject {
     const { kind, options, extras, request } = ask
-    if (typeof body !== 'object' || body === null || Array.isArray(body)) throw badRequest('the body of the request must be a JSON object')
+    if (typeof body !== 'object' || body === null || Array.isArray(body))
+      throw badRequest('the body of the request must be a JSON object')
     const object = body as KubeObject
     const expected = kind.group === '' ? kind.version : `${kind.group}/${kind.version}`
     if (object.kind !== undefined && object.kind !== kind.kind)
-      throw badRequest(`${object.kind} in version ${JSON.stringify(object.apiVersion ?? '')} cannot be handled as a ${kind.kind}`)
+      throw badRequest(
+        `${object.kind} in version ${JSON.stringify(object.apiVersion ?? '')} cannot be handled as a ${kind.kind}`,
+      )
     if (object.apiVersion !== undefined && object.apiVersion !== expected)
-      throw badRequest(`the API version in the data (${object.apiVersion}) does not match the expected API version (${expected})`)
+      throw badRequest(
+        `the API version in the data (${object.apiVersion}) does not match the expected API version (${expected})`,
+      )
     object.apiVersion = expected
     object.kind = kind.kind
     object.metadata ??= {} as ObjectMeta
     const { errors, warnings } = kind.decode(object, options.fieldValidation ?? 'Warn')
     if (errors.length > 0 && isPatched) throw badRequest(errors.join(', '))
     if (errors.length > 0)
-      throw badRequest(`${kind.kind} in version ${JSON.stringify(kind.version)} cannot be handled as a ${kind.kind}: ${errors.join(', ')}`)
+      throw badRequest(
+        `${kind.kind} in version ${JSON.stringify(kind.version)} cannot be handled as a ${kind.kind}: ${errors.join(', ')}`,
+      )
     for (const warning of warnings) extras.warn?.(warning)
     const { namespace } = object.metadata
     if (kind.namespaced && request.namespace !== undefined) {
       if (namespace && namespace !== request.namespace)
-        throw badRequest(
-          `the namespace of the provided object does not match the namespace sent on the request`,
-        )
+        throw badRequest(`the namespace of the provided object does not match the namespace sent on the request`)
       object.metadata.namespace = request.namespace
     } else if (!kind.namespaced) delete object.metadata.namespace
     return object
@@ -578,7 +630,15 @@ export class Rest {
     meta: ObjectMeta,
     given: { name: string; namespace: string | undefined; uid: string; createdAt: string; kind: Kind },
   ): ObjectMeta {
-    const { name: _n, namespace: _s, uid: _u, resourceVersion: _r, generation: _g, creationTimestamp: _c, ...rest } = meta
+    const {
+      name: _n,
+      namespace: _s,
+      uid: _u,
+      resourceVersion: _r,
+      generation: _g,
+      creationTimestamp: _c,
+      ...rest
+    } = meta
     const { deletionTimestamp: _d, deletionGracePeriodSeconds: _p, managedFields: _m, selfLink: _l, ...own } = rest
     const { name, namespace, uid, createdAt, kind } = given
     return {
@@ -591,7 +651,12 @@ export class Rest {
     }
   }
 
-  private async admit(operation: AdmissionRequest['operation'], ask: Ask, object: KubeObject | undefined, old: KubeObject | undefined) {
+  private async admit(
+    operation: AdmissionRequest['operation'],
+    ask: Ask,
+    object: KubeObject | undefined,
+    old: KubeObject | undefined,
+  ) {
     const { kind, request, user, options, extras } = ask
     const admission: Admission = { cache: this.context.cache, options: this.context.options, committer: this.committer }
     await admit(admission, {
@@ -638,7 +703,14 @@ export function timestamp(ms: number): string {
 function keptMeta(meta: ObjectMeta, old: ObjectMeta): ObjectMeta {
   const { managedFields: _m, selfLink: _l, deletionTimestamp: _d, deletionGracePeriodSeconds: _g, ...rest } = meta
   const kept: ObjectMeta = { ...rest, name: old.name }
-  for (const field of ['namespace', 'uid', 'generation', 'creationTimestamp', 'generateName', 'deletionTimestamp'] as const)
+  for (const field of [
+    'namespace',
+    'uid',
+    'generation',
+    'creationTimestamp',
+    'generateName',
+    'deletionTimestamp',
+  ] as const)
     if (old[field] === undefined) delete kept[field]
     else (kept as unknown as Record<string, unknown>)[field] = old[field]
   if (old.deletionGracePeriodSeconds !== undefined) kept.deletionGracePeriodSeconds = old.deletionGracePeriodSeconds
@@ -669,7 +741,8 @@ interface DeleteWanted {
 function deleteOptionsOf(body: unknown): DeleteWanted {
   const given = (body ?? {}) as Record<string, unknown>
   if (typeof given !== 'object' || Array.isArray(given)) throw badRequest('DeleteOptions must be a JSON object')
-  if (given['kind'] !== undefined && given['kind'] !== 'DeleteOptions') throw badRequest(`${String(given['kind'])} is no DeleteOptions`)
+  if (given['kind'] !== undefined && given['kind'] !== 'DeleteOptions')
+    throw badRequest(`${String(given['kind'])} is no DeleteOptions`)
   const { gracePeriodSeconds, propagationPolicy, orphanDependents, preconditions } = given
   if (gracePeriodSeconds !== undefined && gracePeriodSeconds !== null && !Number.isSafeInteger(gracePeriodSeconds))
     throw badRequest(`gracePeriodSeconds: ${JSON.stringify(gracePeriodSeconds)} is not a whole number`)
@@ -709,7 +782,9 @@ function finalizersFor(meta: ObjectMeta, policy: DeleteWanted['policy']): string
 function revisionOf(resourceVersion: string): number {
   const revision = Number(resourceVersion)
   if (!/^\d+$/.test(resourceVersion) || !Number.isSafeInteger(revision))
-    throw badRequest(`resourceVersion: Invalid value: ${JSON.stringify(resourceVersion)}: not a resource version of this server`)
+    throw badRequest(
+      `resourceVersion: Invalid value: ${JSON.stringify(resourceVersion)}: not a resource version of this server`,
+    )
   return revision
 }
 
@@ -724,7 +799,11 @@ function tooLargeVersion(asked: number, now: number): ApiError {
 }
 
 /** What a list's metadata says about the rest. */
-function moreOf(revision: number, next: string | undefined, remaining: number): { continue?: string; remainingItemCount?: number } {
+function moreOf(
+  revision: number,
+  next: string | undefined,
+  remaining: number,
+): { continue?: string; remainingItemCount?: number } {
   if (next === undefined) return {}
   const token = Buffer.from(JSON.stringify({ v: 1, rv: revision, start: next })).toString('base64url')
   return { continue: token, ...(remaining > 0 ? { remainingItemCount: remaining } : {}) }

@@ -34,7 +34,14 @@ function attributesOf(spec: Spec): Attributes {
   if ((resource === undefined) === (path === undefined))
     throw badRequest('exactly one of nonResourceAttributes or resourceAttributes must be specified')
   if (path) return { verb: path['verb'] ?? '', group: '', resource: '', path: path['path'] ?? '' }
-  const { verb = '', group = '', resource: plural = '', subresource, namespace, name } = resource as Record<string, string>
+  const {
+    verb = '',
+    group = '',
+    resource: plural = '',
+    subresource,
+    namespace,
+    name,
+  } = resource as Record<string, string>
   return {
     verb,
     group,
@@ -66,10 +73,29 @@ async function access(rest: Rest, _: Ask, body: KubeObject) {
 
 async function rules(_: Rest, ask: Ask, body: KubeObject) {
   const isSystem = ask.user.groups.includes('system:masters')
-  const resourceRules = rulesOf(ask.user).map((rule) => ({ verbs: rule.verbs, apiGroups: rule.groups, resources: rule.resources }))
+  const resourceRules = rulesOf(ask.user).map((rule) => ({
+    verbs: rule.verbs,
+    apiGroups: rule.groups,
+    resources: rule.resources,
+  }))
   const nonResourceRules = isSystem
     ? [{ verbs: ['*'], nonResourceURLs: ['*'] }]
-    : [{ verbs: ['get'], nonResourceURLs: ['/api', '/api/*', '/apis', '/apis/*', '/healthz', '/livez', '/openapi/*', '/readyz', '/version'] }]
+    : [
+        {
+          verbs: ['get'],
+          nonResourceURLs: [
+            '/api',
+            '/api/*',
+            '/apis',
+            '/apis/*',
+            '/healthz',
+            '/livez',
+            '/openapi/*',
+            '/readyz',
+            '/version',
+          ],
+        },
+      ]
   // The node authorizer's verdicts depend on pods, and can't be listed.
   return reply(body, { resourceRules, nonResourceRules, incomplete: ask.user.groups.includes('system:nodes') })
 }
@@ -82,7 +108,12 @@ async function token(rest: Rest, _: Ask, body: KubeObject) {
   const { token: text } = specOf(body) as { token?: unknown }
   if (typeof text !== 'string' || text === '') throw badRequest('token is required for TokenReview in authentication')
   const user = await rest.context.userOfToken(text)
-  return reply(body, user ? { authenticated: true, user: userInfo(user) } : { authenticated: false, user: {}, error: 'invalid bearer token' })
+  return reply(
+    body,
+    user
+      ? { authenticated: true, user: userInfo(user) }
+      : { authenticated: false, user: {}, error: 'invalid bearer token' },
+  )
 }
 
 export const REVIEWS: Readonly<Record<string, Hooks>> = {

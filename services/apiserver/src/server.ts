@@ -10,7 +10,16 @@ import { ApiError, failure, forbidden, nameOf, tooManyRequests, unavailable } fr
 import { objectKey, resourceKey } from './keys.js'
 import { kinds } from './kinds.js'
 import { isLog, logsRequestOf, openLogs } from './logs.js'
-import type { ApiServerHandle, ApiServerOptions, ByteSink, OpenWatch, Page, RequestExtras, User, WatchSink } from './options.js'
+import type {
+  ApiServerHandle,
+  ApiServerOptions,
+  ByteSink,
+  OpenWatch,
+  Page,
+  RequestExtras,
+  User,
+  WatchSink,
+} from './options.js'
 import { pageOf } from './pages.js'
 import { Rest, type RestContext } from './rest.js'
 import { StoreClient } from './store-client.js'
@@ -93,7 +102,8 @@ class ApiServer implements ApiServerHandle {
         describe: () => ({ ready: this.ready, load: { inFlight: this.inFlight, watches: this.watches.size } }),
       }),
     )
-    const handle = (verb: 'create' | 'update' | 'delete', request: ApiRequest, user: User) => this.rest.handle(verb, request, user)
+    const handle = (verb: 'create' | 'update' | 'delete', request: ApiRequest, user: User) =>
+      this.rest.handle(verb, request, user)
     void keepBootstrapped({ world, store: this.store, cache: this.cache, options, handle }, this.closing.signal)
     void keepCompacting(world, this.store, this.cache, this.closing.signal)
   }
@@ -130,7 +140,12 @@ class ApiServer implements ApiServerHandle {
     while (!this.closing.signal.aborted && !isThere()) await this.cache.waitFor(this.cache.revision + 1, 1000)
   }
 
-  async handle(verb: Exclude<ApiVerb, 'watch'>, request: ApiRequest, user: User, extras: RequestExtras = {}): Promise<ApiReply> {
+  async handle(
+    verb: Exclude<ApiVerb, 'watch'>,
+    request: ApiRequest,
+    user: User,
+    extras: RequestExtras = {},
+  ): Promise<ApiReply> {
     this.counters.requests++
     this.refuseUnready()
     if (this.inFlight >= (this.options.inFlightMax ?? IN_FLIGHT_MAX)) {
@@ -187,7 +202,12 @@ class ApiServer implements ApiServerHandle {
     return openLogs(this.world, this.nodes, this.options.cluster, logsRequestOf(pod.object, query), sink)
   }
 
-  async page(path: string, query: Readonly<Record<string, string>>, accept: string, user: User): Promise<Page | undefined> {
+  async page(
+    path: string,
+    query: Readonly<Record<string, string>>,
+    accept: string,
+    user: User,
+  ): Promise<Page | undefined> {
     await this.authorize({ verb: 'get', group: '', resource: '', path }, user)
     return pageOf(path, query, accept, {
       kinds,
@@ -221,7 +241,7 @@ class ApiServer implements ApiServerHandle {
     if (this.closing.signal.aborted) return
     this.closing.abort()
     for (const stop of this.stops.splice(0)) stop()
-    for (const watch of [...this.watches]) watch.stop()
+    for (const watch of Array.from(this.watches)) watch.stop()
     this.cache.stop()
     this.nodes.close()
     this.store.close()
@@ -244,13 +264,26 @@ class ApiServer implements ApiServerHandle {
     const who = `User ${JSON.stringify(user.name)}`
     const because = reason ? `: ${reason}` : ''
     if (what.path !== undefined)
-      throw new ApiError(failure(403, 'Forbidden', `forbidden: ${who} cannot ${what.verb} path ${JSON.stringify(what.path)}${because}`, {}))
+      throw new ApiError(
+        failure(
+          403,
+          'Forbidden',
+          `forbidden: ${who} cannot ${what.verb} path ${JSON.stringify(what.path)}${because}`,
+          {},
+        ),
+      )
     const resource = what.subresource ? `${what.resource}/${what.subresource}` : what.resource
-    const scope = what.namespace === undefined ? 'at the cluster scope' : `in the namespace ${JSON.stringify(what.namespace)}`
+    const scope =
+      what.namespace === undefined ? 'at the cluster scope' : `in the namespace ${JSON.stringify(what.namespace)}`
     const text = `${who} cannot ${what.verb} resource ${JSON.stringify(resource)} in API group ${JSON.stringify(what.group)} ${scope}${because}`
-    const subject = { group: what.group, resource: what.resource, ...(what.name === undefined ? {} : { name: what.name }) }
+    const subject = {
+      group: what.group,
+      resource: what.resource,
+      ...(what.name === undefined ? {} : { name: what.name }),
+    }
     // Kubernetes names the resource even where there is no name.
-    if (what.name === undefined) throw new ApiError(failure(403, 'Forbidden', `${nameOf(subject)} is forbidden: ${text}`, { kind: what.resource }))
+    if (what.name === undefined)
+      throw new ApiError(failure(403, 'Forbidden', `${nameOf(subject)} is forbidden: ${text}`, { kind: what.resource }))
     throw forbidden(subject, text)
   }
 

@@ -188,11 +188,17 @@ export class StoreClient {
       const remainingMs = deadline - clock.monotonicMs()
       if (remainingMs <= 0 || this.closing.signal.aborted) {
         const code = last?.code ?? 'TIMEOUT'
-        throw new CallError(code, outcome, `the store did not answer in ${timeoutMs} ms: ${last?.message ?? 'no attempt'}`)
+        throw new CallError(
+          code,
+          outcome,
+          `the store did not answer in ${timeoutMs} ms: ${last?.message ?? 'no attempt'}`,
+        )
       }
       const member = this.member()
       try {
-        return await this.caller.call(this.subject(member, verb), body, { timeoutMs: Math.min(ATTEMPT_MS, remainingMs) })
+        return await this.caller.call(this.subject(member, verb), body, {
+          timeoutMs: Math.min(ATTEMPT_MS, remainingMs),
+        })
       } catch (error) {
         last = CallError.fromBus(error)
         if (!PASSING.has(last.code)) throw last
@@ -209,7 +215,8 @@ export class StoreClient {
 
   private member(): string {
     // The first one is the nearest: tried again after a while.
-    if (this.at % this.options.members.length !== 0 && this.world.clock.monotonicMs() - this.leftMs > BACK_TO_FIRST_MS) this.at = 0
+    if (this.at % this.options.members.length !== 0 && this.world.clock.monotonicMs() - this.leftMs > BACK_TO_FIRST_MS)
+      this.at = 0
     return this.options.members[this.at % this.options.members.length] as string
   }
   private leave(member: string): void {

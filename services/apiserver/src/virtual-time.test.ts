@@ -10,7 +10,10 @@ import { startTestApi, type TestApi } from './testing/index.js'
 const ADMIN: User = { name: 'admin', groups: ['system:masters', 'system:authenticated'] }
 
 /** A cluster in virtual time: one seed, one history. */
-async function virtual(seed: number, server: Partial<ApiServerOptions> = {}): Promise<{ api: TestApi; clock: ManualClock; broker: MemoryBroker; worlds: Map<string, ManualWorld> }> {
+async function virtual(
+  seed: number,
+  server: Partial<ApiServerOptions> = {},
+): Promise<{ api: TestApi; clock: ManualClock; broker: MemoryBroker; worlds: Map<string, ManualWorld> }> {
   const clock = new ManualClock()
   const broker = new MemoryBroker(clock)
   const worlds = new Map<string, ManualWorld>()
@@ -84,7 +87,10 @@ describe('in virtual time', () => {
       const { api, clock } = await virtual(7)
       const out: string[] = []
       for (let at = 0; at < 5; at++) {
-        const reply = await settled(clock, api.api.handle('create', configmaps(undefined, { metadata: { generateName: 'g-' } }), ADMIN))
+        const reply = await settled(
+          clock,
+          api.api.handle('create', configmaps(undefined, { metadata: { generateName: 'g-' } }), ADMIN),
+        )
         out.push(Buffer.from(reply.body).toString())
       }
       out.push(api.store.mvcc.hash())
@@ -97,7 +103,9 @@ describe('in virtual time', () => {
     const { api, clock } = await virtual(8)
     api.store.paused = true
     const started = clock.monotonicMs()
-    await assert.rejects(settled(clock, api.api.handle('get', configmaps('x'), ADMIN)), (error: { code: string }) => ['ServiceUnavailable', 'Timeout'].includes(error.code))
+    await assert.rejects(settled(clock, api.api.handle('get', configmaps('x'), ADMIN)), (error: { code: string }) =>
+      ['ServiceUnavailable', 'Timeout'].includes(error.code),
+    )
     assert.ok(clock.monotonicMs() - started <= 11_000)
     assert.equal(api.api.ready, false)
     api.store.paused = false
@@ -110,11 +118,20 @@ describe('in virtual time', () => {
     const { api, clock, broker } = await virtual(9)
     let lost = 0
     broker.lose = (message, to) => {
-      if (lost >= 2 || !to.startsWith('apiserver') || !message.subject.includes('.inbox.apiserver') || !message.subject.includes('.store.')) return false
+      if (
+        lost >= 2 ||
+        !to.startsWith('apiserver') ||
+        !message.subject.includes('.inbox.apiserver') ||
+        !message.subject.includes('.store.')
+      )
+        return false
       lost++
       return true
     }
-    const reply = await settled(clock, api.api.handle('create', configmaps(undefined, { metadata: { name: 'once' } }), ADMIN))
+    const reply = await settled(
+      clock,
+      api.api.handle('create', configmaps(undefined, { metadata: { name: 'once' } }), ADMIN),
+    )
     assert.equal(lost, 2)
     assert.equal(reply.status, 201, 'the repetition is the same transaction: no AlreadyExists')
     const got = parse(await settled(clock, api.api.handle('get', configmaps('once'), ADMIN)))
@@ -130,7 +147,9 @@ describe('in virtual time', () => {
     broker.lose = (_, to) => to.startsWith('apiserver') && ++count % 5 === 0
     const wanted: string[] = []
     for (let at = 0; at < 20; at++) {
-      const made = parse(await settled(clock, api.api.handle('create', configmaps(undefined, { metadata: { name: `w${at}` } }), ADMIN)))
+      const made = parse(
+        await settled(clock, api.api.handle('create', configmaps(undefined, { metadata: { name: `w${at}` } }), ADMIN)),
+      )
       wanted.push(`ADDED w${at}@${made.metadata.resourceVersion}`)
     }
     broker.lose = () => false
@@ -142,8 +161,12 @@ describe('in virtual time', () => {
   test('too old a revision is 410; history that the store has compacted away ends watches, and lists work', async () => {
     const { api, clock, worlds } = await virtual(11, { eventWindowMax: 4 })
     const list = parse(await settled(clock, api.api.handle('list', configmaps(), ADMIN)))
-    for (let at = 0; at < 8; at++) await settled(clock, api.api.handle('create', configmaps(undefined, { metadata: { name: `c${at}` } }), ADMIN))
-    await assert.rejects(watching(clock, api, { resourceVersion: list.metadata.resourceVersion }), (error: { code: string; status: number }) => error.code === 'Expired' && error.status === 410)
+    for (let at = 0; at < 8; at++)
+      await settled(clock, api.api.handle('create', configmaps(undefined, { metadata: { name: `c${at}` } }), ADMIN))
+    await assert.rejects(
+      watching(clock, api, { resourceVersion: list.metadata.resourceVersion }),
+      (error: { code: string; status: number }) => error.code === 'Expired' && error.status === 410,
+    )
 
     const now = parse(await settled(clock, api.api.handle('list', configmaps(), ADMIN)))
     const seen = await watching(clock, api, { resourceVersion: now.metadata.resourceVersion })
@@ -152,16 +175,43 @@ describe('in virtual time', () => {
     const other = api.worldFor({ component: 'apiserver', name: 'other' })
     assert.ok(other)
     api.store.mvcc.applyBatch([
-      { index: api.store.mvcc.appliedIndex + 1, command: { type: 'txn', txn: { compare: [], success: [{ type: 'delete', key: Buffer.from('/registry/core/configmaps/default/c0') }], failure: [] } } },
-      { index: api.store.mvcc.appliedIndex + 2, command: { type: 'txn', txn: { compare: [], success: [{ type: 'delete', key: Buffer.from('/registry/core/configmaps/default/c1') }], failure: [] } } },
+      {
+        index: api.store.mvcc.appliedIndex + 1,
+        command: {
+          type: 'txn',
+          txn: {
+            compare: [],
+            success: [{ type: 'delete', key: Buffer.from('/registry/core/configmaps/default/c0') }],
+            failure: [],
+          },
+        },
+      },
+      {
+        index: api.store.mvcc.appliedIndex + 2,
+        command: {
+          type: 'txn',
+          txn: {
+            compare: [],
+            success: [{ type: 'delete', key: Buffer.from('/registry/core/configmaps/default/c1') }],
+            failure: [],
+          },
+        },
+      },
     ])
-    api.store.mvcc.applyBatch([{ index: api.store.mvcc.appliedIndex + 1, command: { type: 'compact', revision: api.store.mvcc.revision } }])
+    api.store.mvcc.applyBatch([
+      { index: api.store.mvcc.appliedIndex + 1, command: { type: 'compact', revision: api.store.mvcc.revision } },
+    ])
     await clock.advance(5000)
     bus?.setConnected(true)
     await clock.until(() => seen.ends.length > 0)
     assert.deepEqual(seen.ends, ['lost'])
-    const after = parse(await settled(clock, api.api.handle('list', configmaps(), ADMIN))) as unknown as { items: KubeObject[] }
-    assert.deepEqual(after.items.map((item) => item.metadata.name), ['c2', 'c3', 'c4', 'c5', 'c6', 'c7'])
+    const after = parse(await settled(clock, api.api.handle('list', configmaps(), ADMIN))) as unknown as {
+      items: KubeObject[]
+    }
+    assert.deepEqual(
+      after.items.map((item) => item.metadata.name),
+      ['c2', 'c3', 'c4', 'c5', 'c6', 'c7'],
+    )
   })
 
   test('streaming lists, bookmarks and the time of a watch', async () => {
@@ -183,9 +233,15 @@ describe('in virtual time', () => {
 
   test('events end by themselves', async () => {
     const { api, clock } = await virtual(13, { eventTtlSeconds: 120 })
-    const event = { metadata: { name: 'e' }, involvedObject: { kind: 'Pod', name: 'p', namespace: 'default' }, reason: 'r', type: 'Normal' }
+    const event = {
+      metadata: { name: 'e' },
+      involvedObject: { kind: 'Pod', name: 'p', namespace: 'default' },
+      reason: 'r',
+      type: 'Normal',
+    }
     await settled(clock, api.api.handle('create', { ...RESOURCES.events, namespace: 'default', body: event }, ADMIN))
-    const get = () => settled(clock, api.api.handle('get', { ...RESOURCES.events, namespace: 'default', name: 'e' }, ADMIN))
+    const get = () =>
+      settled(clock, api.api.handle('get', { ...RESOURCES.events, namespace: 'default', name: 'e' }, ADMIN))
     await clock.advance(115_000)
     await get()
     await clock.advance(90_000)

@@ -69,7 +69,8 @@ export function followResource(
       }
       chunk.push(['ADDED', options.render(stored)])
     }
-    if (options.initial.initialEnd) chunk.push(['BOOKMARK', options.bookmark(revisionNow, { [INITIAL_EVENTS_END]: 'true' })])
+    if (options.initial.initialEnd)
+      chunk.push(['BOOKMARK', options.bookmark(revisionNow, { [INITIAL_EVENTS_END]: 'true' })])
     if (!push({ prevRevision: 0, revision: revisionNow, events: chunk })) return handle
     sent = revisionNow
   } else {

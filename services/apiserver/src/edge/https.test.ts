@@ -33,7 +33,11 @@ describe('the HTTPS door', () => {
     await api.stop()
   })
 
-  function ask(method: string, path: string, options: { token?: string; type?: string; accept?: string; body?: string | Buffer; agent?: Agent } = {}): Promise<Answer> {
+  function ask(
+    method: string,
+    path: string,
+    options: { token?: string; type?: string; accept?: string; body?: string | Buffer; agent?: Agent } = {},
+  ): Promise<Answer> {
     return new Promise((resolve, reject) => {
       const { token, type, accept, body } = options
       const sent = request(
@@ -51,7 +55,13 @@ describe('the HTTPS door', () => {
         (response) => {
           const pieces: Buffer[] = []
           response.on('data', (piece: Buffer) => pieces.push(piece))
-          response.on('end', () => resolve({ status: response.statusCode ?? 0, headers: response.headers, text: Buffer.concat(pieces).toString() }))
+          response.on('end', () =>
+            resolve({
+              status: response.statusCode ?? 0,
+              headers: response.headers,
+              text: Buffer.concat(pieces).toString(),
+            }),
+          )
         },
       )
       sent.on('error', reject)
@@ -63,8 +73,18 @@ describe('the HTTPS door', () => {
   const reasonOf = (answer: Answer) => (JSON.parse(answer.text) as { kind: string; reason: string }).reason
 
   test('nobody may read health and version, and nothing else', async () => {
-    for (const path of ['/version', '/healthz', '/livez', '/readyz', '/readyz?verbose']) assert.equal((await ask('GET', path)).status, 200, path)
-    for (const path of ['/api', '/apis', '/api/v1', '/api/v1/namespaces', '/api/v1/nodes/x', '/openapi/v3', '/metrics', '/'])
+    for (const path of ['/version', '/healthz', '/livez', '/readyz', '/readyz?verbose'])
+      assert.equal((await ask('GET', path)).status, 200, path)
+    for (const path of [
+      '/api',
+      '/apis',
+      '/api/v1',
+      '/api/v1/namespaces',
+      '/api/v1/nodes/x',
+      '/openapi/v3',
+      '/metrics',
+      '/',
+    ])
       assert.equal((await ask('GET', path)).status, 403, path)
     assert.equal((await ask('POST', '/api/v1/namespaces', { body: '{}', type: 'application/json' })).status, 403)
   })
@@ -81,13 +101,20 @@ describe('the HTTPS door', () => {
     assert.equal((await ask('GET', '/apis', { token: 'bob-token' })).status, 200)
     const answer = await ask('GET', '/api/v1/namespaces/default/pods', { token: 'bob-token' })
     assert.equal(answer.status, 403)
-    assert.match(answer.text, /pods is forbidden: User \\"bob\\" cannot list resource \\"pods\\" in API group \\"\\" in the namespace \\"default\\"/)
+    assert.match(
+      answer.text,
+      /pods is forbidden: User \\"bob\\" cannot list resource \\"pods\\" in API group \\"\\" in the namespace \\"default\\"/,
+    )
   })
 
   test('a certificate of another authority is 401', async () => {
     const now = Date.now()
     const validity = { notBeforeMs: now - 60_000, notAfterMs: now + 60_000 }
-    const foreign = await makeClientCertificate(await makeCa('other', validity), { ...validity, user: 'x', groups: ['system:masters'] })
+    const foreign = await makeClientCertificate(await makeCa('other', validity), {
+      ...validity,
+      user: 'x',
+      groups: ['system:masters'],
+    })
     const other = new Agent({ ca: https.ca.cert, cert: foreign.cert, key: foreign.key })
     assert.equal((await ask('GET', '/api/v1/namespaces', { agent: other })).status, 401)
     const own = new Agent({ ca: https.ca.cert, cert: https.admin.cert, key: https.admin.key })
@@ -101,14 +128,29 @@ describe('the HTTPS door', () => {
     const json = await ask('POST', path, { ...admin, type: 'application/json', body: '{"metadata": {"name": "a",}}' })
     assert.equal(json.status, 400)
     assert.match(json.text, /position \d+/)
-    const yaml = await ask('POST', path, { ...admin, type: 'application/yaml', body: 'metadata:\n  name: a\n bad: [1\n' })
+    const yaml = await ask('POST', path, {
+      ...admin,
+      type: 'application/yaml',
+      body: 'metadata:\n  name: a\n bad: [1\n',
+    })
     assert.equal(yaml.status, 400)
     assert.match(yaml.text, /line \d+, column \d+/)
-    const bomb = `a: &a [x, x]\n${'bcdefghijkl'.split('').map((c, at) => `${c}: &${c} [${Array(9).fill(`*${at === 0 ? 'a' : 'bcdefghijkl'[at - 1]}`).join(', ')}]`).join('\n')}\n`
+    const bomb = `a: &a [x, x]\n${'bcdefghijkl'
+      .split('')
+      .map(
+        (c, at) =>
+          `${c}: &${c} [${Array(9)
+            .fill(`*${at === 0 ? 'a' : 'bcdefghijkl'[at - 1]}`)
+            .join(', ')}]`,
+      )
+      .join('\n')}\n`
     assert.equal((await ask('POST', path, { ...admin, type: 'application/yaml', body: bomb })).status, 400)
     assert.equal((await ask('POST', path, { ...admin, type: 'application/json', body: '[]' })).status, 400)
     assert.equal((await ask('POST', path, { ...admin, type: 'application/cbor', body: 'x' })).status, 415)
-    assert.equal((await ask('POST', path, { ...admin, type: 'application/vnd.kubernetes.protobuf', body: 'garbage' })).status, 400)
+    assert.equal(
+      (await ask('POST', path, { ...admin, type: 'application/vnd.kubernetes.protobuf', body: 'garbage' })).status,
+      400,
+    )
     assert.equal((await ask('GET', path, { ...admin, accept: 'text/html' })).status, 406)
     assert.equal((await ask('GET', `${path}?limit=many`, admin)).status, 400)
     assert.equal((await ask('GET', `${path}?resourceVersion=xyz`, admin)).status, 400)
@@ -119,7 +161,11 @@ describe('the HTTPS door', () => {
   })
 
   test('20 MB are refused, and the server goes on (HTTP/1.1)', async () => {
-    const answer = await ask('POST', '/api/v1/namespaces/default/configmaps', { ...admin, type: 'application/json', body: Buffer.alloc(20_000_000, 97) })
+    const answer = await ask('POST', '/api/v1/namespaces/default/configmaps', {
+      ...admin,
+      type: 'application/json',
+      body: Buffer.alloc(20_000_000, 97),
+    })
     assert.equal(answer.status, 413)
     assert.equal(reasonOf(answer), 'RequestEntityTooLarge')
     assert.equal((await ask('GET', '/version')).status, 200)
@@ -156,7 +202,10 @@ describe('the HTTPS door', () => {
 
   test('a watch streams over HTTP/2, and ends at its time', async () => {
     const session = connect(https.url, { ca: https.ca.cert })
-    const stream = session.request({ ':path': '/api/v1/namespaces?watch=1&timeoutSeconds=1&resourceVersion=0', authorization: 'Bearer admin-token' })
+    const stream = session.request({
+      ':path': '/api/v1/namespaces?watch=1&timeoutSeconds=1&resourceVersion=0',
+      authorization: 'Bearer admin-token',
+    })
     let text = ''
     stream.on('data', (piece: Buffer) => {
       text += piece.toString()
@@ -166,12 +215,13 @@ describe('the HTTPS door', () => {
       stream.on('error', reject)
     })
     session.destroy()
-    const events = text.trim().split('\n').map((line) => JSON.parse(line) as { type: string; object: { metadata: { name: string } } })
-    assert.deepEqual(events.map((event) => `${event.type} ${event.object.metadata.name}`), [
-      'ADDED default',
-      'ADDED kube-node-lease',
-      'ADDED kube-public',
-      'ADDED kube-system',
-    ])
+    const events = text
+      .trim()
+      .split('\n')
+      .map((line) => JSON.parse(line) as { type: string; object: { metadata: { name: string } } })
+    assert.deepEqual(
+      events.map((event) => `${event.type} ${event.object.metadata.name}`),
+      ['ADDED default', 'ADDED kube-node-lease', 'ADDED kube-public', 'ADDED kube-system'],
+    )
   })
 })

@@ -52,7 +52,12 @@ export function startTestApi(options: TestApiOptions = {}): TestApi {
   }
   const store = startTestStore(connect({ component: 'store', name: 's0' }), { cluster, member: 's0' })
   const servers = (options.instances ?? ['api-0']).map((instance) =>
-    startApiServer(connect({ component: 'apiserver', name: instance }), { cluster, instance, storeMembers: ['s0'], ...options.server }),
+    startApiServer(connect({ component: 'apiserver', name: instance }), {
+      cluster,
+      instance,
+      storeMembers: ['s0'],
+      ...options.server,
+    }),
   )
   const clients: BusApiClient[] = []
   const api = servers[0] as ApiServerHandle

@@ -1,5 +1,12 @@
 import { CallError, every, type IncomingCall, serve, type World } from '@capstan/actor'
-import { MemoryStateEngine, Mvcc, MvccError, type Command, type CommandResult, type RevisionEvents } from '@capstan/mvcc'
+import {
+  MemoryStateEngine,
+  Mvcc,
+  MvccError,
+  type Command,
+  type CommandResult,
+  type RevisionEvents,
+} from '@capstan/mvcc'
 import {
   type LeaseGrantRequest,
   type LeaseKeepAliveRequest,
@@ -33,7 +40,8 @@ export function startTestStore(world: World, options: { cluster: string; member:
   function apply(command: Command): CommandResult {
     const [result] = mvcc.applyBatch([{ index: ++index, command }])
     if (!result) throw new Error('no result')
-    if (result.type === 'failed') throw new CallError(result.error.code, 'not-applied', result.error.text, { details: result.error.details })
+    if (result.type === 'failed')
+      throw new CallError(result.error.code, 'not-applied', result.error.text, { details: result.error.details })
     return result
   }
 
@@ -60,7 +68,8 @@ export function startTestStore(world: World, options: { cluster: string; member:
       try {
         return answer(call)
       } catch (error) {
-        if (error instanceof MvccError) throw new CallError(error.code, 'not-applied', error.message, { details: error.details })
+        if (error instanceof MvccError)
+          throw new CallError(error.code, 'not-applied', error.message, { details: error.details })
         throw error
       }
     },
@@ -75,7 +84,11 @@ export function startTestStore(world: World, options: { cluster: string; member:
         const { session, ...txn } = call.body as TxnRequest
         const result = apply({ type: 'txn', txn, ...(session ? { session } : {}) })
         if (result.type !== 'txn') throw new Error('not a txn result')
-        return { header: { ...header(), revision: result.revision }, succeeded: result.succeeded, replies: result.replies }
+        return {
+          header: { ...header(), revision: result.revision },
+          succeeded: result.succeeded,
+          replies: result.replies,
+        }
       }
       case 'readIndex':
         return { header: header(), revision: mvcc.revision }
@@ -146,7 +159,8 @@ export function startTestStore(world: World, options: { cluster: string; member:
     const inRange = (key: Uint8Array) =>
       request.rangeEnd === undefined
         ? Buffer.compare(key, request.key) === 0
-        : Buffer.compare(key, request.key) >= 0 && (isAll(request.rangeEnd) || Buffer.compare(key, request.rangeEnd) < 0)
+        : Buffer.compare(key, request.key) >= 0 &&
+          (isAll(request.rangeEnd) || Buffer.compare(key, request.rangeEnd) < 0)
     const off = mvcc.onRevisions((batch) => {
       const mine = batch
         .filter((one) => one.revision > seen)
