@@ -1,1 +1,6 @@
-export {}
+export { type LinkCondition, Network } from './network.js'
+export { SimBus } from './sim-bus.js'
+export { type DiskCondition, SimDisk } from './sim-disk.js'
+export { SimRandom } from './sim-random.js'
+export { Simulation, type SimulationOptions, SimMachine, type SimWorld } from './simulation.js'
+export { Trace } from './trace.js'
