@@ -101,7 +101,9 @@ async function ensureService({ store, cache, options, handle }: BootstrapContext
   // One subset for each port: on one host the masters listen on different ones.
   const ports = [...new Set(masters.map((master) => master.port))].sort((a, b) => a - b)
   const subsets = ports.map((number) => ({
-    addresses: masters.filter((master) => master.port === number).map(({ address }) => ({ ip: address })),
+    addresses: [...new Set(masters.filter((master) => master.port === number).map(({ address }) => address))].map(
+      (ip) => ({ ip }),
+    ),
     ports: [{ name: 'https', port: number, protocol: 'TCP' }],
   }))
   const noMirror = { 'endpointslice.kubernetes.io/skip-mirror': 'true' }
