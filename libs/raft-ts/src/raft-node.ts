@@ -432,7 +432,8 @@ export class RaftNode {
 
   private electionTimeout(): void {
     this.resetElectionTimer()
-    if (!this.configuration.voters.includes(this.self) || this.forgetful) return
+    // Who may not stand for election at least forgets the leader that it hears no more, and says so to waiting reads.
+    if (!this.configuration.voters.includes(this.self) || this.forgetful) return this.becomeFollower(this.term, undefined)
     if (this.bugs.has('skip-pre-vote')) this.campaign(false)
     else this.preCampaign()
   }
@@ -629,7 +630,7 @@ export class RaftNode {
       if (m.index <= progress.match || m.index > this.log.lastIndex) return // Late, or of a former term of office.
       if (progress.state === 'probe' && progress.next - 1 !== m.index) return
       // §5.3 with term hints: step over a whole term at a time.
-      const agree = m.hintIndex < m.index ? this.log.findConflict(m.hintIndex, m.hintTerm) : m.hintIndex
+      const agree = this.log.findConflict(Math.min(m.hintIndex, m.index), m.hintTerm)
       progress.becomeProbe(Math.min(m.index, agree + 1))
       return
     }
