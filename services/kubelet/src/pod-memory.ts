@@ -1,0 +1,62 @@
+import type { AdmissionRefusal } from './resources.js'
+
+/** What a kubelet knows of one pod beside its object and its containers. Lost with the kubelet; then found out anew. */
+export interface PodMemory {
+  admission: 'waiting' | 'admitted' | AdmissionRefusal
+  /** The volumes' directories on the host, by volume name, once they are there. */
+  volumes: ReadonlyMap<string, string> | undefined
+  /** The pod's own /etc/hosts on the host. */
+  hostsPath: string | undefined
+  /** Operations that run, by `actionKey`. */
+  inFlight: Set<string>
+  /** Operations that failed and are not to be repeated before their time. By `actionKey`. */
+  failures: Map<string, Failure>
+  /** By container id. */
+  probes: Map<string, ProbeState>
+  /** Container id → by when it is to be gone (wall clock), as last asked for. */
+  stops: Map<string, number>
+  /** The sentence that came with the pod's end by the kubelet's own decision: deadline, eviction. */
+  ended: AdmissionRefusal | undefined
+  /** All its containers ended for good; its share of the node is free again. */
+  released: boolean
+  /** The object in the API has been deleted by this kubelet, or was gone. */
+  deletedFromApi: boolean
+}
+
+export interface Failure {
+  count: number
+  atMs: number
+  retryAtMs: number
+  /** Waiting reason: `ErrImagePull`, `CreateContainerConfigError`, … */
+  reason: string
+  message: string
+}
+
+export interface ProbeState {
+  started: boolean
+  ready: boolean
+  /** Set when the container is to be killed: what failed. */
+  failed: string | undefined
+  /** Grace of the probe itself, if it has one. */
+  graceSeconds?: number
+}
+
+export function newPodMemory(): PodMemory {
+  return {
+    admission: 'waiting',
+    volumes: undefined,
+    hostsPath: undefined,
+    inFlight: new Set(),
+    failures: new Map(),
+    probes: new Map(),
+    stops: new Map(),
+    ended: undefined,
+    released: false,
+    deletedFromApi: false,
+  }
+}
+
+/** Delays after 1, 2, 3, … failures: `first`, doubling up to `longest`. */
+export function failureDelayMs(count: number, first: number, longest: number): number {
+  return Math.min(first * 2 ** Math.min(count - 1, 20), longest)
+}
