@@ -97,6 +97,15 @@ describe('the real kubectl', { skip: hasKubectl ? false : 'there is no kubectl o
     await refused('get deployment nginx', /Error from server \(NotFound\): deployments\.apps "nginx" not found/)
   })
 
+  test('server-side apply, its conflicts and their solution', async () => {
+    await ok('apply --server-side -f -', DEPLOYMENT)
+    await ok('scale deployment nginx --replicas=4')
+    await refused('apply --server-side -f -', /Apply failed with 1 conflict: .*: \.spec\.replicas/, DEPLOYMENT)
+    await ok('apply --server-side --force-conflicts -f -', DEPLOYMENT)
+    assert.equal(await ok('get deployment nginx -o jsonpath={.spec.replicas}'), '1')
+    await ok('delete deployment nginx')
+  })
+
   test('explain, and what the cluster has', async () => {
     assert.match(
       await ok('explain deployment.spec.strategy'),

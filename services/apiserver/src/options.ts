@@ -55,8 +55,10 @@ export interface RequestExtras {
   media?: Media
   /** Of a Table: how much of each object comes with its row. Default Metadata. */
   includeObject?: 'None' | 'Metadata' | 'Object'
-  /** Object names in tables and partials, e.g. for a watch of `meta.k8s.io/v1`. */
+  /** Its first part names the manager of fields that a write changes, if the request does not. */
   userAgent?: string
+  /** An apply may find that there is nothing to patch: throws if the user may not create it. */
+  mayCreate?(): Promise<void>
   /** Called with each warning for the client (RFC 7234 299). */
   warn?(text: string): void
 }

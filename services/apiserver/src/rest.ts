@@ -3,6 +3,7 @@ import { CallError, type World } from '@capstan/actor'
 import type { ApiOptions, ApiReply, ApiRequest } from '@capstan/protocol'
 import { type Admission, type AdmissionRequest, admit } from './admission.js'
 import type { AuthorizerState } from './authorize.js'
+import { applyConfig, entriesOfNew, type ManagedEntry, trackUpdate } from './apply.js'
 import type { Cache } from './cache.js'
 import { Committer, type Committed, type Plan, storeFailure, type Target } from './commit.js'
 import {
@@ -321,7 +322,7 @@ export class Rest {
     }
   }
 
-  async createNamed(ask: Ask, body: KubeObject, name: string): Promise<Committed> {
+  async createNamed(ask: Ask, body: KubeObject, name: string, managed?: ManagedEntry[]): Promise<Committed> {
     const { kind, request, options } = ask
     const { cache, world } = this.context
     const hooks = hooksOf(kind)
@@ -340,6 +341,7 @@ export class Rest {
       if (old) throw alreadyExists(target.subject)
       const object = structuredClone(body)
       object.metadata = this.newMeta(object.metadata, { name, namespace: request.namespace, uid, createdAt, kind })
+      if (managed) object.metadata.managedFields = managed
       kind.prepareForCreate(object)
       kind.setDefaults(object)
       await this.admit('CREATE', asked, object, undefined)
@@ -374,10 +376,7 @@ export class Rest {
   private async patch(ask: Ask, sub: string): Promise<ApiReply> {
     const { kind, request } = ask
     const type = request.patchType ?? 'merge'
-    if (type === 'apply')
-      throw unsupportedMediaType(
-        'server-side apply is not supported by this server; accepted media types include: application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json',
-      )
+    if (type === 'apply') return this.apply(ask, sub)
     const { stored } = await this.change(ask, sub, (old) => {
       // A fresh one each time: a repetition starts from other state.
       const patched = applyPatch(type, kind, old.copy(), request.body)
@@ -386,8 +385,52 @@ export class Rest {
     return this.object(200, stored, ask)
   }
 
+  /** Server-side apply: creates what is not there. */
+  private async apply(ask: Ask, sub: string): Promise<ApiReply> {
+    const { kind, request, options, extras } = ask
+    const manager = options.fieldManager
+    if (!manager)
+      throw badRequest(
+        'PatchOptions.meta.k8s.io "" is invalid: fieldManager: Required value: is required for apply patch',
+      )
+    const config = this.objectOf(ask, structuredClone(request.body), true)
+    if (config.metadata.managedFields !== undefined) throw badRequest('metadata.managedFields must be nil')
+    if (config.metadata.name !== undefined && config.metadata.name !== request.name)
+      throw badRequest(
+        `the name of the object (${config.metadata.name}) does not match the name on the URL (${request.name})`,
+      )
+    config.metadata.name = request.name as string
+    const time = timestamp(this.context.world.clock.nowMs())
+    try {
+      const { stored } = await this.change(
+        ask,
+        sub,
+        (old) =>
+          applyConfig({
+            kind,
+            live: old.copy(),
+            config,
+            manager,
+            force: options.force === true,
+            subresource: sub,
+            time,
+          }),
+        true,
+      )
+      return this.object(200, stored, ask)
+    } catch (error) {
+      if (!(error instanceof ApiError) || error.code !== 'NotFound' || sub !== '') throw error
+      if (config.metadata.resourceVersion || config.metadata.uid) throw error
+    }
+    // Reads were authorized as patch; what is not there is created only by who may create.
+    await extras.mayCreate?.()
+    const entries = entriesOfNew(kind, config, manager, time)
+    const { stored } = await this.createNamed(ask, config, request.name as string, entries)
+    return this.object(201, stored, ask)
+  }
+
   /** Reads, changes by `make`, admits, validates and writes one object. `sub`: '', `status` or another that a kind has. */
-  async change(ask: Ask, sub: string, make: (old: Stored) => KubeObject): Promise<Committed> {
+  async change(ask: Ask, sub: string, make: (old: Stored) => KubeObject, isApply = false): Promise<Committed> {
     const { kind, request } = ask
     const hooks = hooksOf(kind)
     const target = this.target(ask)
@@ -407,10 +450,14 @@ export class Rest {
         throw badRequest(
           `the name of the object (${object.metadata.name}) does not match the name on the URL (${request.name})`,
         )
+      // An apply has worked them out; nobody else may set them.
+      const managed = isApply ? object.metadata.managedFields : undefined
       object.metadata = keptMeta(object.metadata, old.metadata)
       kind.prepareForUpdate(object, old, sub)
       kind.setDefaults(object)
       await this.admit('UPDATE', ask, object, old)
+      if (managed) object.metadata.managedFields = managed
+      else trackUpdate(kind, object, old, managerOf(ask), sub, timestamp(this.context.world.clock.nowMs()))
       if (kind.hasGeneration && kind.specChanged(object, old))
         object.metadata.generation = (old.metadata.generation ?? 0) + 1
       this.check(kind, object, kind.validateUpdate(object, old, sub))
@@ -693,6 +740,11 @@ export class Rest {
 }
 
 export type { Ask, Hooks }
+
+/** Who a change is ascribed to, if it does not say. */
+function managerOf({ options, extras }: Ask): string {
+  return options.fieldManager || extras.userAgent?.split('/')[0] || 'unknown'
+}
 
 /** RFC 3339 in whole seconds, as Kubernetes writes times. */
 export function timestamp(ms: number): string {

@@ -156,7 +156,9 @@ class ApiServer implements ApiServerHandle {
     try {
       await this.authorize(attributesOf(verb, request), user)
       if (isLog(request)) throw new ApiError(failure(406, 'NotAcceptable', 'a log is a stream: ask for it over HTTPS'))
-      return await this.rest.handle(verb, request, user, extras)
+      if (request.patchType !== 'apply') return await this.rest.handle(verb, request, user, extras)
+      const mayCreate = () => this.authorize(attributesOf('create', request), user)
+      return await this.rest.handle(verb, request, user, { ...extras, mayCreate })
     } catch (error) {
       this.counters.failed++
       throw error

@@ -139,6 +139,7 @@ export async function listenHttps(api: ApiServerHandle, options: HttpsOptions): 
     const include = query['includeObject']
     const extras: RequestExtras = {
       media: accepted.media,
+      userAgent: String(request.headers['user-agent'] ?? ''),
       ...(include === 'None' || include === 'Metadata' || include === 'Object' ? { includeObject: include } : {}),
       warn(text: string) {
         // A header is no place for a novel; kubectl shows each line of it.
