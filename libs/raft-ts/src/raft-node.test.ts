@@ -13,7 +13,7 @@ function storm(seed: number, size: number, steps: number, bugs: RaftPlantedBug[]
 }
 
 test('election safety, log matching, leader completeness, state machine safety and linearizable reads hold in any storm', () => {
-  const totals = { crashes: 0, snapshots: 0, reads: 0, elections: 0, truncations: 0 }
+  const totals = { crashes: 0, snapshots: 0, reads: 0, transfers: 0, lost: 0, repaired: 0, elections: 0, truncations: 0 }
   fc.assert(
     fc.property(fc.integer(), fc.constantFrom(1, 2, 3, 5), (seed, size) => {
       const cluster = storm(seed, size, 1500)
@@ -25,9 +25,7 @@ test('election safety, log matching, leader completeness, state machine safety a
       const commits = cluster.status.map((s) => s.commit)
       assert.equal(new Set(commits).size, 1, `commits ${commits.join(' ')}`)
       assert.equal(commits[0], cluster.status[0]?.lastIndex)
-      totals.crashes += cluster.counters.crashes
-      totals.snapshots += cluster.counters.snapshots
-      totals.reads += cluster.counters.reads
+      for (const what of ['crashes', 'snapshots', 'reads', 'transfers', 'lost', 'repaired'] as const) totals[what] += cluster.counters[what]
       for (const s of cluster.status) {
         totals.elections += s.counters.elections
         totals.truncations += s.counters.truncations

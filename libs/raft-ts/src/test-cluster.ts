@@ -19,11 +19,25 @@ interface Member {
   disk: { hardState: HardState; base: SnapshotMeta | undefined; entries: LogEntry[] }
   /** Readys whose persistence is not done yet. */
   syncing: Ready[]
-  applied: LogEntry[]
+  /** Chunks of a snapshot that are being written, and what was written of it. */
+  chunks: Ready['snapshotChunks']
+  received: number[]
   up: boolean
+  /** Its directory was lost, and it has not been repaired since. */
+  forgetful: boolean
 }
 
-/** Members in one process whose network and disks do as one random stream says. Checks Raft's invariants after each step. */
+const CHUNK_BYTES = 40
+/** What a snapshot at `index` holds here: something that shows a chunk in the wrong place. */
+const snapshotAt = (index: number) => new TextEncoder().encode(Array.from({ length: 20 }, (_, i) => index * 20 + i).join(' '))
+
+/**
+ * Members in one process whose network and disks do as one random stream says. Checks Raft's invariants after each step.
+ *
+ * Faults that must be survived: messages lost, late, doubled, in any order, also across a restart; members cut off,
+ * stalled, crashed with any prefix of their un-synced work done; one directory at a time lost and known to be lost, with
+ * the messages of that life kept out (as drivers must). Not among them: a disk that forgets what it had synced.
+ */
 export class TestCluster {
   readonly members = new Map<MemberId, Member>()
   readonly names: MemberId[]
@@ -34,7 +48,7 @@ export class TestCluster {
   private readonly leaders = new Map<number, MemberId>()
   private nextRead = 1
   private readonly readFloors = new Map<string, number>()
-  readonly counters = { proposals: 0, reads: 0, readsRefused: 0, crashes: 0, snapshots: 0 }
+  readonly counters = { proposals: 0, reads: 0, readsRefused: 0, crashes: 0, snapshots: 0, transfers: 0, lost: 0, repaired: 0 }
   cut = new Set<string>()
 
   constructor(
@@ -56,20 +70,29 @@ export class TestCluster {
 
   /** Some random thing that the world may do. */
   randomStep(faults: boolean): void {
-    const dice = this.random()
     const name = this.pick(this.names)
     const member = this.members.get(name) as Member
-    if (dice < 0.35) this.deliverOne(faults)
-    else if (dice < 0.6) this.syncOne(member)
-    else if (dice < 0.8) this.advance(5 + this.random() * 20)
-    else if (dice < 0.9) this.propose()
-    else if (dice < 0.94) this.read(name)
-    else if (dice < 0.96) this.compact(member)
+    // Mostly the network and the disks keep up with time; else there would never be a leader to disturb.
+    const dice = this.random() * 1000
+    if (dice < 400) for (let n = Math.ceil(this.random() * 12); n > 0; n--) this.deliverOne(faults)
+    else if (dice < 650)
+      for (const each of this.members.values()) {
+        if (this.random() < 0.7) this.syncOne(each)
+        if (this.random() < 0.5) this.chunkOne(each)
+      }
+    else if (dice < 800) this.advance(1 + this.random() * 60, faults)
+    else if (dice < 890) this.propose()
+    else if (dice < 930) this.read(name)
+    else if (dice < 960) this.compact(member)
+    else if (dice < 962) this.transfer()
     else if (!faults) this.advance(10)
-    else if (dice < 0.975) this.crash(name)
-    else if (dice < 0.985) this.boot(name, member.disk)
-    else if (dice < 0.993) this.cut = new Set(this.random() < 0.5 ? [] : [this.pick(this.names)])
-    else this.advance(1000)
+    else if (dice < 963) this.lose(name)
+    else if (dice < 965) this.crash(name)
+    else if (dice < 985) this.bootOne()
+    else if (dice < 988) this.cut = new Set([this.random() < 0.5 ? name : (this.leader()?.node.status().member ?? name)])
+    else if (dice < 996) this.cut.clear()
+    else if (dice < 998) this.crash(this.leader()?.node.status().member ?? name)
+    else this.advance(this.random() * 400, faults)
     this.checkInvariants()
   }
 
@@ -80,7 +103,7 @@ export class TestCluster {
     for (let i = 0; i < steps; i++) {
       this.advance(10)
       for (let n = this.network.length; n > 0; n--) this.deliverOne(false)
-      for (const member of this.members.values()) while (member.syncing.length > 0) this.syncOne(member)
+      for (const member of this.members.values()) while (member.syncing.length + member.chunks.length > 0) this.syncOne(member), this.chunkOne(member)
       this.checkInvariants()
     }
   }
@@ -104,10 +127,39 @@ export class TestCluster {
     while (member.syncing.length > 0 && this.random() < 0.5) this.keep(member, member.syncing.shift() as Ready)
     member.up = false
     member.syncing = []
+    member.chunks = []
+  }
+
+  /** The directory is gone: the member comes back empty, knowing that. */
+  private lose(name: MemberId): void {
+    const all = [...this.members.values()]
+    if (this.names.length < 3 || all.some((m) => m.forgetful)) return
+    this.counters.lost++
+    this.crash(name)
+    this.network = this.network.filter((m) => m.from !== name)
+    const member = this.members.get(name) as Member
+    member.forgetful = true
+    member.disk = { hardState: { term: 0, votedFor: '', commit: 0 }, base: undefined, entries: [] }
+  }
+
+  private bootOne(): void {
+    const down = this.names.filter((name) => !this.members.get(name)?.up)
+    if (down.length === 0) return
+    const name = this.pick(down)
+    this.boot(name, (this.members.get(name) as Member).disk)
+  }
+
+  private transfer(): void {
+    const leader = this.leader()
+    if (!leader?.node.transferLeadership(this.pick(this.names))) return
+    this.counters.transfers++
+    this.pump(leader)
   }
 
   boot(name: MemberId, disk: Member['disk']): void {
-    if (this.members.get(name)?.up) return
+    const former = this.members.get(name)
+    if (former?.up) return
+    const forgetful = former?.forgetful ?? false
     disk.entries.forEach((e, i) => {
       if (e.index !== (disk.base?.index ?? 0) + 1 + i) throw new Error(`disk of ${name}: base ${disk.base?.index}, entries ${disk.entries.map((x) => x.index).join(" ")}`)
     })
@@ -121,14 +173,15 @@ export class TestCluster {
       recovered: { hardState: disk.hardState, snapshot: disk.base, entries: [...disk.entries] },
       plantedBugs: this.options.bugs ?? [],
       allowPlantedBugs: true,
+      forgetful,
     }
-    this.members.set(name, { node: new RaftNode(options), disk, syncing: [], applied: [], up: true })
+    this.members.set(name, { node: new RaftNode(options), disk, syncing: [], chunks: [], received: [], up: true, forgetful })
   }
 
-  private advance(ms: number): void {
+  private advance(ms: number, stalls = false): void {
     this.nowMs += ms
     for (const member of this.members.values())
-      if (member.up) {
+      if (member.up && !(stalls && this.random() < 0.1)) {
         member.node.tick(this.nowMs)
         this.pump(member)
       }
@@ -136,7 +189,8 @@ export class TestCluster {
 
   private deliverOne(faults: boolean): void {
     if (this.network.length === 0) return
-    const at = faults ? Math.floor(this.random() * this.network.length) : 0
+    // Mostly the oldest ones.
+    const at = faults ? Math.floor(this.random() ** 4 * this.network.length) : 0
     const message = this.network[at] as RaftMessage
     // Doubled now and then: it stays in the network.
     if (!faults || this.random() > 0.05) this.network.splice(at, 1)
@@ -179,23 +233,38 @@ export class TestCluster {
         else if (index < floor) throw new Error(`stale read: index ${index}, but ${floor} was committed before it began`)
       }
       for (const entry of ready.apply) this.apply(member, entry)
-      for (const { to } of ready.snapshotWanted) this.offerSnapshot(member, to)
-      for (const chunk of ready.snapshotChunks) {
-        member.node.snapshotReceived(chunk.meta, chunk.offset + chunk.data.length)
-        if (chunk.done) {
-          this.counters.snapshots++
-          member.node.snapshotInstalled(chunk.meta)
-        }
-      }
+      for (const wanted of ready.snapshotWanted) this.offerSnapshot(member, wanted)
+      member.chunks.push(...ready.snapshotChunks)
       member.syncing.push(ready)
+      if (member.forgetful && member.node.status().mayVote) {
+        member.forgetful = false
+        this.counters.repaired++
+      }
     }
   }
 
-  private offerSnapshot(member: Member, to: MemberId): void {
-    const { applied } = member.node.status()
-    const meta = member.node.metaAt(applied)
-    if (meta) member.node.snapshotChunk(to, { meta, offset: 0, data: Uint8Array.of(1, 2, 3), done: true })
-    else member.node.snapshotFailed(to)
+  private chunkOne(member: Member): void {
+    const chunk = member.chunks.shift()
+    if (!chunk) return
+    const { meta, offset, data, done } = chunk
+    if (offset > member.received.length) throw new Error(`chunk at ${offset} after ${member.received.length} bytes`)
+    member.received = [...member.received.slice(0, offset), ...data]
+    if (!done) member.node.snapshotReceived(meta, offset + data.length)
+    else if (meta.index <= member.node.status().applied) member.node.snapshotRefused()
+    else {
+      if (String(member.received) !== String([...snapshotAt(meta.index)])) throw new Error(`snapshot ${meta.index} arrived as something else`)
+      this.counters.snapshots++
+      member.node.snapshotInstalled(meta)
+    }
+    this.pump(member)
+  }
+
+  private offerSnapshot(member: Member, { to, index, offset }: Ready['snapshotWanted'][number]): void {
+    const meta = member.node.metaAt(index === 0 ? member.node.status().applied : index)
+    if (!meta) return member.node.snapshotFailed(to)
+    const whole = snapshotAt(meta.index)
+    const data = whole.slice(offset, offset + CHUNK_BYTES)
+    member.node.snapshotChunk(to, { meta, offset, data, done: offset + data.length >= whole.length })
   }
 
   private syncOne(member: Member): void {
@@ -223,7 +292,6 @@ export class TestCluster {
   }
 
   private apply(member: Member, entry: LogEntry): void {
-    member.applied.push(entry)
     member.node.appliedTo(entry.index)
     const what = `${entry.term}/${entry.clientSeq}`
     const known = this.committed.get(entry.index)
