@@ -5,7 +5,6 @@ import { type Attributes, authorize, type AuthorizerState } from './authorize.js
 import { keepBootstrapped, NAMESPACES } from './bootstrap.js'
 import { serveBus } from './bus-door.js'
 import { Cache } from './cache.js'
-import { keepCompacting } from './compaction.js'
 import { ApiError, failure, forbidden, nameOf, tooManyRequests, unavailable } from './errors.js'
 import { objectKey, resourceKey } from './keys.js'
 import { kinds } from './kinds.js'
@@ -105,7 +104,6 @@ class ApiServer implements ApiServerHandle {
     const handle = (verb: 'create' | 'update' | 'delete', request: ApiRequest, user: User) =>
       this.rest.handle(verb, request, user)
     void keepBootstrapped({ world, store: this.store, cache: this.cache, options, handle }, this.closing.signal)
-    void keepCompacting(world, this.store, this.cache, this.closing.signal)
   }
 
   get ready(): boolean {

@@ -1,7 +1,6 @@
 import { setMaxListeners } from 'node:events'
 import { CallError, Caller, type InStream, sleep, type StreamHandlers, type World } from '@capstan/actor'
 import {
-  type CompactReply,
   type LeaseGrantReply,
   type LeaseKeepAliveReply,
   type RangeReply,
@@ -120,10 +119,6 @@ export class StoreClient {
 
   status(member: string, timeoutMs: number): Promise<StoreStatusReply> {
     return this.caller.call(this.subject(member, 'status'), {}, { timeoutMs }) as Promise<StoreStatusReply>
-  }
-
-  compact(revision: number): Promise<CompactReply> {
-    return this.ask('compact', { revision }, DEFAULT_TIMEOUT_MS) as Promise<CompactReply>
   }
 
   /** A lease that lives at least `ttlSeconds` from now, shared with others of the same minute. */
