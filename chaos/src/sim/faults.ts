@@ -1,0 +1,164 @@
+import type { Simulation, SimRandom } from '@capstan/sim'
+
+/**
+ * Faults that must be survived: any of these, at any time, as long as a majority of the store's disks stay whole.
+ * Not here: a disk that loses what it synced.
+ */
+export interface FaultTargets {
+  /** Names of machines that may crash and be started again. */
+  machines: readonly string[]
+  /** Machines whose links may be cut, delayed and made lossy. */
+  linked: readonly string[]
+  restart(machine: string): void
+}
+
+export type FaultName =
+  | 'crashMachine'
+  | 'pauseMachine'
+  | 'isolate'
+  | 'partition'
+  | 'oneWayCut'
+  | 'clogLink'
+  | 'lossyNetwork'
+  | 'duplicateMessages'
+  | 'slowDisk'
+  | 'skewClock'
+  | 'jumpClock'
+  | 'reconnectBus'
+
+export const FAULTS: readonly FaultName[] = [
+  'crashMachine',
+  'pauseMachine',
+  'isolate',
+  'partition',
+  'oneWayCut',
+  'clogLink',
+  'lossyNetwork',
+  'duplicateMessages',
+  'slowDisk',
+  'skewClock',
+  'jumpClock',
+  'reconnectBus',
+]
+
+/** Draws faults one after another until told to stop, and counts them. Each ends by itself; `heal` ends all. */
+export class Nemesis {
+  readonly counts: Record<string, number> = {}
+  private readonly random: SimRandom
+  private stopped = false
+
+  constructor(
+    private readonly simulation: Simulation,
+    private readonly targets: FaultTargets,
+    private readonly options: { everyMs: [low: number, high: number]; faults?: readonly FaultName[] },
+  ) {
+    this.random = simulation.random.fork('nemesis')
+    this.next()
+  }
+
+  /** No more faults: links whole, machines up and running, clocks at their rate. */
+  heal(): void {
+    this.stopped = true
+    this.simulation.network.heal()
+    for (const name of [...this.targets.linked, ...this.targets.machines]) {
+      const machine = this.simulation.machine(name)
+      machine.setClockRate(1)
+      machine.disk.condition.syncMs = [0.3, 2]
+      for (const bus of this.simulation.network.of(name)) bus.reconnect()
+    }
+    for (const name of this.targets.machines) this.startAgain(name)
+  }
+
+  private next(): void {
+    const [low, high] = this.options.everyMs
+    this.simulation.at(this.simulation.nowMs + this.random.between(low, high), () => {
+      if (this.stopped) return
+      this.strike(this.random.pick(this.options.faults ?? FAULTS))
+      this.next()
+    })
+  }
+
+  private strike(fault: FaultName): void {
+    const { simulation, targets, random } = this
+    const name = random.pick(targets.machines)
+    const machine = simulation.machine(name)
+    const lasts = random.between(300, 6000)
+    this.counts[`fault.${fault}`] = (this.counts[`fault.${fault}`] ?? 0) + 1
+    simulation.trace.add('fault', simulation.nowMs, name, fault)
+    simulation.log(`${(simulation.nowMs / 1000).toFixed(6)} FAULT ${fault} ${name} for ${lasts.toFixed(0)} ms`)
+    const later = (run: () => void) =>
+      simulation.at(simulation.nowMs + lasts, () => {
+        if (!this.stopped) run()
+      })
+    switch (fault) {
+      case 'crashMachine':
+        // A second one now and then: a majority may be gone for a while, nothing may be lost by it.
+        for (const victim of random.chance(0.15) ? [name, random.pick(targets.machines)] : [name]) {
+          simulation.machine(victim).crash()
+          later(() => this.startAgain(victim))
+        }
+        return
+      case 'pauseMachine':
+        return machine.pause(lasts)
+      case 'isolate':
+        return this.cut([name], lasts, true)
+      case 'partition': {
+        const side = targets.linked.filter(() => random.chance(0.5))
+        return this.cut(side, lasts, true)
+      }
+      case 'oneWayCut':
+        return this.cut([name], lasts, false)
+      case 'clogLink':
+        return this.change(random.pick(targets.linked), random.pick(targets.linked), lasts, { delayMs: [20, random.between(50, 800)] })
+      case 'lossyNetwork':
+        return this.everywhere(lasts, { loss: random.between(0.01, 0.2) })
+      case 'duplicateMessages':
+        return this.everywhere(lasts, { duplicate: random.between(0.01, 0.3) })
+      case 'slowDisk':
+        machine.disk.condition.syncMs = [5, random.between(20, 1500)]
+        later(() => {
+          machine.disk.condition.syncMs = [0.3, 2]
+        })
+        return
+      case 'skewClock':
+        machine.setClockRate(random.between(0.95, 1.05))
+        return
+      case 'jumpClock':
+        machine.clockOffsetMs += random.between(-3600_000, 3600_000)
+        return
+      case 'reconnectBus':
+        for (const bus of simulation.network.of(name)) bus.disconnect()
+        later(() => {
+          for (const bus of simulation.network.of(name)) bus.reconnect()
+        })
+        return
+    }
+  }
+
+  private startAgain(name: string): void {
+    const machine = this.simulation.machine(name)
+    if (machine.up) return
+    machine.restart()
+    this.targets.restart(name)
+  }
+
+  private cut(side: readonly string[], lasts: number, bothWays: boolean): void {
+    for (const a of side) for (const b of this.targets.linked) if (!side.includes(b)) {
+      this.change(a, b, lasts, { cut: true })
+      if (bothWays) this.change(b, a, lasts, { cut: true })
+    }
+  }
+
+  private everywhere(lasts: number, condition: { loss?: number; duplicate?: number }): void {
+    for (const a of this.targets.linked) for (const b of this.targets.linked) if (a !== b) this.change(a, b, lasts, condition)
+  }
+
+  private change(from: string, to: string, lasts: number, condition: { cut?: boolean; delayMs?: [number, number]; loss?: number; duplicate?: number }): void {
+    if (from === to) return
+    const { network } = this.simulation
+    Object.assign(network.link(from, to), condition)
+    this.simulation.at(this.simulation.nowMs + lasts, () => {
+      if (!this.stopped) Object.assign(network.link(from, to), network.normal, { delayMs: [...network.normal.delayMs] })
+    })
+  }
+}
