@@ -7,6 +7,9 @@ import type { InformerFactory } from './informer.js'
 import { type KubeObject, objectKey } from './kube-object.js'
 import { WorkQueue, type WorkQueueOptions } from './work-queue.js'
 
+/** A loop that undoes its own work would otherwise take a whole processor, and in virtual time never end. */
+const RECONCILES_PER_SECOND = 1000
+
 export interface ControllerContext {
   /** Writes carry the controller's fence; calls fail with CLOSED once it is stopped. */
   readonly client: ApiClient
@@ -51,6 +54,7 @@ export interface ControllerOptions {
   fence?: Fence
   /** A write was FENCED: the lock is another's; the controller has stopped. */
   onFenced?: (error: CallError) => void
+  /** `perSecond` is 1,000 here unless given. */
   queue?: WorkQueueOptions
   /** Event source. Default: `name`. */
   component?: string
@@ -70,7 +74,7 @@ export interface Controller {
 /** Starts a control loop. Works once the informers of all its watches are synced. */
 export function startController(world: World, options: ControllerOptions): Controller {
   const log = world.log.child({ controller: options.name })
-  const queue = new WorkQueue(world, options.queue)
+  const queue = new WorkQueue(world, { perSecond: RECONCILES_PER_SECOND, ...options.queue })
   const stopping = new AbortController()
   const counters = { reconciles: 0, failures: 0 }
   const client = fencedClient(options.client, {

@@ -69,12 +69,14 @@ export class WorkQueue {
     if (delayMs <= 0) return this.add(key)
     if (this.stopped) return false
     if (this.ready.has(key) || this.again.has(key)) return true
-    const dueMs = this.world.clock.monotonicMs() + delayMs
+    // Whole ms: a wait of some 1e-13 ms, left over from a subtraction, would not move a virtual clock at all.
+    const waitMs = Math.ceil(delayMs)
+    const dueMs = this.world.clock.monotonicMs() + waitMs
     const present = this.delayed.get(key)
     if (present && present.dueMs <= dueMs) return true
     if (!present && this.waiting >= this.keysMax) return false
     present?.timer.cancel()
-    const timer = this.world.clock.setTimer(delayMs, () => this.add(key))
+    const timer = this.world.clock.setTimer(waitMs, () => this.add(key))
     this.delayed.set(key, { dueMs, timer })
     return true
   }
@@ -146,7 +148,9 @@ export class WorkQueue {
       return true
     }
     this.tokenTimer?.cancel()
-    this.tokenTimer = this.world.clock.setTimer(((1 - this.tokens) * 1000) / perSecond, () => this.serveTakers())
+    this.tokenTimer = this.world.clock.setTimer(Math.ceil(((1 - this.tokens) * 1000) / perSecond), () =>
+      this.serveTakers(),
+    )
     return false
   }
 }

@@ -10,10 +10,6 @@ export function canonicalJson(value: unknown): string {
   return `{${parts.join(',')}}`
 }
 
-export function sameJson(a: unknown, b: unknown): boolean {
-  return canonicalJson(a) === canonicalJson(b)
-}
-
 // Without vowels and look-alikes, so that no hash spells a word.
 const ALPHABET = 'bcdfghjklmnpqrstvwxz2456789'
 

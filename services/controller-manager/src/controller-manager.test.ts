@@ -8,7 +8,7 @@ import { deployment } from './testing/fake-cluster.js'
 async function setUp() {
   const clock = new ManualClock()
   const broker = new MemoryBroker(clock)
-  const api = new FakeApiClient(clock)
+  const api = new FakeApiClient(clock, { checked: true })
   api.seed(RESOURCES.namespaces, { metadata: { name: 'default' } })
   const managers: ControllerManagerHandle[] = []
   for (const machine of ['m0', 'm1', 'm2']) {

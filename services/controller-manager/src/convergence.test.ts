@@ -20,7 +20,7 @@ import {
 } from './kinds.js'
 import { deployment, FakeCluster, setImage } from './testing/fake-cluster.js'
 
-const SEEDS = 6
+const SEEDS = 4
 const STEPS = 25
 const NAMES = ['a', 'b', 'c']
 const NODES = ['n0', 'n1', 'n2', 'n3']

@@ -1,3 +1,4 @@
+import { sameJson } from '@capstan/api'
 import { CallError } from '@capstan/actor'
 import {
   byText,
@@ -10,7 +11,6 @@ import {
   startController,
   watchOf,
 } from '@capstan/client'
-import { canonicalJson, sameJson, shortHash } from './canonical.js'
 import {
   DESIRED_REPLICAS,
   findNewSet,
@@ -23,11 +23,11 @@ import {
   revisionOf,
   type Rollout,
   rolloutOf,
-  sameTemplate,
   scaleSets,
   shrinkOldSets,
   surplusHistory,
   TEMPLATE_HASH,
+  templateHash,
 } from './deployment-plan.js'
 import { deploymentStatus, type RolloutNews } from './deployment-status.js'
 import { type Deployment, isPodFinished, type Pod, type ReplicaSet } from './kinds.js'
@@ -177,7 +177,7 @@ export function startDeployments(parts: PartContext): Part {
     const { deployment, rollout, old } = sets
     const { name = '', namespace = '' } = deployment.metadata
     const template = deployment.spec?.template ?? {}
-    const hash = shortHash([template, deployment.status?.collisionCount ?? 0])
+    const hash = templateHash(deployment)
     const labels = { ...template.metadata?.labels, [TEMPLATE_HASH]: hash }
     const revision = nextRevision(old)
     const set: ReplicaSet = {
@@ -210,7 +210,7 @@ export function startDeployments(parts: PartContext): Part {
           name: `${name}-${hash}`,
         })
         const own = present && controllerOf(present)?.uid === deployment.metadata.uid
-        if (present && own && sameTemplate(present.spec?.template, template)) return (sets.newSet = present)
+        if (present && own) return (sets.newSet = present)
         // Another object has the name: the next round draws another hash.
         if (present) {
           const collisionCount = (deployment.status?.collisionCount ?? 0) + 1
@@ -326,7 +326,7 @@ export function startDeployments(parts: PartContext): Part {
     const { deployment, rollout, newSet, old, news } = sets
     const { status, changesInMs } = deploymentStatus(deployment, rollout, newSet, old, news, world.clock.nowMs())
     const present = deployments.get(objectKey(deployment))?.status
-    if (canonicalJson(present) === canonicalJson(status)) return changesInMs
+    if (sameJson(present, status)) return changesInMs
     try {
       await client.update(RESOURCES.deployments, { ...deployment, status }, { subresource: 'status' })
     } catch (error) {

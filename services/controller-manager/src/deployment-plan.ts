@@ -2,8 +2,9 @@
  * What a Deployment does next, as a pure function of what is there. Rules as in Kubernetes: `maxSurge` pods above and
  * `maxUnavailable` pods below `replicas` at any time, counting a pod as there only when its ReplicaSet says available.
  */
+import { sameJson } from '@capstan/api'
 import { byText } from '@capstan/client'
-import { sameJson } from './canonical.js'
+import { shortHash } from './canonical.js'
 import { type Deployment, parseTime, type PodTemplate, type ReplicaSet } from './kinds.js'
 
 export const REVISION = 'deployment.kubernetes.io/revision'
@@ -58,9 +59,22 @@ export function byAge(a: ReplicaSet, b: ReplicaSet): number {
   return left - right || byText(nameOf(a), nameOf(b))
 }
 
-/** The ReplicaSet that has the Deployment's template; the oldest if several have. */
+/** Of the ReplicaSet for the Deployment's present template; another one for each `collisionCount`. */
+export function templateHash({ spec, status }: Deployment): string {
+  return shortHash([spec?.template ?? {}, status?.collisionCount ?? 0])
+}
+
+/**
+ * Of the Deployment's ReplicaSets the one with the present template; the oldest if several have it. The name counts too: a
+ * ReplicaSet made from this template may have been given defaults that an older Deployment in the store does not have.
+ */
 export function findNewSet(deployment: Deployment, sets: readonly ReplicaSet[]): ReplicaSet | undefined {
-  return [...sets].sort(byAge).find((rs) => sameTemplate(rs.spec?.template, deployment.spec?.template))
+  const name = `${deployment.metadata.name}-${templateHash(deployment)}`
+  const sorted = [...sets].sort(byAge)
+  return (
+    sorted.find((rs) => sameTemplate(rs.spec?.template, deployment.spec?.template)) ??
+    sorted.find((rs) => rs.metadata.name === name)
+  )
 }
 
 /** Equal but for the label that tells ReplicaSets of one Deployment apart. */

@@ -21,7 +21,7 @@ function owner(kind: string, object: KubeObject | undefined, blockOwnerDeletion 
 }
 
 async function setUp() {
-  const cluster = new FakeCluster()
+  const cluster = new FakeCluster({}, false)
   const { api } = cluster
   const seed = (resource: Resource, name: string, ...ownerReferences: OwnerReference[]) =>
     api.seed<KubeObject>(resource, {
@@ -124,7 +124,7 @@ test('an owner of an unknown kind counts as living', async () => {
 })
 
 test('a namespace is emptied, then goes; pods get their time to end', async () => {
-  const cluster = new FakeCluster()
+  const cluster = new FakeCluster({}, false)
   const { api, clock } = cluster
   const get = () => api.object<Namespace>(R.namespaces, 'shop')
   api.seed<KubeObject>(R.namespaces, { metadata: { name: 'shop' } }, { metadata: { name: 'default' } })
@@ -148,7 +148,7 @@ test('a namespace is emptied, then goes; pods get their time to end', async () =
 })
 
 test('each namespace has its ServiceAccount and root certificate, again after a deletion or change, not while it goes', async () => {
-  const cluster = new FakeCluster()
+  const cluster = new FakeCluster({}, false)
   const { api, clock } = cluster
   api.seed<KubeObject>(R.namespaces, { metadata: { name: 'a' } })
   await cluster.start(startServiceAccounts, (context) => startRootCa(context, 'PEM'))

@@ -16,10 +16,12 @@ const TOLERATIONS: Toleration[] = ['unreachable', 'not-ready'].map((what) => ({
   tolerationSeconds: 2,
 }))
 
+const CONTAINER = { name: 'c', image: 'i' }
+
 function pod(name: string, nodeName: string, tolerations = TOLERATIONS): Pod {
   return {
     metadata: { name, namespace: 'default' },
-    spec: { nodeName, tolerations, terminationGracePeriodSeconds: 30 },
+    spec: { nodeName, tolerations, containers: [CONTAINER] },
     status: { phase: 'Running', conditions: [{ type: 'Ready', status: 'True' }] },
   }
 }
@@ -225,7 +227,7 @@ test('ReplicaSet replaces what is evicted though the old pod stays Terminating',
     spec: {
       replicas: 3,
       selector: { matchLabels: labels },
-      template: { metadata: { labels }, spec: { tolerations: TOLERATIONS } },
+      template: { metadata: { labels }, spec: { tolerations: TOLERATIONS, containers: [{ name: 'c', image: 'i' }] } },
     },
   })
   await cluster.start(startNodeLifecycle, startReplicaSets)

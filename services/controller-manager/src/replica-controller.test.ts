@@ -13,7 +13,7 @@ function replicaSet(name: string, replicas: number, extra: ReplicaSet['spec'] = 
     spec: {
       replicas,
       selector: { matchLabels: labels },
-      template: { metadata: { labels }, spec: { containers: [] } },
+      template: { metadata: { labels }, spec: { containers: [{ name: 'c', image: 'i' }] } },
       ...extra,
     },
   }
@@ -122,7 +122,10 @@ test('adopts matching orphans and releases what matches no more', async () => {
   await cluster.settle()
   assert.equal(cluster.pods().length, 3)
   assert.equal(controllerOf(api.object<Pod>(RESOURCES.pods, `default/${first?.metadata.name}`) as Pod), undefined)
-  api.seed<Pod>(RESOURCES.pods, { metadata: { name: 'stray', namespace: 'default', labels: { app: 'web' } }, spec: {} })
+  api.seed<Pod>(RESOURCES.pods, {
+    metadata: { name: 'stray', namespace: 'default', labels: { app: 'web' } },
+    spec: { containers: [{ name: 'c' }] },
+  })
   await cluster.settle()
   const owned = cluster.pods().filter((pod) => controllerOf(pod))
   assert.equal(owned.length, 2, 'the stray one was adopted, and one too many deleted')
@@ -151,7 +154,11 @@ test('ReplicationController: the same, with a plain selector', async () => {
   const labels = { app: 'old' }
   cluster.api.seed<ReplicationController>(RESOURCES.replicationcontrollers, {
     metadata: { name: 'old', namespace: 'default' },
-    spec: { replicas: 2, selector: labels, template: { metadata: { labels }, spec: {} } },
+    spec: {
+      replicas: 2,
+      selector: labels,
+      template: { metadata: { labels }, spec: { containers: [{ name: 'c', image: 'i' }] } },
+    },
   })
   await cluster.start(startReplicationControllers)
   await cluster.settle()

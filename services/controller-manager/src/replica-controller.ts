@@ -1,3 +1,4 @@
+import { sameJson } from '@capstan/api'
 import { CallError } from '@capstan/actor'
 import {
   byText,
@@ -13,7 +14,6 @@ import {
   startController,
   watchOf,
 } from '@capstan/client'
-import { sameJson } from './canonical.js'
 import {
   availableInMs,
   type Condition,

@@ -1,25 +1,9 @@
+import { labelSelectorMatcher } from '@capstan/api'
 import type { LabelSelector } from './kinds.js'
 
 /** Does a LabelSelector fit these labels? An empty one fits everything, none nothing (as Kubernetes has it). */
-export function selectorFits(selector: LabelSelector | undefined, labels: Record<string, string> = {}): boolean {
-  if (!selector) return false
-  if (!mapFits(selector.matchLabels ?? {}, labels)) return false
-  return (selector.matchExpressions ?? []).every(({ key, operator, values = [] }) => {
-    const value = labels[key]
-    switch (operator) {
-      case 'In':
-        return value !== undefined && values.includes(value)
-      case 'NotIn':
-        return value === undefined || !values.includes(value)
-      case 'Exists':
-        return value !== undefined
-      case 'DoesNotExist':
-        return value === undefined
-      default:
-        // Validation lets no other operator in; what is not understood selects nothing.
-        return false
-    }
-  })
+export function selectorFits(selector: LabelSelector | undefined, labels: Record<string, string> | undefined): boolean {
+  return labelSelectorMatcher(selector)(labels)
 }
 
 /** Are all these pairs among the labels? */

@@ -1,6 +1,7 @@
 /** Which pods answer for a Service, and how that is written in Endpoints and EndpointSlices. Pure. */
+import { sameJson } from '@capstan/api'
 import { byText } from '@capstan/client'
-import { canonicalJson, sameJson, shortHash } from './canonical.js'
+import { canonicalJson, shortHash } from './canonical.js'
 import {
   type EndpointAddress,
   type EndpointPort,
@@ -123,9 +124,9 @@ export function planSlices(
   const publishAll = service.spec?.publishNotReadyAddresses === true
   const wanted = new Map<string, { ports: EndpointPort[]; endpoints: Map<string, SliceEndpoint> }>()
   for (const backend of backends(service, pods)) {
-    const key = canonicalJson(backend.ports)
+    const key = slicePortsKey(backend.ports)
     let group = wanted.get(key)
-    if (!group) wanted.set(key, (group = { ports: backend.ports, endpoints: new Map() }))
+    if (!group) wanted.set(key, (group = { ports: slicePorts(backend.ports), endpoints: new Map() }))
     group.endpoints.set(backend.pod.metadata.uid ?? backend.ip, {
       addresses: [backend.ip],
       conditions: {
@@ -138,14 +139,14 @@ export function planSlices(
     })
   }
   // One empty slice says: nobody answers; no slice at all would say: nobody has looked yet.
-  if (wanted.size === 0) wanted.set(canonicalJson([]), { ports: [], endpoints: new Map() })
+  if (wanted.size === 0) wanted.set(slicePortsKey([]), { ports: [], endpoints: new Map() })
 
   const plan: SlicePlan = { create: [], update: [], delete: [] }
   const labels = sliceLabels(service)
   const taken = new Set(present.map((slice) => slice.metadata.name ?? ''))
   const left = [...present].sort((a, b) => byText(a.metadata.name ?? '', b.metadata.name ?? ''))
   for (const [key, { ports, endpoints }] of [...wanted].sort((a, b) => byText(a[0], b[0]))) {
-    const own = left.filter((slice) => canonicalJson(slice.ports ?? []) === key && slice.addressType === 'IPv4')
+    const own = left.filter((slice) => slicePortsKey(slice.ports ?? []) === key && slice.addressType === 'IPv4')
     for (const slice of own) left.splice(left.indexOf(slice), 1)
     const missing = new Map(endpoints)
     const kept = own.map((slice) => {
@@ -203,6 +204,15 @@ export function planSlices(
   }
   plan.delete.push(...left)
   return plan
+}
+
+/** With what the API server fills in: an unnamed port of a slice is called '', unlike one of Endpoints. */
+function slicePorts(ports: readonly EndpointPort[]): EndpointPort[] {
+  return ports.map(({ name = '', protocol = 'TCP', ...rest }) => ({ name, protocol, ...rest }))
+}
+
+function slicePortsKey(ports: readonly EndpointPort[]): string {
+  return canonicalJson(slicePorts(ports))
 }
 
 function sliceLabels(service: Service): Record<string, string> {

@@ -1,4 +1,4 @@
-import { sameJson } from './canonical.js'
+import { sameJson } from '@capstan/api'
 import { condition, formatTime, type Node, type Taint, type Toleration } from './kinds.js'
 import type { Verdict } from './node-judge.js'
 

@@ -1,4 +1,15 @@
 import { CallError, type Clock } from '@capstan/actor'
+import {
+  findKind,
+  jsonPatch,
+  type KubeObject as ApiObject,
+  type Kind,
+  mergePatch,
+  parseFieldSelector,
+  parseLabelSelector,
+  PatchError,
+  strategicMergePatch,
+} from '@capstan/api'
 import type { ApiEventType, ApiOptions, Fence, PatchType } from '@capstan/protocol'
 import {
   type ApiClient,
@@ -43,37 +54,11 @@ export interface FakeCall {
   fence?: Fence | undefined
 }
 
-const KINDS: Record<string, string> = {
-  namespaces: 'Namespace',
-  nodes: 'Node',
-  pods: 'Pod',
-  services: 'Service',
-  endpoints: 'Endpoints',
-  configmaps: 'ConfigMap',
-  secrets: 'Secret',
-  serviceaccounts: 'ServiceAccount',
-  events: 'Event',
-  replicationcontrollers: 'ReplicationController',
-  replicasets: 'ReplicaSet',
-  deployments: 'Deployment',
-  endpointslices: 'EndpointSlice',
-  leases: 'Lease',
-}
-const CLUSTER_SCOPED = new Set(['namespaces', 'nodes'])
-const HAS_STATUS = new Set([
-  'namespaces',
-  'nodes',
-  'pods',
-  'services',
-  'replicationcontrollers',
-  'replicasets',
-  'deployments',
-])
-
 /**
  * A small, correct API in memory, for unit tests: revisions, conflicts, watches with history, generateName, generation,
  * selectors, fences, finalizers, propagation by finalizers, graceful deletion of pods, binding, namespaces/finalize.
- * Not here: validation, defaults, admission, json and apply patches; a strategic patch is taken as a merge patch.
+ * With `checked` also what libs/api says of each kind: unknown fields refused, defaults, validation, what an update may
+ * change. Not here: admission, authorization, server-side apply, `scale`.
  */
 export class FakeApiClient implements ApiClient {
   revision = 1
@@ -91,7 +76,10 @@ export class FakeApiClient implements ApiClient {
   private uids = 0
   private names = 0
 
-  constructor(private readonly clock: Pick<Clock, 'nowMs'>) {}
+  constructor(
+    private readonly clock: Pick<Clock, 'nowMs'>,
+    private readonly options: { checked?: boolean } = {},
+  ) {}
 
   // ------------------------------------------------------------------------------------------------------ for the test
 
@@ -120,6 +108,7 @@ export class FakeApiClient implements ApiClient {
     if (!found) throw new Error(`no ${resource.resource} ${key}`)
     const object = structuredClone(found.object)
     edit(object as unknown as T)
+    if (this.options.checked) kindOf(resource)?.setDefaults(object as unknown as ApiObject)
     this.replace(resource, found, object)
   }
 
@@ -242,13 +231,11 @@ export class FakeApiClient implements ApiClient {
   ): Promise<T> {
     const call = { verb: 'patch' as const, resource: resource.resource, ...ref, ...sub(options), body: patch }
     return this.called(call, () => {
-      if (type !== 'merge' && type !== 'strategic')
-        throw refusal('UnsupportedMediaType', `the fake API has no ${type} patch`)
       const found = this.find(resource, ref)
       const base = structuredClone(found.object)
       const version = (patch as { metadata?: { resourceVersion?: string } }).metadata?.resourceVersion
       if (version === undefined) delete base.metadata.resourceVersion
-      return this.write(resource, found, merge(base, patch) as Json, options) as unknown as T
+      return this.write(resource, found, patched(resource, base, type, patch), options) as unknown as T
     })
   }
 
@@ -297,11 +284,12 @@ export class FakeApiClient implements ApiClient {
 
   private insert(resource: Resource, object: Json, asIs: boolean, dryRun = false): Json {
     object.apiVersion ??= resource.group === '' ? resource.version : `${resource.group}/${resource.version}`
-    object.kind ??= KINDS[resource.resource] ?? resource.resource
+    const kind = kindOf(resource)
+    object.kind ??= kind?.kind ?? resource.resource
     const { metadata } = object
     if (!metadata.name && metadata.generateName) metadata.name = `${metadata.generateName}${suffix(this.names++)}`
     if (!metadata.name) throw refusal('Invalid', 'metadata.name: Required value')
-    if (!CLUSTER_SCOPED.has(resource.resource)) metadata.namespace ??= 'default'
+    if (kind?.namespaced !== false) metadata.namespace ??= 'default'
     const key = objectKey(object)
     if (this.table(resource).has(key)) throw refusal('AlreadyExists', `${resource.resource} "${key}" already exists`)
     const namespace = metadata.namespace && this.table(RESOURCES.namespaces).get(metadata.namespace)
@@ -315,12 +303,30 @@ export class FakeApiClient implements ApiClient {
       object.status = { phase: 'Active', ...object.status }
     }
     if (!asIs && resource.resource === 'pods') object.status = { phase: 'Pending', ...object.status }
+    if (!asIs) this.check(kind, object, undefined, '')
+    else if (this.options.checked) kind?.setDefaults(object as unknown as ApiObject)
     if (dryRun) return object
     const revision = ++this.revision
     metadata.resourceVersion = String(revision)
     this.table(resource).set(key, { object, createRevision: revision })
     this.tell({ revision, resource: resource.resource, type: 'ADDED', object, before: undefined })
     return structuredClone(object)
+  }
+
+  /** Defaults, and refuses what libs/api refuses. */
+  private check(kind: Kind | undefined, json: Json, before: Json | undefined, subresource: string): void {
+    if (!kind || !this.options.checked) return
+    const object = json as unknown as ApiObject
+    const { errors } = kind.decode(object, 'Strict')
+    if (errors.length > 0) throw refusal('BadRequest', `${kind.kind}: ${errors.join(', ')}`)
+    if (before) kind.prepareForUpdate(object, before as unknown as ApiObject, subresource)
+    else kind.prepareForCreate(object)
+    kind.setDefaults(object)
+    const causes = before
+      ? kind.validateUpdate(object, before as unknown as ApiObject, subresource)
+      : kind.validate(object)
+    if (causes.length > 0)
+      throw refusal('Invalid', `${kind.kind}: ${causes.map((c) => `${c.field}: ${c.message}`).join(', ')}`)
   }
 
   private bind(binding: Json): Json {
@@ -349,7 +355,7 @@ export class FakeApiClient implements ApiClient {
       next = { ...structuredClone(before), spec: { ...before.spec, finalizers: object.spec?.finalizers ?? [] } }
     } else if (options.subresource === undefined) {
       next = structuredClone(object)
-      if (HAS_STATUS.has(resource.resource)) {
+      if (kindOf(resource)?.subresources.includes('status')) {
         if (before.status === undefined) delete next.status
         else next.status = structuredClone(before.status)
       }
@@ -367,6 +373,7 @@ export class FakeApiClient implements ApiClient {
       }
       if (JSON.stringify(next.spec) !== JSON.stringify(before.spec)) next.metadata.generation = generation + 1
     } else throw refusal('NotFound', `the fake API has no subresource ${options.subresource}`)
+    this.check(kindOf(resource), next, before, options.subresource ?? '')
     if (options.dryRun) return next
     return this.replace(resource, found, next)
   }
@@ -513,51 +520,31 @@ function suffix(count: number): string {
   return count.toString(36).padStart(5, '0')
 }
 
-function merge(base: unknown, patch: unknown): unknown {
-  if (!isRecord(patch)) return structuredClone(patch)
-  const result: Record<string, unknown> = isRecord(base) ? { ...base } : {}
-  for (const [key, value] of Object.entries(patch)) {
-    if (value === null) delete result[key]
-    else if (value !== undefined) result[key] = merge(result[key], value)
+function kindOf({ group, version, resource }: Resource): Kind | undefined {
+  return findKind(group, version, resource)
+}
+
+function patched(resource: Resource, base: Json, type: PatchType, patch: unknown): Json {
+  const schema = kindOf(resource)?.schema
+  try {
+    if (type === 'json') return jsonPatch(base, patch) as unknown as Json
+    if (type === 'merge' || (type === 'strategic' && !schema)) return mergePatch(base, patch) as unknown as Json
+    if (type === 'strategic' && schema) return strategicMergePatch(base, patch, schema) as unknown as Json
+  } catch (error) {
+    if (error instanceof PatchError) throw refusal(error.kind === 'invalid' ? 'Invalid' : 'BadRequest', error.message)
+    throw error
   }
-  return result
+  throw refusal('UnsupportedMediaType', `the fake API has no ${type} patch`)
 }
 
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === 'object' && value !== null && !Array.isArray(value)
-}
-
+/** Does a request with these options see the object? */
 function selected(object: Json, options: ApiOptions & { namespace?: string }): boolean {
   if (options.namespace !== undefined && object.metadata.namespace !== options.namespace) return false
-  const { labels = {} } = object.metadata
-  for (const term of terms(options.labelSelector)) {
-    const set = /^(\S+)\s+(in|notin)\s+\(([^)]*)\)$/.exec(term)
-    if (set) {
-      const value = labels[set[1] as string]
-      const isIn =
-        value !== undefined &&
-        (set[3] as string)
-          .split(',')
-          .map((part) => part.trim())
-          .includes(value)
-      if (isIn !== (set[2] === 'in')) return false
-    } else if (!compares(term, (key) => labels[key])) return false
-  }
-  const field = (path: string) => {
-    let value: unknown = object
-    for (const part of path.split('.')) value = isRecord(value) ? value[part] : undefined
-    return value === undefined ? '' : String(value)
-  }
-  return terms(options.fieldSelector).every((term) => compares(term, field))
-}
-
-/** Splits at commas outside of brackets. */
-function terms(selector: string | undefined): string[] {
-  return selector ? selector.split(/,(?![^(]*\))/).map((term) => term.trim()) : []
-}
-
-function compares(term: string, value: (key: string) => string | undefined): boolean {
-  const parts = /^([^=!]+?)\s*(==|=|!=)\s*(.*)$/.exec(term)
-  if (parts) return (value(parts[1] as string) === parts[3]) === (parts[2] !== '!=')
-  return term.startsWith('!') ? value(term.slice(1).trim()) === undefined : value(term) !== undefined
+  if (options.labelSelector && !parseLabelSelector(options.labelSelector)(object.metadata.labels)) return false
+  return parseFieldSelector(options.fieldSelector ?? '').every(({ path, equal, value }) => {
+    let at: unknown = object
+    for (const part of path.split('.'))
+      at = typeof at === 'object' && at !== null ? (at as Record<string, unknown>)[part] : undefined
+    return (at === undefined ? '' : String(at)) === value ? equal : !equal
+  })
 }

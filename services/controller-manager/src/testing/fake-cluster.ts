@@ -11,8 +11,8 @@ export class FakeCluster {
   readonly clock = new ManualClock()
   readonly broker = new MemoryBroker(this.clock)
   readonly world = manualWorld({ clock: this.clock, broker: this.broker })
-  readonly api = new FakeApiClient(this.clock)
-  readonly informers = new InformerFactory(this.world, this.api)
+  readonly api: FakeApiClient
+  readonly informers: InformerFactory
   readonly kubelets = new BeatTracker(this.world, { cluster: 'c1', component: 'kubelet' })
   readonly parts: Part[] = []
   fenced = 0
@@ -21,7 +21,14 @@ export class FakeCluster {
   private readonly leases = new Set<string>()
   private ips = 0
 
-  constructor(private readonly options: Partial<ControllerManagerOptions> = {}) {}
+  /** `checked`: what the loops write must be valid by libs/api. */
+  constructor(
+    private readonly options: Partial<ControllerManagerOptions> = {},
+    checked = true,
+  ) {
+    this.api = new FakeApiClient(this.clock, { checked })
+    this.informers = new InformerFactory(this.world, this.api)
+  }
 
   async start(...starts: StartPart[]): Promise<void> {
     const [lease] = this.api.seed<KubeObject>(RESOURCES.leases, { metadata: { ...LOCK } })
