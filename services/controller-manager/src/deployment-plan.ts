@@ -30,7 +30,8 @@ export interface Rollout {
 export function rolloutOf({ spec }: Deployment): Rollout {
   const replicas = spec?.replicas ?? 1
   const recreate = spec?.strategy?.type === 'Recreate'
-  if (recreate) return { replicas, maxSurge: 0, maxUnavailable: replicas, recreate }
+  // For Recreate the bounds of a rollout mean nothing, and `Available` asks for all replicas.
+  if (recreate) return { replicas, maxSurge: 0, maxUnavailable: 0, recreate }
   const { maxSurge = '25%', maxUnavailable = '25%' } = spec?.strategy?.rollingUpdate ?? {}
   const surge = resolvePercent(maxSurge, replicas, Math.ceil)
   let unavailable = resolvePercent(maxUnavailable, replicas, Math.floor)

@@ -88,10 +88,11 @@ test('RollingUpdate keeps within maxSurge and maxUnavailable at every moment', a
 })
 
 test('Recreate: no new pod before the last old one is gone', async () => {
-  const { cluster, api, change, images } = await setUp({ replicas: 2, strategy: { type: 'Recreate' } })
+  const { cluster, api, change, images, get } = await setUp({ replicas: 2, strategy: { type: 'Recreate' } })
   change((d) => setImage(d, 'nginx:2'))
   await cluster.clock.advance(500)
   assert.deepEqual(images(), [])
+  assert.equal(condition(get().status?.conditions, 'Available')?.status, 'False')
   assert.equal(cluster.pods().length, 2, 'both are terminating')
   api.drop(RESOURCES.pods, `default/${cluster.pods()[0]?.metadata.name}`)
   await cluster.clock.advance(500)

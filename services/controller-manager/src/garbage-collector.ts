@@ -180,7 +180,7 @@ export function startGarbageCollector(parts: PartContext): Part {
         : 'Background'
     const { uid, resourceVersion } = object.metadata
     const preconditions = { ...(uid ? { uid } : {}), ...(resourceVersion ? { resourceVersion } : {}) }
-    context.log.info(
+    context.log.debug(
       { resource: resource.resource, object: objectKey(object), propagationPolicy },
       'collecting: its owners are gone',
     )
