@@ -1,0 +1,168 @@
+/**
+ * `npm run sim -- [--seeds N] [--scenario NAME] [--seed 0x…] [--planted] [--workers N] [--print]`.
+ *
+ * Runs seeds of scenarios over several processes. A failing seed prints the one line that repeats it. A share of the seeds
+ * runs twice: the same seed must give the same trace hash. `--planted` runs each deliberate bug until its checker finds it.
+ */
+import { execFileSync, fork, type ChildProcess } from 'node:child_process'
+import { availableParallelism } from 'node:os'
+import { join } from 'node:path'
+import { parseArgs } from 'node:util'
+import { addUp } from './scenario.js'
+import { COVERED, PLANTED, SCENARIOS } from './scenarios.js'
+import { runSeed, type SeedOrder, type SeedResult } from './seed-worker-edge.js'
+
+const FIRST_SEED = 0x5f3c2a
+const TWICE_EVERY = 10
+const PLANTED_SEEDS_MAX = 200
+
+const { values } = parseArgs({
+  options: {
+    seeds: { type: 'string', default: '20' },
+    scenario: { type: 'string' },
+    seed: { type: 'string' },
+    first: { type: 'string', default: `0x${FIRST_SEED.toString(16)}` },
+    workers: { type: 'string' },
+    planted: { type: 'boolean', default: false },
+    print: { type: 'boolean', default: false },
+  },
+})
+
+const workers = Number(values.workers ?? Math.max(1, Math.min(availableParallelism(), 8)))
+const names = values.scenario ? [values.scenario] : SCENARIOS.map((s) => s.name)
+const seedAt = (i: number) => `0x${(Number(values.first) + i).toString(16)}`
+
+if (values.seed !== undefined) process.exitCode = await one(names[0] as string, values.seed)
+else if (values.planted) process.exitCode = await planted()
+else process.exitCode = await many(Number(values.seeds))
+
+/** One seed, here, with everything that it has to say. */
+async function one(scenario: string, seed: string): Promise<number> {
+  const result = await runSeed({ scenario, seed, print: values.print })
+  for (const violation of result.report?.violations ?? []) console.log(violation)
+  if (result.error) console.log(result.error)
+  console.log(`${scenario} ${seed}: ${failed(result) ? 'FAILED' : 'ok'}, trace hash ${result.report?.traceHash ?? '-'}, ${(result.wallMs / 1000).toFixed(1)} s`)
+  console.log(JSON.stringify(result.report?.coverage ?? {}))
+  return failed(result) ? 1 : 0
+}
+
+async function many(count: number): Promise<number> {
+  const orders = names.flatMap((scenario) => Array.from({ length: count }, (_, i): SeedOrder => ({ scenario, seed: seedAt(i) })))
+  const again = orders.filter((_, i) => i % TWICE_EVERY === 0)
+  const hashes = new Map<string, string>()
+  const coverage = new Map<string, Record<string, number>>()
+  let simulatedMs = 0
+  let steps = 0
+  let failures = 0
+  const started = performance.now()
+  await work([...orders, ...again], (result) => {
+    const { scenario, seed } = result.order
+    if (failed(result)) {
+      failures++
+      for (const violation of result.report?.violations ?? []) console.log(`  ${violation}`)
+      if (result.error) console.log(`  ${result.error}`)
+      console.log(repeatLine(result))
+    }
+    const id = `${scenario} ${seed}`
+    const hash = result.report?.traceHash ?? ''
+    const before = hashes.get(id)
+    if (before !== undefined && before !== hash) {
+      failures++
+      console.log(`  determinism: trace hash ${before} the first time, ${hash} the second`)
+      console.log(repeatLine(result))
+    }
+    hashes.set(id, hash)
+    simulatedMs += result.report?.simulatedMs ?? 0
+    steps += result.report?.steps ?? 0
+    const sum = coverage.get(scenario) ?? {}
+    addUp(sum, result.report?.coverage ?? {})
+    coverage.set(scenario, sum)
+  })
+  const wallMs = performance.now() - started
+  for (const [scenario, sum] of coverage) {
+    console.log(`${scenario}: ${Object.entries(sum).sort(([a], [b]) => (a < b ? -1 : 1)).map(([name, n]) => `${name} ${n}`).join(', ')}`)
+    // A run of a few seeds need not meet everything.
+    if (count < 20) continue
+    for (const name of COVERED[scenario] ?? [])
+      if (!((sum[name] ?? 0) > 0)) {
+        failures++
+        console.log(`  coverage: no ${name} in ${count} seeds of ${scenario}`)
+      }
+  }
+  console.log(
+    `${orders.length} seeds (${again.length} of them twice): ${failures} failures, ${(simulatedMs / 3600_000).toFixed(2)} simulated hours in ${(wallMs / 1000).toFixed(0)} s (${(simulatedMs / wallMs).toFixed(0)} ×), ${steps} events, ${workers} workers`,
+  )
+  return failures > 0 ? 1 : 0
+}
+
+/** Each bug must be found by the checker named for it; without the bug the same seeds are green. */
+async function planted(): Promise<number> {
+  let missed = 0
+  for (const { bug, scenario, checker } of PLANTED.filter((p) => names.includes(p.scenario))) {
+    let found: SeedResult | undefined
+    let seeds = 0
+    const orders = Array.from({ length: PLANTED_SEEDS_MAX }, (_, i): SeedOrder => ({ scenario, seed: seedAt(i), bug }))
+    await work(
+      orders,
+      (result) => {
+        seeds++
+        if (!found && result.report?.violations.some((v) => v.startsWith(`${checker}:`))) found = result
+      },
+      () => found !== undefined,
+    )
+    const clean = found && (await runSeed({ scenario, seed: found.order.seed }))
+    const verdict = !found ? 'NOT FOUND' : clean && failed(clean) ? 'found, but its seed fails without the bug too' : `found by ${checker} with seed ${found.order.seed} after ${seeds} seeds`
+    if (!found || (clean && failed(clean))) missed++
+    console.log(`planted ${bug} (${scenario}): ${verdict}`)
+  }
+  return missed > 0 ? 1 : 0
+}
+
+function failed(result: SeedResult): boolean {
+  return result.error !== undefined || (result.report?.violations.length ?? 0) > 0
+}
+
+function repeatLine({ order, report }: SeedResult): string {
+  return `npm run sim -- --scenario ${order.scenario} --seed ${order.seed}   # commit ${commit()}, trace hash ${report?.traceHash ?? '-'}`
+}
+
+function commit(): string {
+  try {
+    return execFileSync('git', ['rev-parse', '--short', 'HEAD'], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim()
+  } catch {
+    return 'unknown'
+  }
+}
+
+/** Gives the orders to child processes, one at a time each. */
+async function work(orders: readonly SeedOrder[], take: (result: SeedResult) => void, enough: () => boolean = () => false): Promise<void> {
+  let next = 0
+  const loop = async (): Promise<void> => {
+    let child: ChildProcess | undefined
+    while (next < orders.length && !enough()) {
+      const order = orders[next++] as SeedOrder
+      child ??= fork(join(import.meta.dirname, 'seed-worker-edge.js'), [], { execArgv: ['--enable-source-maps'] })
+      const result = await ask(child, order)
+      if (result.error?.startsWith('worker ended')) child = undefined
+      take(result)
+    }
+    child?.kill()
+  }
+  await Promise.all(Array.from({ length: Math.min(workers, orders.length) }, loop))
+}
+
+function ask(child: ChildProcess, order: SeedOrder): Promise<SeedResult> {
+  return new Promise((resolve) => {
+    const onExit = (code: number | null) => {
+      child.off('message', onMessage)
+      resolve({ order, error: `worker ended with code ${code}`, wallMs: 0 })
+    }
+    const onMessage = (result: SeedResult) => {
+      child.off('exit', onExit)
+      resolve(result)
+    }
+    child.once('exit', onExit)
+    child.once('message', onMessage)
+    child.send(order)
+  })
+}
