@@ -1,4 +1,4 @@
-import type { RaftMessage, RaftStatus } from './types.js'
+import type { LogEntry, RaftMessage, RaftStatus } from './types.js'
 
 /** One line that a reviewer can read: for scripts and logs. */
 export function describeMessage(m: RaftMessage): string {
@@ -11,7 +11,7 @@ export function describeMessage(m: RaftMessage): string {
     case 'voteReply':
       return `${head} ${m.granted ? 'granted' : 'refused'}`
     case 'append':
-      return `${head} prev ${m.prevIndex}/${m.prevTerm} commit ${m.commit} entries [${m.entries.map((e) => `${e.index}/${e.term}`).join(' ')}]`
+      return `${head} prev ${m.prevIndex}/${m.prevTerm} commit ${m.commit} entries [${places(m.entries)}]`
     case 'appendReply':
       return m.success ? `${head} match ${m.index}` : `${head} refused ${m.index} hint ${m.hintIndex}/${m.hintTerm}`
     case 'heartbeat':
@@ -32,5 +32,8 @@ export function describeMessage(m: RaftMessage): string {
 }
 
 export function describeStatus(s: RaftStatus): string {
-  return `${s.member} ${s.role} term ${s.term} leader ${s.leader ?? '-'} commit ${s.commit} applied ${s.applied} log [${s.firstIndex}..${s.lastIndex}] stable ${s.stableIndex}${s.mayVote ? '' : ' no vote'}`
+  const log = `log [${s.firstIndex}..${s.lastIndex}] stable ${s.stableIndex} commit ${s.commit} applied ${s.applied}`
+  return `${s.member} ${s.role} term ${s.term} leader ${s.leader ?? '-'} ${log}${s.mayVote ? '' : ' may not vote'}`
 }
+
+const places = (entries: readonly LogEntry[]) => entries.map((e) => `${e.index}/${e.term}`).join(' ')

@@ -20,7 +20,10 @@ const terms = fc.array(fc.integer({ min: 0, max: 2 }), { maxLength: 20 }).map((s
   return steps.map((step) => (term += step))
 })
 const view = (base: number, list: readonly number[]) =>
-  new LogView({ index: base, term: 0 }, list.map((term, i) => entry(base + 1 + i, term)))
+  new LogView(
+    { index: base, term: 0 },
+    list.map((term, i) => entry(base + 1 + i, term)),
+  )
 
 test('a snapshot of a prefix leaves what follows; one that the log does not lead to replaces it (thesis §5.1)', () => {
   const configuration = { voters: ['a'], learners: [] }

@@ -27,7 +27,10 @@ test('what was appended is read back, over several segments', async () => {
   for (let i = 0; i < 40; i++) await log.append(batchOf(1, i * 5 + 1, i * 5 + 5))
   await log.close()
   const again = await open(disk)
-  assert.deepEqual(again.recovered.entries.map((e) => e.index), Array.from({ length: 200 }, (_, i) => i + 1))
+  assert.deepEqual(
+    again.recovered.entries.map((e) => e.index),
+    Array.from({ length: 200 }, (_, i) => i + 1),
+  )
   assert.deepEqual(again.recovered.entries[99], entry(100, 1))
   assert.deepEqual(again.recovered.hardState, { term: 1, votedFor: 'a', commit: 195 })
   assert.ok((await disk.list('raft')).length > 3)
@@ -39,7 +42,10 @@ test('an entry at an index that is there replaces it and all after it', async ()
   await log.append(batchOf(1, 1, 10))
   await log.append(batchOf(2, 4, 5))
   const { recovered } = await open(disk)
-  assert.deepEqual(recovered.entries.map((e) => `${e.index}/${e.term}`), ['1/1', '2/1', '3/1', '4/2', '5/2'])
+  assert.deepEqual(
+    recovered.entries.map((e) => `${e.index}/${e.term}`),
+    ['1/1', '2/1', '3/1', '4/2', '5/2'],
+  )
 })
 
 test('compaction removes whole segments and keeps hard state and base', async () => {
@@ -65,7 +71,10 @@ test('a snapshot that the log does not lead to replaces it', async () => {
   await log.append({ entries: [entry(51, 2)] })
   const { recovered } = await open(disk)
   assert.equal(recovered.snapshot?.index, 50)
-  assert.deepEqual(recovered.entries.map((e) => e.index), [51])
+  assert.deepEqual(
+    recovered.entries.map((e) => e.index),
+    [51],
+  )
 })
 
 test('all that waits shares one sync', async () => {
@@ -84,7 +93,10 @@ async function live(disk: CrashDisk, bytes: number, steps: number): Promise<{ fo
     progress.found = recovered.entries.at(-1)?.index ?? recovered.snapshot?.index ?? 0
     for (let i = 0, at = progress.found; i < steps; i++, at += 3) {
       // Two that wait share a batch.
-      await Promise.all([log.append(batchOf(1, at + 1, at + 2, bytes)), log.append({ entries: [entry(at + 3, 1, bytes)] })])
+      await Promise.all([
+        log.append(batchOf(1, at + 1, at + 2, bytes)),
+        log.append({ entries: [entry(at + 3, 1, bytes)] }),
+      ])
       progress.acknowledged = at + 3
       if (i % 5 === 4) await log.compact({ index: at - 4, term: 1, configuration: { voters: ['a'], learners: [] } })
     }
@@ -108,7 +120,11 @@ test('after a crash at every single operation, in the first life and the next, e
   const whole = new CrashDisk()
   await live(whole, bytes, 20)
   assert.ok(whole.operations > 60)
-  const coins: Record<string, (n: number) => boolean> = { nothing: () => false, all: () => true, some: (n) => n % 3 !== 0 }
+  const coins: Record<string, (n: number) => boolean> = {
+    nothing: () => false,
+    all: () => true,
+    some: (n) => n % 3 !== 0,
+  }
   for (let crashAt = 1; crashAt <= whole.operations; crashAt++)
     for (const kept of Object.values(coins)) {
       const disk = new CrashDisk()
@@ -126,17 +142,22 @@ test('after a crash at every single operation, in the first life and the next, e
 
 test('after crashes at random, with any un-synced sectors and names lost, everything acknowledged is there', async () => {
   await fc.assert(
-    fc.asyncProperty(fc.array(fc.integer({ min: 3, max: 120 }), { minLength: 1, maxLength: 4 }), fc.integer(), fc.integer({ min: 1, max: 3000 }), async (lives, seed, bytes) => {
-      const disk = new CrashDisk()
-      const random = seeded(seed)
-      let acknowledged = 0
-      for (const operations of lives) {
-        disk.crashAt = disk.operations + operations
-        acknowledged = Math.max(acknowledged, (await live(disk, bytes, 20)).acknowledged)
-        disk.crash(() => random() < 0.5)
-        await check(disk, bytes, acknowledged)
-      }
-    }),
+    fc.asyncProperty(
+      fc.array(fc.integer({ min: 3, max: 120 }), { minLength: 1, maxLength: 4 }),
+      fc.integer(),
+      fc.integer({ min: 1, max: 3000 }),
+      async (lives, seed, bytes) => {
+        const disk = new CrashDisk()
+        const random = seeded(seed)
+        let acknowledged = 0
+        for (const operations of lives) {
+          disk.crashAt = disk.operations + operations
+          acknowledged = Math.max(acknowledged, (await live(disk, bytes, 20)).acknowledged)
+          disk.crash(() => random() < 0.5)
+          await check(disk, bytes, acknowledged)
+        }
+      },
+    ),
     { numRuns: 150 },
   )
 })
@@ -149,7 +170,11 @@ test('what is recovered after only the process died is durable: a crash of the m
     disk.restart()
     const { recovered } = await open(disk)
     disk.crash(() => false)
-    assert.equal((await open(disk)).recovered.entries.at(-1)?.index, recovered.entries.at(-1)?.index, `crash at ${crashAt}`)
+    assert.equal(
+      (await open(disk)).recovered.entries.at(-1)?.index,
+      recovered.entries.at(-1)?.index,
+      `crash at ${crashAt}`,
+    )
   }
 })
 
@@ -173,7 +198,11 @@ test('a flipped bit in any byte is found, and is no torn tail', async () => {
     for (let at = 0; at < used; at++) {
       const former = bytes[at] as number
       bytes[at] = former ^ (1 << (at % 8))
-      await assert.rejects(open(disk), (error) => error instanceof LogDamaged && error.segment === `raft/${name}` && error.offset <= at, `${name} byte ${at}`)
+      await assert.rejects(
+        open(disk),
+        (error) => error instanceof LogDamaged && error.segment === `raft/${name}` && error.offset <= at,
+        `${name} byte ${at}`,
+      )
       bytes[at] = former
     }
   assert.equal((await open(disk)).recovered.entries.length, 40)
@@ -214,7 +243,10 @@ test('a compaction below the present base, and an empty batch, change nothing', 
   await log.append({ entries: [entry(11, 1)] })
   const { recovered } = await open(disk)
   assert.equal(recovered.snapshot?.index, 8)
-  assert.deepEqual(recovered.entries.map((e) => e.index), [9, 10, 11])
+  assert.deepEqual(
+    recovered.entries.map((e) => e.index),
+    [9, 10, 11],
+  )
 })
 
 test('a failed write is final', async () => {

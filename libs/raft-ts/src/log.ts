@@ -117,7 +117,8 @@ export class RaftLog {
     let tornBytes = 0
     for (const [position, number] of numbers.entries()) {
       const name = segmentName(dir, number)
-      if (position > 0 && number !== (numbers[position - 1] as number) + 1) throw new LogDamaged(name, 0, `segment ${number - 1} is missing`)
+      if (position > 0 && number !== (numbers[position - 1] as number) + 1)
+        throw new LogDamaged(name, 0, `segment ${number - 1} is missing`)
       const file = await disk.open(name)
       const bytes = await file.read(0, file.sizeBytes)
       const isLast = position === numbers.length - 1
@@ -140,7 +141,8 @@ export class RaftLog {
     replay.finish(segmentName(dir, numbers[numbers.length - 1] ?? 0))
     // Segments are removed only below a base that a later one holds durably.
     const first = numbers[0] ?? 1
-    if (first > 1 && replay.base === undefined) throw new LogDamaged(segmentName(dir, first), 0, 'the segments before it are missing')
+    if (first > 1 && replay.base === undefined)
+      throw new LogDamaged(segmentName(dir, first), 0, 'the segments before it are missing')
     // Numbers go on without a gap; a batch without its end is gone on with.
     const batch = replay.batchEnded ? replay.batch : replay.batch - 1
     const log = new RaftLog(disk, options, { batch, hardState: replay.hardState, base: replay.base })
@@ -148,7 +150,13 @@ export class RaftLog {
     log.segment = last
     return {
       log,
-      recovered: { empty: replay.records === 0, hardState: replay.hardState, snapshot: replay.base, entries: replay.entries, tornBytes },
+      recovered: {
+        empty: replay.records === 0,
+        hardState: replay.hardState,
+        snapshot: replay.base,
+        entries: replay.entries,
+        tornBytes,
+      },
     }
   }
 
@@ -246,7 +254,8 @@ export class RaftLog {
     }
     writer.endBatch()
     const head = this.head()
-    if (!this.segment || this.segment.offset + writer.length > this.segmentBytes) await this.roll(head.length + writer.length)
+    if (!this.segment || this.segment.offset + writer.length > this.segmentBytes)
+      await this.roll(head.length + writer.length)
     const segment = this.segment as NonNullable<typeof this.segment>
     if (segment.offset === 0) {
       await segment.file.write(0, head)
@@ -343,7 +352,8 @@ class Replay {
         this.judge(bytes, at, name, isLast)
         return at
       }
-      if (this.records > 0 && isBefore(read.batch, this.batch)) throw new LogDamaged(name, at, `batch ${read.batch} after batch ${this.batch}`)
+      if (this.records > 0 && isBefore(read.batch, this.batch))
+        throw new LogDamaged(name, at, `batch ${read.batch} after batch ${this.batch}`)
       this.batch = read.batch
       this.batchEnded = read.endsBatch
       this.take(read.record, name, at)
@@ -362,11 +372,13 @@ class Replay {
     for (let probe = at + 1; probe + HEADER_BYTES <= bytes.length; probe++) {
       if (bytes[probe] !== MAGIC >> 8 || view.getUint16(probe) !== MAGIC) continue
       const read = readRecord(bytes, probe)
-      if (read.status === 'record' && isBefore(writing, read.batch)) throw new LogDamaged(name, at, `a record is bad, and batch ${read.batch} was written after it`)
+      if (read.status === 'record' && isBefore(writing, read.batch))
+        throw new LogDamaged(name, at, `a record is bad, and batch ${read.batch} was written after it`)
     }
     // A crash loses whole sectors of what was never written before; anything else has been changed afterwards.
     const end = at + HEADER_BYTES + (readLength(bytes, at) ?? 0)
-    if (end <= bytes.length && !hasMissingSector(bytes, at, end)) throw new LogDamaged(name, at, 'a record fails its checksum, though no part of it is missing')
+    if (end <= bytes.length && !hasMissingSector(bytes, at, end))
+      throw new LogDamaged(name, at, 'a record fails its checksum, though no part of it is missing')
   }
 
   /** After the last segment: the entries must begin where the base ends. */
@@ -374,7 +386,8 @@ class Replay {
     const floor = this.base?.index ?? 0
     this.entries = this.entries.filter((entry) => entry.index > floor)
     const first = this.entries[0]
-    if (first && first.index !== floor + 1) throw new LogDamaged(name, 0, `entries ${floor + 1} to ${first.index - 1} are missing`)
+    if (first && first.index !== floor + 1)
+      throw new LogDamaged(name, 0, `entries ${floor + 1} to ${first.index - 1} are missing`)
   }
 
   private take(record: LogRecord, name: string, at: number): void {
@@ -392,7 +405,11 @@ class Replay {
       // The first segment left may begin anywhere: what was before it lies below a base that a later record states.
       const position = entry.index - (this.entries[0]?.index ?? entry.index)
       if (position > this.entries.length)
-        throw new LogDamaged(name, at, `entry ${entry.index} does not follow entry ${entry.index - position + this.entries.length - 1}`)
+        throw new LogDamaged(
+          name,
+          at,
+          `entry ${entry.index} does not follow entry ${entry.index - position + this.entries.length - 1}`,
+        )
       this.entries.length = Math.max(0, position)
       this.entries.push(entry)
     }

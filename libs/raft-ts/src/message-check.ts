@@ -4,7 +4,8 @@ import type { EntryKind, MemberId, RaftMessage } from './types.js'
 const COUNT_MAX = 2 ** 50
 const KINDS: ReadonlySet<EntryKind> = new Set(['noop', 'command', 'config', 'clusterVersion'])
 
-const isCount = (value: unknown): boolean => Number.isSafeInteger(value) && (value as number) >= 0 && (value as number) <= COUNT_MAX
+const isCount = (value: unknown): boolean =>
+  Number.isSafeInteger(value) && (value as number) >= 0 && (value as number) <= COUNT_MAX
 const isNames = (value: unknown): boolean => Array.isArray(value) && value.every((name) => typeof name === 'string')
 
 /** What is wrong with something that came as a raft message for `self`; undefined: it is plausible. */
@@ -17,7 +18,8 @@ export function checkMessage(message: RaftMessage, self: MemberId): string | und
   const counts = COUNTS[m['type'] as RaftMessage['type']]
   if (!counts) return `unknown type ${String(m['type'])}`
   for (const field of counts) if (!isCount(m[field])) return `${field} is no count`
-  for (const field of FLAGS[m['type'] as RaftMessage['type']] ?? []) if (typeof m[field] !== 'boolean') return `${field} is no flag`
+  for (const field of FLAGS[m['type'] as RaftMessage['type']] ?? [])
+    if (typeof m[field] !== 'boolean') return `${field} is no flag`
   if (message.type === 'append') return checkEntries(message)
   if (message.type === 'snapshot') return checkSnapshot(message)
   return undefined
@@ -28,18 +30,22 @@ function checkEntries(message: RaftMessage & { type: 'append' }): string | undef
   let index = message.prevIndex
   let term = message.prevTerm
   for (const entry of message.entries) {
-    if (entry === null || typeof entry !== 'object' || entry.index !== ++index) return 'entries do not follow each other'
+    if (entry === null || typeof entry !== 'object' || entry.index !== ++index)
+      return 'entries do not follow each other'
     if (!isCount(entry.term) || entry.term < term || entry.term > message.term) return 'an entry has an impossible term'
-    if (!(entry.payload instanceof Uint8Array) || typeof entry.clientId !== 'string' || !isCount(entry.clientSeq)) return 'an entry is malformed'
+    if (!(entry.payload instanceof Uint8Array) || typeof entry.clientId !== 'string' || !isCount(entry.clientSeq))
+      return 'an entry is malformed'
     // What the log on disk could not hold must not come in.
-    if (!KINDS.has(entry.kind) || !isCount(entry.formatVersion) || entry.formatVersion > 0xffff) return 'an entry is of an unknown kind or format'
+    if (!KINDS.has(entry.kind) || !isCount(entry.formatVersion) || entry.formatVersion > 0xffff)
+      return 'an entry is of an unknown kind or format'
     term = entry.term
   }
   return undefined
 }
 
 function checkSnapshot({ meta, data }: RaftMessage & { type: 'snapshot' }): string | undefined {
-  if (meta === null || typeof meta !== 'object' || !isCount(meta.index) || !isCount(meta.term)) return 'meta is malformed'
+  if (meta === null || typeof meta !== 'object' || !isCount(meta.index) || !isCount(meta.term))
+    return 'meta is malformed'
   if (!isNames(meta.configuration?.voters) || !isNames(meta.configuration.learners)) return 'meta has no configuration'
   return data instanceof Uint8Array ? undefined : 'data is no bytes'
 }

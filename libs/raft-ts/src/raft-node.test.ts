@@ -13,7 +13,16 @@ function storm(seed: number, size: number, steps: number, bugs: RaftPlantedBug[]
 }
 
 test('election safety, log matching, leader completeness, state machine safety and linearizable reads hold in any storm', () => {
-  const totals = { crashes: 0, snapshots: 0, reads: 0, transfers: 0, lost: 0, repaired: 0, elections: 0, truncations: 0 }
+  const totals = {
+    crashes: 0,
+    snapshots: 0,
+    reads: 0,
+    transfers: 0,
+    lost: 0,
+    repaired: 0,
+    elections: 0,
+    truncations: 0,
+  }
   fc.assert(
     fc.property(fc.integer(), fc.constantFrom(1, 2, 3, 5), (seed, size) => {
       const cluster = storm(seed, size, 1500)
@@ -25,7 +34,8 @@ test('election safety, log matching, leader completeness, state machine safety a
       const commits = cluster.status.map((s) => s.commit)
       assert.equal(new Set(commits).size, 1, `commits ${commits.join(' ')}`)
       assert.equal(commits[0], cluster.status[0]?.lastIndex)
-      for (const what of ['crashes', 'snapshots', 'reads', 'transfers', 'lost', 'repaired'] as const) totals[what] += cluster.counters[what]
+      for (const what of ['crashes', 'snapshots', 'reads', 'transfers', 'lost', 'repaired'] as const)
+        totals[what] += cluster.counters[what]
       for (const s of cluster.status) {
         totals.elections += s.counters.elections
         totals.truncations += s.counters.truncations
@@ -136,12 +146,34 @@ test('a member that forgot everything does not vote until it has heard all other
     return out
   }
   node.step({ type: 'vote', from: 'b', to: 'a', term: 7, lastIndex: 9, lastTerm: 6, transfer: false })
-  assert.deepEqual(all().filter((m) => m.type === 'voteReply').map((m) => m.type === 'voteReply' && m.granted), [false])
+  assert.deepEqual(
+    all()
+      .filter((m) => m.type === 'voteReply')
+      .map((m) => m.type === 'voteReply' && m.granted),
+    [false],
+  )
   for (let now = 0; now <= 3000; now += 50) node.tick(now)
   assert.equal(node.status().role, 'follower', 'it does not campaign')
-  assert.deepEqual([...new Set(all().filter((m) => m.type === 'termQuery').map((m) => m.to))], others)
+  assert.deepEqual(
+    [
+      ...new Set(
+        all()
+          .filter((m) => m.type === 'termQuery')
+          .map((m) => m.to),
+      ),
+    ],
+    others,
+  )
   for (const from of others) node.step({ type: 'termReply', from, to: 'a', term: 9 })
-  const entry = { term: 8, index: 1, formatVersion: 1, kind: 'noop' as const, clientId: '', clientSeq: 0, payload: new Uint8Array(0) }
+  const entry = {
+    term: 8,
+    index: 1,
+    formatVersion: 1,
+    kind: 'noop' as const,
+    clientId: '',
+    clientSeq: 0,
+    payload: new Uint8Array(0),
+  }
   node.step({ type: 'append', from: 'b', to: 'a', term: 8, prevIndex: 0, prevTerm: 0, entries: [entry], commit: 1 })
   all()
   node.tick(3050)
@@ -157,11 +189,20 @@ test('a member that forgot everything does not vote until it has heard all other
   for (let now = 3150; now < 3600; now += 50) node.tick(now)
   node.step({ type: 'vote', from: 'c', to: 'a', term: 9, lastIndex: 9, lastTerm: 8, transfer: true })
   const replies = all().filter((m) => m.type === 'voteReply')
-  assert.deepEqual(replies.map((m) => m.type === 'voteReply' && m.granted), [false], 'in a term that it may have voted in, never')
+  assert.deepEqual(
+    replies.map((m) => m.type === 'voteReply' && m.granted),
+    [false],
+    'in a term that it may have voted in, never',
+  )
 })
 
 test('garbage is refused and changes nothing', () => {
-  const node = new RaftNode({ member: 'a', configuration: { voters: ['a', 'b'], learners: [] }, random: () => 0, nowMs: 0 })
+  const node = new RaftNode({
+    member: 'a',
+    configuration: { voters: ['a', 'b'], learners: [] },
+    random: () => 0,
+    nowMs: 0,
+  })
   const before = JSON.stringify(node.status().term)
   fc.assert(
     fc.property(

@@ -27,7 +27,11 @@ const NO_BYTES = new Uint8Array(0)
 /** More than a member can ever forward. */
 const FORWARDS_PER_MS = 4096
 
-type MessageBody = RaftMessage extends infer M ? (M extends RaftMessage ? Omit<M, 'from' | 'to' | 'term'> : never) : never
+type MessageBody = RaftMessage extends infer M
+  ? M extends RaftMessage
+    ? Omit<M, 'from' | 'to' | 'term'>
+    : never
+  : never
 
 interface Outstanding {
   number: number
@@ -85,7 +89,9 @@ export class RaftNode {
   private transfer: { to: MemberId; untilMs: number; sent: boolean } | undefined
   private uncommittedBytes = 0
   private receiving: { meta: SnapshotMeta; received: number; busy: boolean } | undefined
-  private forgetful: { terms: Map<MemberId, Term>; readAsked: boolean; catchUpTo: LogIndex | undefined; askedMs: number } | undefined
+  private forgetful:
+    | { terms: Map<MemberId, Term>; readAsked: boolean; catchUpTo: LogIndex | undefined; askedMs: number }
+    | undefined
 
   /** The Ready with which the repair of a lost memory becomes durable. */
   private repairedBy: number | undefined
@@ -118,11 +124,13 @@ export class RaftNode {
   /** @throws RangeError for options that contradict each other. */
   constructor(private readonly options: RaftOptions) {
     const { recovered } = options
-    if (options.plantedBugs?.length && !options.allowPlantedBugs) throw new RangeError('planted bugs are for the tests of the checkers')
+    if (options.plantedBugs?.length && !options.allowPlantedBugs)
+      throw new RangeError('planted bugs are for the tests of the checkers')
     this.bugs = new Set(options.plantedBugs ?? [])
     this.heartbeatMs = options.heartbeatMs ?? 50
     this.electionTimeoutMs = options.electionTimeoutMs ?? 300
-    if (this.electionTimeoutMs < 2 * this.heartbeatMs) throw new RangeError('the election time-out must be at least two heartbeats')
+    if (this.electionTimeoutMs < 2 * this.heartbeatMs)
+      throw new RangeError('the election time-out must be at least two heartbeats')
     this.tickGapMs = options.tickGapMs ?? this.electionTimeoutMs / 3
     this.self = options.member
     const base = recovered?.snapshot ?? { index: 0, term: 0, configuration: options.configuration }
@@ -131,7 +139,8 @@ export class RaftNode {
     this.term = recovered?.hardState.term ?? 0
     this.votedFor = recovered?.hardState.votedFor ?? ''
     this.applied = options.applied ?? base.index
-    if (this.applied > this.log.lastIndex) throw new RangeError(`applied up to ${this.applied}, but the log ends at ${this.log.lastIndex}`)
+    if (this.applied > this.log.lastIndex)
+      throw new RangeError(`applied up to ${this.applied}, but the log ends at ${this.log.lastIndex}`)
     this.commit = Math.min(this.log.lastIndex, Math.max(recovered?.hardState.commit ?? 0, base.index, this.applied))
     this.handedToApply = this.applied
     this.stableIndex = this.log.lastIndex
@@ -140,7 +149,8 @@ export class RaftNode {
     this.heardLeaderMs = Number.NEGATIVE_INFINITY
     // No number of a former life of this member comes again: a late answer to one would be an old index for a new read.
     this.nextForward = Math.floor(options.nowMs) * FORWARDS_PER_MS + Math.floor(options.random() * FORWARDS_PER_MS)
-    if (options.forgetful) this.forgetful = { terms: new Map(), readAsked: false, catchUpTo: undefined, askedMs: Number.NEGATIVE_INFINITY }
+    if (options.forgetful)
+      this.forgetful = { terms: new Map(), readAsked: false, catchUpTo: undefined, askedMs: Number.NEGATIVE_INFINITY }
     this.resetElectionTimer()
   }
 
@@ -184,12 +194,16 @@ export class RaftNode {
 
   /** Appends to the log as leader. The entries are committed when they come out in `Ready.apply` with this term and index. */
   propose(proposals: readonly Proposal[]): ProposeResult {
-    const refuse = (reason: 'not-leader' | 'transferring' | 'overloaded') => ({ accepted: false, reason, leader: this.leader }) as const
+    const refuse = (reason: 'not-leader' | 'transferring' | 'overloaded') =>
+      ({ accepted: false, reason, leader: this.leader }) as const
     if (this.role !== 'leader') return refuse('not-leader')
     if (this.transfer) return refuse('transferring')
     const bytes = proposals.reduce((sum, p) => sum + p.payload.length, 0)
     const waiting = this.log.lastIndex - this.commit + proposals.length
-    if (waiting > (this.options.uncommittedMax ?? 20_000) || this.uncommittedBytes + bytes > (this.options.uncommittedBytesMax ?? 64 * 1024 * 1024))
+    if (
+      waiting > (this.options.uncommittedMax ?? 20_000) ||
+      this.uncommittedBytes + bytes > (this.options.uncommittedBytesMax ?? 64 * 1024 * 1024)
+    )
       return refuse('overloaded')
     const firstIndex = this.log.lastIndex + 1
     for (const proposal of proposals) this.appendOwn(proposal)
@@ -201,7 +215,8 @@ export class RaftNode {
    * False: too many wait.
    */
   readIndex(context: number): boolean {
-    if (this.newReads.length + this.reads.length + this.forwarded.size >= (this.options.readsMax ?? 10_000)) return false
+    if (this.newReads.length + this.reads.length + this.forwarded.size >= (this.options.readsMax ?? 10_000))
+      return false
     if (this.bugs.has('stale-read')) this.readyReads.push({ context, index: this.commit, refused: false })
     else if (this.role === 'leader') this.newReads.push({ context, from: this.self })
     else if (this.leader !== undefined) this.forwardRead(this.leader, context)
@@ -240,7 +255,13 @@ export class RaftNode {
         : undefined
     const nothing =
       !persist &&
-      this.sendNow.length + this.sendAfter.length + apply.length + this.readyReads.length + this.snapshotWanted.length + this.snapshotChunks.length === 0
+      this.sendNow.length +
+        this.sendAfter.length +
+        apply.length +
+        this.readyReads.length +
+        this.snapshotWanted.length +
+        this.snapshotChunks.length ===
+        0
     if (nothing) return undefined
     const ready: Ready = {
       number: this.nextReady++,
@@ -283,7 +304,8 @@ export class RaftNode {
 
   /** The state machine holds everything up to `index`. */
   appliedTo(index: LogIndex): void {
-    if (index > this.handedToApply) throw new RangeError(`applied ${index}, but only ${this.handedToApply} was given out`)
+    if (index > this.handedToApply)
+      throw new RangeError(`applied ${index}, but only ${this.handedToApply} was given out`)
     this.applied = Math.max(this.applied, index)
   }
 
@@ -318,7 +340,8 @@ export class RaftNode {
     if (!this.receiving || this.receiving.meta.index !== meta.index || this.receiving.meta.term !== meta.term) return
     this.receiving.received = received
     this.receiving.busy = false
-    if (this.leader !== undefined) this.send(this.leader, { type: 'snapshotReply', index: meta.index, received, installed: false })
+    if (this.leader !== undefined)
+      this.send(this.leader, { type: 'snapshotReply', index: meta.index, received, installed: false })
   }
 
   /** A chunk could not be used: the transfer starts over. */
@@ -340,7 +363,10 @@ export class RaftNode {
     for (const waiting of this.outstanding) waiting.lastIndex = Math.min(waiting.lastIndex, this.log.lastIndex)
     this.snapshotToPersist = meta
     this.counters.snapshotsInstalled++
-    if (this.leader !== undefined) this.sendAfter.push(this.message(this.leader, { type: 'snapshotReply', index: meta.index, received: 0, installed: true }))
+    if (this.leader !== undefined)
+      this.sendAfter.push(
+        this.message(this.leader, { type: 'snapshotReply', index: meta.index, received: 0, installed: true }),
+      )
   }
 
   status(): RaftStatus {
@@ -358,7 +384,10 @@ export class RaftNode {
       configuration: this.configuration,
       heard: this.role === 'leader' ? this.heardVoters() : live,
       progress: Object.fromEntries(
-        [...this.progress].map(([member, p]) => [member, { match: p.match, next: p.next, state: p.state, inFlight: p.inFlight.length }]),
+        [...this.progress].map(([member, p]) => [
+          member,
+          { match: p.match, next: p.next, state: p.state, inFlight: p.inFlight.length },
+        ]),
       ),
       mayVote: this.forgetful === undefined && this.repairedBy === undefined,
       counters: { ...this.counters },
@@ -391,7 +420,9 @@ export class RaftNode {
     if (m.term === this.term) return true
     // A deposed leader or a member behind learns our term from the answer.
     if (m.type === 'append' || m.type === 'heartbeat' || m.type === 'snapshot')
-      this.sendAfter.push(this.message(m.from, { type: 'appendReply', success: false, index: 0, hintIndex: 0, hintTerm: 0 }))
+      this.sendAfter.push(
+        this.message(m.from, { type: 'appendReply', success: false, index: 0, hintIndex: 0, hintTerm: 0 }),
+      )
     else if (m.type === 'preVote') this.sendAfter.push(this.message(m.from, { type: 'preVoteReply', granted: false }))
     return false
   }
@@ -433,7 +464,8 @@ export class RaftNode {
   private electionTimeout(): void {
     this.resetElectionTimer()
     // Who may not stand for election at least forgets the leader that it hears no more, and says so to waiting reads.
-    if (!this.configuration.voters.includes(this.self) || this.forgetful) return this.becomeFollower(this.term, undefined)
+    if (!this.configuration.voters.includes(this.self) || this.forgetful)
+      return this.becomeFollower(this.term, undefined)
     if (this.bugs.has('skip-pre-vote')) this.campaign(false)
     else this.preCampaign()
   }
@@ -464,22 +496,35 @@ export class RaftNode {
 
   private askForVotes(type: 'preVote' | 'vote', term: Term, transfer: boolean, out: RaftMessage[]): void {
     for (const voter of this.otherVoters())
-      out.push({ ...this.message(voter, { type, lastIndex: this.log.lastIndex, lastTerm: this.log.lastTerm, transfer }), term })
+      out.push({
+        ...this.message(voter, { type, lastIndex: this.log.lastIndex, lastTerm: this.log.lastTerm, transfer }),
+        term,
+      })
   }
 
   private handleVoteRequest(m: RaftMessage & { type: 'preVote' | 'vote' }): void {
     // §3.6.1: only who has at least our log may lead.
-    const upToDate = m.lastTerm > this.log.lastTerm || (m.lastTerm === this.log.lastTerm && m.lastIndex >= this.log.lastIndex)
+    const upToDate =
+      m.lastTerm > this.log.lastTerm || (m.lastTerm === this.log.lastTerm && m.lastIndex >= this.log.lastIndex)
     const isVoter = this.configuration.voters.includes(this.self) && !this.forgetful
     if (m.type === 'preVote') {
       const granted = isVoter && upToDate && m.term > this.term && this.role !== 'leader' && !this.leaderLives()
       // Two that ask at once would each vote for itself. The lesser name goes first; who has said yes holds back a little.
       if (granted && this.role === 'preCandidate' && m.from < this.self) this.becomeFollower(this.term, undefined)
-      if (granted && this.role === 'follower') this.electionDeadlineMs = Math.max(this.electionDeadlineMs, this.nowMs + 2 * this.heartbeatMs)
-      this.sendAfter.push({ ...this.message(m.from, { type: 'preVoteReply', granted }), term: granted ? m.term : this.term })
+      if (granted && this.role === 'follower')
+        this.electionDeadlineMs = Math.max(this.electionDeadlineMs, this.nowMs + 2 * this.heartbeatMs)
+      this.sendAfter.push({
+        ...this.message(m.from, { type: 'preVoteReply', granted }),
+        term: granted ? m.term : this.term,
+      })
       return
     }
-    const granted = isVoter && upToDate && (this.votedFor === '' || this.votedFor === m.from) && this.role !== 'leader' && this.role !== 'candidate'
+    const granted =
+      isVoter &&
+      upToDate &&
+      (this.votedFor === '' || this.votedFor === m.from) &&
+      this.role !== 'leader' &&
+      this.role !== 'candidate'
     if (granted && this.votedFor === '') {
       this.role = 'follower'
       this.votedFor = m.from
@@ -487,12 +532,21 @@ export class RaftNode {
       this.resetElectionTimer()
     }
     // Another asks in our own term: a split vote. Waiting a whole time-out again would only cost time.
-    if (this.role === 'candidate' && m.from !== this.self) this.electionDeadlineMs = Math.min(this.electionDeadlineMs, this.nowMs + this.electionTimeoutMs * (0.2 + 0.5 * this.options.random()))
+    if (this.role === 'candidate' && m.from !== this.self)
+      this.electionDeadlineMs = Math.min(
+        this.electionDeadlineMs,
+        this.nowMs + this.electionTimeoutMs * (0.2 + 0.5 * this.options.random()),
+      )
     this.sendAfter.push(this.message(m.from, { type: 'voteReply', granted }))
   }
 
   private handleVoteReply(m: RaftMessage & { type: 'preVoteReply' | 'voteReply' }): void {
-    if (m.type === 'preVoteReply' ? this.role !== 'preCandidate' || (m.granted && m.term !== this.term + 1) : this.role !== 'candidate') return
+    if (
+      m.type === 'preVoteReply'
+        ? this.role !== 'preCandidate' || (m.granted && m.term !== this.term + 1)
+        : this.role !== 'candidate'
+    )
+      return
     this.countVote(m.from, m.granted)
   }
 
@@ -514,7 +568,8 @@ export class RaftNode {
     this.progress = new Map(this.others().map((member) => [member, new Progress(this.log.lastIndex + 1, this.nowMs)]))
     // What former terms left uncommitted is given back when it commits, so it counts from the start.
     this.uncommittedBytes = 0
-    for (let at = this.commit + 1; at <= this.log.lastIndex; at++) this.uncommittedBytes += this.log.at(at)?.payload.length ?? 0
+    for (let at = this.commit + 1; at <= this.log.lastIndex; at++)
+      this.uncommittedBytes += this.log.at(at)?.payload.length ?? 0
     this.heartbeatDueMs = this.nowMs
     // §3.6.2, §6.4: only an entry of the own term commits those before it, and tells what is committed.
     this.appendOwn({ kind: 'noop', clientId: '', clientSeq: 0, payload: NO_BYTES })
@@ -525,7 +580,15 @@ export class RaftNode {
 
   private appendOwn(proposal: Proposal): void {
     const { kind, clientId, clientSeq, payload } = proposal
-    this.log.append({ term: this.term, index: this.log.lastIndex + 1, formatVersion: ENTRY_FORMAT_VERSION, kind, clientId, clientSeq, payload })
+    this.log.append({
+      term: this.term,
+      index: this.log.lastIndex + 1,
+      formatVersion: ENTRY_FORMAT_VERSION,
+      kind,
+      clientId,
+      clientSeq,
+      payload,
+    })
     this.uncommittedBytes += payload.length
   }
 
@@ -550,8 +613,18 @@ export class RaftNode {
   /** What was lost on the way is sent again. */
   private nudge(to: MemberId, progress: Progress): void {
     const retryMs = 4 * this.heartbeatMs
-    if (progress.state === 'probe' && progress.probeSentMs !== undefined && this.nowMs - progress.probeSentMs >= retryMs) progress.probeSentMs = undefined
-    if (progress.state === 'snapshot' && progress.snapshot.waiting && this.nowMs - progress.snapshot.askedMs >= 2 * retryMs) this.wantChunk(to, progress)
+    if (
+      progress.state === 'probe' &&
+      progress.probeSentMs !== undefined &&
+      this.nowMs - progress.probeSentMs >= retryMs
+    )
+      progress.probeSentMs = undefined
+    if (
+      progress.state === 'snapshot' &&
+      progress.snapshot.waiting &&
+      this.nowMs - progress.snapshot.askedMs >= 2 * retryMs
+    )
+      this.wantChunk(to, progress)
   }
 
   private sendAppends(to: MemberId, progress: Progress): void {
@@ -572,13 +645,19 @@ export class RaftNode {
         this.wantChunk(to, progress)
         return
       }
-      const entries = full && !probing ? [] : this.log.slice(progress.next, this.log.lastIndex, this.options.appendBytesMax ?? 512 * 1024)
+      const entries =
+        full && !probing
+          ? []
+          : this.log.slice(progress.next, this.log.lastIndex, this.options.appendBytesMax ?? 512 * 1024)
       this.send(to, { type: 'append', prevIndex, prevTerm, entries, commit: this.commit })
       progress.toldCommit = Math.max(progress.toldCommit, Math.min(this.commit, prevIndex + entries.length))
       if (probing) progress.probeSentMs = this.nowMs
       else if (entries.length > 0) {
         progress.next += entries.length
-        progress.sent(progress.next - 1, entries.reduce((sum, e) => sum + e.payload.length, 0))
+        progress.sent(
+          progress.next - 1,
+          entries.reduce((sum, e) => sum + e.payload.length, 0),
+        )
       } else return
     }
   }
@@ -592,14 +671,22 @@ export class RaftNode {
   private handleAppend(m: RaftMessage & { type: 'append' }): void {
     this.hearLeader(m.from)
     const reply = (index: LogIndex) =>
-      this.sendAfter.push(this.message(m.from, { type: 'appendReply', success: true, index, hintIndex: 0, hintTerm: 0 }))
+      this.sendAfter.push(
+        this.message(m.from, { type: 'appendReply', success: true, index, hintIndex: 0, hintTerm: 0 }),
+      )
     // What is committed is the leader's too: entries up to there need no look.
     if (m.prevIndex + m.entries.length < this.commit) return void reply(this.commit)
     const agrees = m.prevIndex < this.log.firstIndex - 1 || this.log.termAt(m.prevIndex) === m.prevTerm
     if (!agrees) {
       const hintIndex = this.log.findConflict(Math.min(m.prevIndex, this.log.lastIndex), m.prevTerm)
       this.sendAfter.push(
-        this.message(m.from, { type: 'appendReply', success: false, index: m.prevIndex, hintIndex, hintTerm: this.log.termAt(hintIndex) ?? 0 }),
+        this.message(m.from, {
+          type: 'appendReply',
+          success: false,
+          index: m.prevIndex,
+          hintIndex,
+          hintTerm: this.log.termAt(hintIndex) ?? 0,
+        }),
       )
       return
     }
@@ -615,7 +702,8 @@ export class RaftNode {
 
   private truncate(from: LogIndex): void {
     // Leader completeness (§3.6.3) makes this impossible; going on would lose what was acknowledged.
-    if (from <= this.commit) throw new Error(`raft: ${this.self} is told to replace committed entry ${from} (commit ${this.commit})`)
+    if (from <= this.commit)
+      throw new Error(`raft: ${this.self} is told to replace committed entry ${from} (commit ${this.commit})`)
     this.log.truncate(from)
     this.stableIndex = Math.min(this.stableIndex, from - 1)
     this.handedToPersist = Math.min(this.handedToPersist, from - 1)
@@ -655,7 +743,8 @@ export class RaftNode {
 
   private setCommit(index: LogIndex): void {
     if (index <= this.commit) return
-    if (this.role === 'leader') for (let at = this.commit + 1; at <= index; at++) this.uncommittedBytes -= this.log.at(at)?.payload.length ?? 0
+    if (this.role === 'leader')
+      for (let at = this.commit + 1; at <= index; at++) this.uncommittedBytes -= this.log.at(at)?.payload.length ?? 0
     this.commit = index
   }
 
@@ -675,7 +764,11 @@ export class RaftNode {
     const answered = mark !== undefined && m.round >= mark.round
     if (answered) progress.mark = undefined
     if (progress.state === 'replicate' && answered && m.lastIndex < mark.last) progress.becomeProbe(progress.match + 1)
-    else if (progress.state === 'probe' && progress.probeSentMs !== undefined && this.nowMs - progress.probeSentMs >= 2 * this.heartbeatMs)
+    else if (
+      progress.state === 'probe' &&
+      progress.probeSentMs !== undefined &&
+      this.nowMs - progress.probeSentMs >= 2 * this.heartbeatMs
+    )
       progress.probeSentMs = undefined
     this.confirmReads()
   }
@@ -691,7 +784,9 @@ export class RaftNode {
   private handleSnapshot(m: RaftMessage & { type: 'snapshot' }): void {
     this.hearLeader(m.from)
     if (m.meta.index <= this.commit) {
-      this.sendAfter.push(this.message(m.from, { type: 'snapshotReply', index: this.commit, received: 0, installed: true }))
+      this.sendAfter.push(
+        this.message(m.from, { type: 'snapshotReply', index: this.commit, received: 0, installed: true }),
+      )
       return
     }
     const same = this.receiving?.meta.index === m.meta.index && this.receiving.meta.term === m.meta.term
@@ -701,7 +796,12 @@ export class RaftNode {
     }
     if (this.receiving.busy) return
     if (m.offset !== this.receiving.received || crc32c(m.data) !== m.crc) {
-      this.send(m.from, { type: 'snapshotReply', index: m.meta.index, received: this.receiving.received, installed: false })
+      this.send(m.from, {
+        type: 'snapshotReply',
+        index: m.meta.index,
+        received: this.receiving.received,
+        installed: false,
+      })
       return
     }
     this.receiving.busy = true
@@ -732,7 +832,8 @@ export class RaftNode {
     // Before an entry of this term has committed, the leader does not know what is: the reads wait, they are not refused.
     if (this.log.termAt(this.commit) !== this.term) return
     this.sendHeartbeats()
-    for (const { context, from } of this.newReads) this.reads.push({ context, from, index: this.commit, round: this.round })
+    for (const { context, from } of this.newReads)
+      this.reads.push({ context, from, index: this.commit, round: this.round })
     this.newReads = []
     this.confirmReads()
   }
@@ -824,7 +925,8 @@ export class RaftNode {
         return this.handleSnapshot(m)
       case 'timeoutNow':
         // §3.10: the leader asks us to take over; its life is no reason to wait.
-        if (this.role === 'follower' && this.configuration.voters.includes(this.self) && !this.forgetful) this.campaign(true)
+        if (this.role === 'follower' && this.configuration.voters.includes(this.self) && !this.forgetful)
+          this.campaign(true)
         return
       case 'readIndex':
         if (this.role === 'leader' && this.newReads.length + this.reads.length < (this.options.readsMax ?? 10_000))
@@ -864,7 +966,9 @@ export class RaftNode {
 
   private heardVoters(): MemberId[] {
     const sinceMs = this.nowMs - 1.5 * this.electionTimeoutMs
-    return this.configuration.voters.filter((voter) => voter === this.self || (this.progress.get(voter)?.heardMs ?? Number.NEGATIVE_INFINITY) >= sinceMs)
+    return this.configuration.voters.filter(
+      (voter) => voter === this.self || (this.progress.get(voter)?.heardMs ?? Number.NEGATIVE_INFINITY) >= sinceMs,
+    )
   }
 
   private quorum(): number {

@@ -2,11 +2,15 @@ import { crc32c } from './crc32c.js'
 import type { EntryKind, HardState, LogEntry, SnapshotMeta } from './types.js'
 
 /**
- * Records of the log on disk. Header, 20 bytes, big endian: magic (2), format (1), type (1; highest bit: the last one of
- * its batch), batch (4), body length (4), CRC-32C of these (4), CRC-32C of the body (4). With a checksum of its own a header's length can be believed where the
+ * Records of the log on disk. Header, 20 bytes, big endian: magic (2), format (1), type (1; highest bit: the last one
+ * of its batch), batch (4), body length (4), CRC-32C of these (4), CRC-32C of the body (4). With a checksum of its own a
+ * header's length can be believed where the
  * body is damaged.
  */
-export type LogRecord = { type: 'entry'; entry: LogEntry } | { type: 'hardState'; hardState: HardState } | { type: 'base'; meta: SnapshotMeta }
+export type LogRecord =
+  | { type: 'entry'; entry: LogEntry }
+  | { type: 'hardState'; hardState: HardState }
+  | { type: 'base'; meta: SnapshotMeta }
 
 export const HEADER_BYTES = 20
 const LENGTH_AT = 8
@@ -108,11 +112,18 @@ export class RecordWriter {
 export function readLength(bytes: Uint8Array, start: number): number | undefined {
   if (start + HEADER_BYTES > bytes.length) return undefined
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-  if (view.getUint16(start) !== MAGIC || view.getUint32(start + HEADER_CRC_AT) !== crc32c(bytes.subarray(start, start + HEADER_CRC_AT))) return undefined
+  if (
+    view.getUint16(start) !== MAGIC ||
+    view.getUint32(start + HEADER_CRC_AT) !== crc32c(bytes.subarray(start, start + HEADER_CRC_AT))
+  )
+    return undefined
   return view.getUint32(start + LENGTH_AT)
 }
 
-export type ReadRecord = { status: 'record'; record: LogRecord; batch: number; endsBatch: boolean; end: number } | { status: 'empty' } | { status: 'bad' }
+export type ReadRecord =
+  | { status: 'record'; record: LogRecord; batch: number; endsBatch: boolean; end: number }
+  | { status: 'empty' }
+  | { status: 'bad' }
 
 /** The record at `start`; `empty`: only zeroes from here to the end of the file; `bad`: something else. */
 export function readRecord(bytes: Uint8Array, start: number): ReadRecord {
@@ -123,7 +134,8 @@ export function readRecord(bytes: Uint8Array, start: number): ReadRecord {
   const endsBatch = (view.getUint8(start + 3) & ENDS_BATCH) !== 0
   const type = TYPES[view.getUint8(start + 3) & ~ENDS_BATCH]
   if (length > BODY_BYTES_MAX || end > bytes.length || type === undefined) return { status: 'bad' }
-  if (view.getUint32(start + BODY_CRC_AT) !== crc32c(bytes.subarray(start + HEADER_BYTES, end))) return { status: 'bad' }
+  if (view.getUint32(start + BODY_CRC_AT) !== crc32c(bytes.subarray(start + HEADER_BYTES, end)))
+    return { status: 'bad' }
   if (view.getUint8(start + 2) !== FORMAT) return { status: 'bad' }
   const batch = view.getUint32(start + 4)
   const body = start + HEADER_BYTES
@@ -144,7 +156,8 @@ export function readRecord(bytes: Uint8Array, start: number): ReadRecord {
     return { status: 'record', record: { type, entry }, batch, endsBatch, end }
   }
   const value: unknown = JSON.parse(decoder.decode(bytes.subarray(body + 4, end)))
-  const record: LogRecord = type === 'hardState' ? { type, hardState: value as HardState } : { type, meta: value as SnapshotMeta }
+  const record: LogRecord =
+    type === 'hardState' ? { type, hardState: value as HardState } : { type, meta: value as SnapshotMeta }
   return { status: 'record', record, batch, endsBatch, end }
 }
 

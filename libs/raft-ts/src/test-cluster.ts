@@ -1,5 +1,14 @@
 import { RaftNode } from './raft-node.js'
-import type { HardState, LogEntry, MemberId, RaftMessage, RaftOptions, RaftPlantedBug, Ready, SnapshotMeta } from './types.js'
+import type {
+  HardState,
+  LogEntry,
+  MemberId,
+  RaftMessage,
+  RaftOptions,
+  RaftPlantedBug,
+  Ready,
+  SnapshotMeta,
+} from './types.js'
 
 /** Small seeded generator (mulberry32): a test's whole chance. */
 export function seeded(seed: number): () => number {
@@ -29,7 +38,8 @@ interface Member {
 
 const CHUNK_BYTES = 40
 /** What a snapshot at `index` holds here: something that shows a chunk in the wrong place. */
-const snapshotAt = (index: number) => new TextEncoder().encode(Array.from({ length: 20 }, (_, i) => index * 20 + i).join(' '))
+const snapshotAt = (index: number) =>
+  new TextEncoder().encode(Array.from({ length: 20 }, (_, i) => index * 20 + i).join(' '))
 
 /**
  * Members in one process whose network and disks do as one random stream says. Checks Raft's invariants after each step.
@@ -48,7 +58,16 @@ export class TestCluster {
   private readonly leaders = new Map<number, MemberId>()
   private nextRead = 1
   private readonly readFloors = new Map<string, number>()
-  readonly counters = { proposals: 0, reads: 0, readsRefused: 0, crashes: 0, snapshots: 0, transfers: 0, lost: 0, repaired: 0 }
+  readonly counters = {
+    proposals: 0,
+    reads: 0,
+    readsRefused: 0,
+    crashes: 0,
+    snapshots: 0,
+    transfers: 0,
+    lost: 0,
+    repaired: 0,
+  }
   cut = new Set<string>()
 
   constructor(
@@ -56,7 +75,8 @@ export class TestCluster {
     private readonly options: { size: number; bugs?: RaftPlantedBug[]; lossy?: number },
   ) {
     this.names = Array.from({ length: options.size }, (_, i) => String.fromCharCode(97 + i))
-    for (const name of this.names) this.boot(name, { hardState: { term: 0, votedFor: '', commit: 0 }, base: undefined, entries: [] })
+    for (const name of this.names)
+      this.boot(name, { hardState: { term: 0, votedFor: '', commit: 0 }, base: undefined, entries: [] })
   }
 
   get status() {
@@ -89,7 +109,8 @@ export class TestCluster {
     else if (dice < 963) this.lose(name)
     else if (dice < 965) this.crash(name)
     else if (dice < 985) this.bootOne()
-    else if (dice < 988) this.cut = new Set([this.random() < 0.5 ? name : (this.leader()?.node.status().member ?? name)])
+    else if (dice < 988)
+      this.cut = new Set([this.random() < 0.5 ? name : (this.leader()?.node.status().member ?? name)])
     else if (dice < 996) this.cut.clear()
     else if (dice < 998) this.crash(this.leader()?.node.status().member ?? name)
     else this.advance(this.random() * 400, faults)
@@ -103,7 +124,11 @@ export class TestCluster {
     for (let i = 0; i < steps; i++) {
       this.advance(10)
       for (let n = this.network.length; n > 0; n--) this.deliverOne(false)
-      for (const member of this.members.values()) while (member.syncing.length + member.chunks.length > 0) this.syncOne(member), this.chunkOne(member)
+      for (const member of this.members.values())
+        while (member.syncing.length + member.chunks.length > 0) {
+          this.syncOne(member)
+          this.chunkOne(member)
+        }
       this.checkInvariants()
     }
   }
@@ -114,7 +139,9 @@ export class TestCluster {
     this.counters.proposals++
     const payload = new Uint8Array(8)
     new DataView(payload.buffer).setUint32(0, this.counters.proposals)
-    const result = leader.node.propose([{ kind: 'command', clientId: 'client', clientSeq: this.counters.proposals, payload }])
+    const result = leader.node.propose([
+      { kind: 'command', clientId: 'client', clientSeq: this.counters.proposals, payload },
+    ])
     this.pump(leader)
     return result.accepted
   }
@@ -161,7 +188,10 @@ export class TestCluster {
     if (former?.up) return
     const forgetful = former?.forgetful ?? false
     disk.entries.forEach((e, i) => {
-      if (e.index !== (disk.base?.index ?? 0) + 1 + i) throw new Error(`disk of ${name}: base ${disk.base?.index}, entries ${disk.entries.map((x) => x.index).join(" ")}`)
+      if (e.index !== (disk.base?.index ?? 0) + 1 + i)
+        throw new Error(
+          `disk of ${name}: base ${disk.base?.index}, entries ${disk.entries.map((x) => x.index).join(' ')}`,
+        )
     })
     const options: RaftOptions = {
       member: name,
@@ -175,7 +205,15 @@ export class TestCluster {
       allowPlantedBugs: true,
       forgetful,
     }
-    this.members.set(name, { node: new RaftNode(options), disk, syncing: [], chunks: [], received: [], up: true, forgetful })
+    this.members.set(name, {
+      node: new RaftNode(options),
+      disk,
+      syncing: [],
+      chunks: [],
+      received: [],
+      up: true,
+      forgetful,
+    })
   }
 
   private advance(ms: number, stalls = false): void {
@@ -194,7 +232,11 @@ export class TestCluster {
     const message = this.network[at] as RaftMessage
     // Doubled now and then: it stays in the network.
     if (!faults || this.random() > 0.05) this.network.splice(at, 1)
-    if (faults && (this.random() < (this.options.lossy ?? 0.05) || this.cut.has(message.from) || this.cut.has(message.to))) return
+    if (
+      faults &&
+      (this.random() < (this.options.lossy ?? 0.05) || this.cut.has(message.from) || this.cut.has(message.to))
+    )
+      return
     const member = this.members.get(message.to)
     if (!member?.up) return
     member.node.step(structuredClone(message))
@@ -230,7 +272,8 @@ export class TestCluster {
       for (const { context, index, refused } of ready.reads) {
         const floor = this.readFloors.get(`${member.node.status().member} ${context}`) ?? 0
         if (refused) this.counters.readsRefused++
-        else if (index < floor) throw new Error(`stale read: index ${index}, but ${floor} was committed before it began`)
+        else if (index < floor)
+          throw new Error(`stale read: index ${index}, but ${floor} was committed before it began`)
       }
       for (const entry of ready.apply) this.apply(member, entry)
       for (const wanted of ready.snapshotWanted) this.offerSnapshot(member, wanted)
@@ -252,7 +295,8 @@ export class TestCluster {
     if (!done) member.node.snapshotReceived(meta, offset + data.length)
     else if (meta.index <= member.node.status().applied) member.node.snapshotRefused()
     else {
-      if (String(member.received) !== String([...snapshotAt(meta.index)])) throw new Error(`snapshot ${meta.index} arrived as something else`)
+      if (String(member.received) !== String([...snapshotAt(meta.index)]))
+        throw new Error(`snapshot ${meta.index} arrived as something else`)
       this.counters.snapshots++
       member.node.snapshotInstalled(meta)
     }
@@ -288,7 +332,11 @@ export class TestCluster {
     }
     if (persist.hardState) disk.hardState = persist.hardState
     const first = persist.entries[0]
-    if (first) disk.entries = [...disk.entries.filter((e) => e.index < first.index), ...persist.entries.filter((e) => e.index > (disk.base?.index ?? 0))]
+    if (first)
+      disk.entries = [
+        ...disk.entries.filter((e) => e.index < first.index),
+        ...persist.entries.filter((e) => e.index > (disk.base?.index ?? 0)),
+      ]
   }
 
   private apply(member: Member, entry: LogEntry): void {
@@ -296,7 +344,8 @@ export class TestCluster {
     const what = `${entry.term}/${entry.clientSeq}`
     const known = this.committed.get(entry.index)
     // State machine safety (thesis fig. 3.2).
-    if (known !== undefined && known !== what) throw new Error(`state machine safety: entry ${entry.index} is ${what} here and ${known} elsewhere`)
+    if (known !== undefined && known !== what)
+      throw new Error(`state machine safety: entry ${entry.index} is ${what} here and ${known} elsewhere`)
     this.committed.set(entry.index, what)
   }
 
@@ -306,14 +355,17 @@ export class TestCluster {
       const { role, term, member: name, lastIndex } = member.node.status()
       if (role !== 'leader') continue
       const other = this.leaders.get(term)
-      if (other !== undefined && other !== name) throw new Error(`election safety: ${other} and ${name} lead in term ${term}`)
+      if (other !== undefined && other !== name)
+        throw new Error(`election safety: ${other} and ${name} lead in term ${term}`)
       if (other === undefined) {
         this.leaders.set(term, name)
         // Leader completeness, checked when it takes office.
         for (const [index, what] of this.committed) {
           const entry = member.node.entryAt(index)
           if (entry ? `${entry.term}/${entry.clientSeq}` !== what : index > lastIndex)
-            throw new Error(`leader completeness: ${name} leads term ${term} without committed entry ${index} (${what})`)
+            throw new Error(
+              `leader completeness: ${name} leads term ${term} without committed entry ${index} (${what})`,
+            )
         }
       }
     }
@@ -327,9 +379,14 @@ export class TestCluster {
         const [a, b] = [nodes[i] as RaftNode, nodes[j] as RaftNode]
         const [sa, sb] = [a.status(), b.status()]
         let agreed = false
-        for (let index = Math.min(sa.lastIndex, sb.lastIndex); index >= Math.max(sa.firstIndex, sb.firstIndex); index--) {
+        for (
+          let index = Math.min(sa.lastIndex, sb.lastIndex);
+          index >= Math.max(sa.firstIndex, sb.firstIndex);
+          index--
+        ) {
           const same = a.termAt(index) === b.termAt(index)
-          if (agreed && !same) throw new Error(`log matching: ${sa.member} and ${sb.member} agree above ${index} but not there`)
+          if (agreed && !same)
+            throw new Error(`log matching: ${sa.member} and ${sb.member} agree above ${index} but not there`)
           agreed ||= same
         }
       }

@@ -81,7 +81,8 @@ export class ScriptCluster {
     },
     tick: ([ms, ...names]) => {
       this.nowMs += Number(ms)
-      for (const name of names.length > 0 ? names : this.members.keys()) if (this.member(name).up) this.member(name).node.tick(this.nowMs)
+      for (const name of names.length > 0 ? names : this.members.keys())
+        if (this.member(name).up) this.member(name).node.tick(this.nowMs)
       this.pumpAll()
     },
     deliver: (words) => {
@@ -107,9 +108,18 @@ export class ScriptCluster {
       }
     },
     propose: ([name, ...texts]) => {
-      const proposals = texts.map((text) => ({ kind: 'command' as const, clientId: '', clientSeq: 0, payload: encoder.encode(text) }))
+      const proposals = texts.map((text) => ({
+        kind: 'command' as const,
+        clientId: '',
+        clientSeq: 0,
+        payload: encoder.encode(text),
+      }))
       const result = this.member(name).node.propose(proposals)
-      this.out.push(result.accepted ? `accepted at ${result.firstIndex} in term ${result.term}` : `refused: ${result.reason}, leader ${result.leader ?? '-'}`)
+      this.out.push(
+        result.accepted
+          ? `accepted at ${result.firstIndex} in term ${result.term}`
+          : `refused: ${result.reason}, leader ${result.leader ?? '-'}`,
+      )
       this.pumpAll()
     },
     read: ([name]) => {
@@ -153,7 +163,8 @@ export class ScriptCluster {
     },
     restart: ([name, how]) => this.start(name as string, how === 'forgetful'),
     receive: ([name], line) => {
-      const bytes = (key: string, value: unknown) => (BYTES.has(key) && typeof value === 'string' ? encoder.encode(value) : value)
+      const bytes = (key: string, value: unknown) =>
+        BYTES.has(key) && typeof value === 'string' ? encoder.encode(value) : value
       const message = JSON.parse(line.slice(line.indexOf('{')), bytes) as RaftMessage
       if (!this.member(name).node.step(message)) this.out.push('refused as implausible')
       this.pumpAll()
@@ -165,8 +176,13 @@ export class ScriptCluster {
       for (const name of names.length > 0 ? names : this.members.keys()) {
         const { node } = this.member(name)
         const { firstIndex, lastIndex, commit } = node.status()
-        const entries = Array.from({ length: lastIndex - firstIndex + 1 }, (_, i) => node.entryAt(firstIndex + i) as LogEntry)
-        const texts = entries.map((e) => `${e.index}/${e.term}${e.kind === 'command' ? `=${decoder.decode(e.payload)}` : ''}`)
+        const entries = Array.from(
+          { length: lastIndex - firstIndex + 1 },
+          (_, i) => node.entryAt(firstIndex + i) as LogEntry,
+        )
+        const texts = entries.map(
+          (e) => `${e.index}/${e.term}${e.kind === 'command' ? `=${decoder.decode(e.payload)}` : ''}`,
+        )
         this.out.push(`${name} [${texts.join(' ')}] commit ${commit} state "${this.member(name).state}"`)
       }
     },
@@ -222,7 +238,8 @@ export class ScriptCluster {
     const member = this.member(message.to)
     if (!member.up) return void (say && this.out.push(`lost  ${describeMessage(message)}`))
     if (say) this.out.push(`      ${describeMessage(message)}`)
-    if (!member.node.step(structuredClone(message))) this.out.push(`refused as implausible: ${describeMessage(message)}`)
+    if (!member.node.step(structuredClone(message)))
+      this.out.push(`refused as implausible: ${describeMessage(message)}`)
   }
 
   /** Until nothing is on the way any more. */
@@ -230,7 +247,8 @@ export class ScriptCluster {
     this.pumpAll()
     for (let rounds = 0; this.network.length > 0; rounds++) {
       if (rounds > 1000) throw new Error('the network does not come to rest')
-      for (const message of this.network.splice(0)) if (!this.cuts.has(message.from) && !this.cuts.has(message.to)) this.deliver(message, false)
+      for (const message of this.network.splice(0))
+        if (!this.cuts.has(message.from) && !this.cuts.has(message.to)) this.deliver(message, false)
       this.pumpAll()
     }
   }
@@ -249,7 +267,8 @@ export class ScriptCluster {
       }
       this.network.push(...ready.sendNow)
       member.syncing.push(ready)
-      for (const { context, index, refused } of ready.reads) this.out.push(`${name} read ${context} ${refused ? 'refused' : `may go on at ${index}`}`)
+      for (const { context, index, refused } of ready.reads)
+        this.out.push(`${name} read ${context} ${refused ? 'refused' : `may go on at ${index}`}`)
       for (const entry of ready.apply) {
         // One letter an entry; a no-op is a dot.
         member.state += entry.kind === 'command' ? decoder.decode(entry.payload).slice(0, 1) : '.'
@@ -272,7 +291,12 @@ export class ScriptCluster {
   private offerSnapshot(member: Member, to: MemberId, index: number, offset: number): void {
     const meta = member.node.metaAt(index === 0 ? member.node.status().applied : index)
     if (!meta) return member.node.snapshotFailed(to)
-    const whole = encoder.encode([...member.state].slice(0, meta.index).join('').padEnd(CHUNK_BYTES * 3))
+    const whole = encoder.encode(
+      [...member.state]
+        .slice(0, meta.index)
+        .join('')
+        .padEnd(CHUNK_BYTES * 3),
+    )
     const data = whole.slice(offset, offset + CHUNK_BYTES)
     member.node.snapshotChunk(to, { meta, offset, data, done: offset + data.length >= whole.length })
   }
@@ -305,7 +329,9 @@ export class ScriptCluster {
   /** Says who has another role, term or leader than before. */
   private changes(): void {
     for (const [name, member] of this.members) {
-      const { role, term, leader, mayVote } = member.up ? member.node.status() : { role: 'down', term: 0, leader: undefined, mayVote: true }
+      const { role, term, leader, mayVote } = member.up
+        ? member.node.status()
+        : { role: 'down', term: 0, leader: undefined, mayVote: true }
       const now = `${name} ${role}${member.up ? ` term ${term} leader ${leader ?? '-'}` : ''}${mayVote ? '' : ' may not vote'}`
       if (member.known !== '' && member.known !== now) this.out.push(`${String(this.nowMs).padStart(5)} ms: ${now}`)
       member.known = now

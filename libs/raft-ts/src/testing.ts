@@ -22,7 +22,10 @@ export class CrashDisk implements LogDisk {
 
   async list(dir: string): Promise<string[]> {
     this.step()
-    return [...this.files.keys()].filter((path) => path.startsWith(`${dir}/`)).map((path) => path.slice(dir.length + 1)).sort()
+    return [...this.files.keys()]
+      .filter((path) => path.startsWith(`${dir}/`))
+      .map((path) => path.slice(dir.length + 1))
+      .sort()
   }
 
   async open(path: string, options: { preallocateBytes?: number } = {}): Promise<LogDiskFile> {
@@ -51,7 +54,8 @@ export class CrashDisk implements LogDisk {
 
   async syncDir(dir: string): Promise<void> {
     this.step()
-    for (const path of [...this.durableNames.keys()]) if (path.startsWith(`${dir}/`) && !this.files.has(path)) this.durableNames.delete(path)
+    for (const path of this.durableNames.keys())
+      if (path.startsWith(`${dir}/`) && !this.files.has(path)) this.durableNames.delete(path)
     for (const [path, file] of this.files) if (path.startsWith(`${dir}/`)) this.durableNames.set(path, file)
   }
 
@@ -93,18 +97,17 @@ export class CrashDisk implements LogDisk {
   }
 
   private handle(file: File): LogDiskFile {
-    const disk = this
     return {
       get sizeBytes() {
         return file.present.length
       },
-      async read(offset, lengthBytes) {
-        disk.step()
+      read: async (offset, lengthBytes) => {
+        this.step()
         return file.present.slice(offset, offset + lengthBytes)
       },
-      async write(offset, bytes) {
-        disk.step()
-        if (bytes.length > disk.freeBytes) throw new Error('no space left')
+      write: async (offset, bytes) => {
+        this.step()
+        if (bytes.length > this.freeBytes) throw new Error('no space left')
         if (offset + bytes.length > file.present.length) {
           const grown = new Uint8Array(offset + bytes.length)
           grown.set(file.present)
@@ -112,17 +115,15 @@ export class CrashDisk implements LogDisk {
         }
         file.present.set(bytes, offset)
       },
-      async sync() {
-        disk.step()
+      sync: async () => {
+        this.step()
         file.durable = file.present.slice()
       },
-      async truncate(sizeBytes) {
-        disk.step()
+      truncate: async (sizeBytes) => {
+        this.step()
         file.present = file.present.slice(0, sizeBytes)
       },
-      async close() {
-        disk.step()
-      },
+      close: async () => this.step(),
     }
   }
 }

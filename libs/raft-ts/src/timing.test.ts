@@ -117,7 +117,8 @@ class Timed {
         const disk = this.disks.get(name) as NonNullable<ReturnType<typeof this.disks.get>>
         Object.assign(disk, current.persist?.hardState ?? {})
         const first = current.persist?.entries[0]?.index
-        if (current.persist && first !== undefined) disk.entries.splice(first - 1, disk.entries.length, ...current.persist.entries)
+        if (current.persist && first !== undefined)
+          disk.entries.splice(first - 1, disk.entries.length, ...current.persist.entries)
         node.persisted(current.number)
         this.send(current.sendAfterPersist)
         this.pump(name, node)
@@ -172,5 +173,6 @@ test('ten minutes with stalls of 200 ms, now and then of 3 s, and slow syncs sta
     cluster.stall(name, second % 20 === 0 && name !== leader ? 3000 : 200)
     cluster.run(cluster.nowMs + 1000)
   }
-  for (const node of cluster.nodes.values()) assert.deepEqual([node.status().term, node.status().leader], [term, leader])
+  for (const node of cluster.nodes.values())
+    assert.deepEqual([node.status().term, node.status().leader], [term, leader])
 })

@@ -103,7 +103,10 @@ export interface Ready {
   reads: { context: number; index: LogIndex; refused: boolean }[]
   /** Followers that need a chunk of a snapshot: answer each with `snapshotChunk`, or `snapshotFailed`. */
   snapshotWanted: { to: MemberId; index: LogIndex; offset: number }[]
-  /** Chunks that came in, checked: write them, then call `snapshotReceived`; after the last one and its installation `snapshotInstalled`. */
+  /**
+   * Chunks that came in, checked: write each and call `snapshotReceived`; after the last one and its installation
+   * `snapshotInstalled`; `snapshotRefused` if it cannot be used. Offset 0 begins anew.
+   */
   snapshotChunks: { meta: SnapshotMeta; offset: number; data: Uint8Array; done: boolean }[]
 }
 
@@ -130,7 +133,10 @@ export interface RaftStatus {
   progress: Record<MemberId, { match: LogIndex; next: LogIndex; state: string; inFlight: number }>
   /** May it vote? False while it makes up for a lost memory. */
   mayVote: boolean
-  counters: Record<'elections' | 'won' | 'truncations' | 'snapshotsSent' | 'snapshotsInstalled' | 'stepDowns' | 'refusedMessages', number>
+  counters: Record<
+    'elections' | 'won' | 'truncations' | 'snapshotsSent' | 'snapshotsInstalled' | 'stepDowns' | 'refusedMessages',
+    number
+  >
 }
 
 /** Deliberate bugs, for the tests of the checkers; refused without `allowPlantedBugs`. */
@@ -148,7 +154,10 @@ export interface RaftOptions {
   heartbeatMs?: number
   /** Least time without a leader before an election; the greatest is twice that. Default 300. */
   electionTimeoutMs?: number
-  /** A gap between own ticks above this means that we could not hear: silences start anew. Default: a third of the election time-out. */
+  /**
+   * A gap between own ticks above this means that we could not hear: silences start anew. Default: a third of the
+   * election time-out.
+   */
   tickGapMs?: number
   /** Entries' bytes in one append. Default 512 KiB. */
   appendBytesMax?: number
@@ -164,7 +173,11 @@ export interface RaftOptions {
   recovered?: { hardState: HardState; snapshot: SnapshotMeta | undefined; entries: LogEntry[] }
   /** Index up to which the state machine already holds everything (≥ the snapshot's). */
   applied?: LogIndex
-  /** This member's directory was empty in a cluster that exists: it may have voted and acknowledged what it has forgotten. */
+  /**
+   * This member's directory was empty in a cluster that exists: it may have voted and acknowledged what it has forgotten.
+   * So it does not vote until it is repaired. To be given again at each start until `status().mayVote` has been true and
+   * the driver has made a durable note of that.
+   */
   forgetful?: boolean
   plantedBugs?: readonly RaftPlantedBug[]
   allowPlantedBugs?: boolean
