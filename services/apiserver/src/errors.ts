@@ -97,6 +97,7 @@ export const conflict = (what: Subject, why: string) =>
   fail(409, 'Conflict', `Operation cannot be fulfilled on ${nameOf(what)}: ${why}`, detailsOf(what))
 export const modified = (what: Subject) =>
   conflict(what, 'the object has been modified; please apply your changes to the latest version and try again')
+export const requestTimeout = (message: string) => fail(408, 'Timeout', message)
 export const expired = (message: string) => fail(410, 'Expired', message)
 export const tooLarge = (message: string) => fail(413, 'RequestEntityTooLarge', message)
 export const unsupportedMediaType = (message: string) => fail(415, 'UnsupportedMediaType', message)

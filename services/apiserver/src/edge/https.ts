@@ -43,6 +43,7 @@ export interface HttpsListener {
 type Request = IncomingMessage | Http2ServerRequest
 type Response = ServerResponse | Http2ServerResponse
 
+const KEEP_ALIVE_MS = 30_000
 /** How long a stream whose body was refused may stay half open. */
 const STREAM_LEFT_MS = 5000
 /** Bytes of a refused body that are read and thrown away, so that an HTTP/1.1 client gets to read the answer. */
@@ -83,6 +84,8 @@ export async function listenHttps(api: ApiServerHandle, options: HttpsOptions): 
       return
     }
     connections.add(socket)
+    // A peer that vanished without a word would hold its watches for ever.
+    socket.setKeepAlive(true, KEEP_ALIVE_MS)
     socket.on('close', () => connections.delete(socket))
     socket.on('error', () => socket.destroy())
   })

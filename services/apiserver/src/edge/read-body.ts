@@ -1,15 +1,18 @@
 import type { IncomingMessage } from 'node:http'
 import type { Http2ServerRequest } from 'node:http2'
 import { parseDocument } from 'yaml'
-import { badRequest, tooLarge } from '../errors.js'
+import { badRequest, requestTimeout, tooLarge } from '../errors.js'
 import { decodeProtobuf } from '../protobuf.js'
 
 /** Kubernetes' bound for one request's body. */
 export const BODY_BYTES_MAX = 3 * 1024 * 1024
 
+/** A body that takes longer is given up. */
+const BODY_MS = 60_000
+
 /**
  * The whole body, or a refusal as soon as it is known to be too large. The rest is then not read: see `answerTooLarge`.
- * @throws ApiError 413, 400 (the client went away)
+ * @throws ApiError 413, 408, 400 (the client went away)
  */
 export function readBody(request: IncomingMessage | Http2ServerRequest): Promise<Buffer> {
   const stated = Number(request.headers['content-length'])
@@ -18,6 +21,11 @@ export function readBody(request: IncomingMessage | Http2ServerRequest): Promise
   return new Promise((resolve, reject) => {
     const pieces: Buffer[] = []
     let bytes = 0
+    const timer = setTimeout(() => {
+      request.pause()
+      reject(requestTimeout(`the body did not arrive within ${BODY_MS} ms`))
+    }, BODY_MS)
+    timer.unref()
     request.on('data', (piece: Buffer) => {
       bytes += piece.length
       if (bytes <= BODY_BYTES_MAX) {
@@ -28,7 +36,11 @@ export function readBody(request: IncomingMessage | Http2ServerRequest): Promise
       request.pause()
       reject(refusal())
     })
-    request.on('end', () => resolve(Buffer.concat(pieces)))
+    request.on('end', () => {
+      clearTimeout(timer)
+      resolve(Buffer.concat(pieces))
+    })
+    request.on('close', () => clearTimeout(timer))
     request.on('error', (error) => reject(badRequest(`the body could not be read: ${error.message}`)))
     request.on('aborted', () => reject(badRequest('the client went away')))
   })
