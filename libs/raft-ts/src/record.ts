@@ -4,8 +4,7 @@ import type { EntryKind, HardState, LogEntry, SnapshotMeta } from './types.js'
 /**
  * Records of the log on disk. Header, 20 bytes, big endian: magic (2), format (1), type (1; highest bit: the last one
  * of its batch), batch (4), body length (4), CRC-32C of these (4), CRC-32C of the body (4). With a checksum of its own a
- * header's length can be believed where the
- * body is damaged.
+ * header's length can be believed where the body is damaged.
  */
 export type LogRecord =
   | { type: 'entry'; entry: LogEntry }
