@@ -116,7 +116,7 @@ async function bind(rest: Rest, verb: string, ask: Ask): Promise<ApiReply> {
       )
     if (pod.metadata.deletionTimestamp)
       throw conflict(subject, `pod ${pod.metadata.name} is being deleted, cannot be assigned to a host`)
-    if (pod.spec.nodeName)
+    if (pod.spec.nodeName && !rest.hasBug('double-bind'))
       throw conflict(
         subject,
         `pod ${pod.metadata.name} is already assigned to node ${JSON.stringify(pod.spec.nodeName)}`,

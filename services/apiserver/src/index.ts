@@ -7,6 +7,7 @@ export {
   type Media,
   type OpenWatch,
   type Page,
+  type PlantedBug,
   type RequestExtras,
   type User,
   type WatchSink,

@@ -176,3 +176,17 @@ describe('three API servers, all active', () => {
     )
   })
 })
+
+describe('planted bugs do what they say', () => {
+  test('fence-left-out and double-bind', async () => {
+    const api = await createTestApi({ server: { bugs: ['fence-left-out', 'double-bind'] } })
+    const [server] = api.servers as [ApiServerHandle]
+    const fence = { lock: { namespace: 'kube-system', name: 'nobody' }, token: '1' }
+    await on(server, 'create', { ...of('configmaps', undefined, { metadata: { name: 'unfenced' } }), fence })
+    const spec = { containers: [{ name: 'c', image: 'i' }] }
+    await on(server, 'create', of('pods', undefined, { metadata: { name: 'p' }, spec }))
+    for (const name of ['n1', 'n2'])
+      await on(server, 'create', { ...of('pods', 'p', { target: { kind: 'Node', name } }), subresource: 'binding' })
+    await api.stop()
+  })
+})

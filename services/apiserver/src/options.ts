@@ -1,6 +1,9 @@
 import type { World } from '@capstan/actor'
 import type { ApiOptions, ApiReply, ApiRequest, ApiVerb, ApiWatchData } from '@capstan/protocol'
 
+/** Deliberate bugs, for the tests of the checkers. Never set otherwise. */
+export type PlantedBug = 'fence-left-out' | 'double-bind' | 'stale-read'
+
 /** What an API server is started with. Everything without a default must be given. */
 export interface ApiServerOptions {
   cluster: string
@@ -35,6 +38,7 @@ export interface ApiServerOptions {
   ): Promise<string>
   /** Watches at once; one more gets 429. Default 4,096. */
   watchesMax?: number
+  bugs?: readonly PlantedBug[]
 }
 
 /** Who asks. */
