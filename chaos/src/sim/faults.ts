@@ -14,6 +14,7 @@ export interface FaultTargets {
 
 export type FaultName =
   | 'crashMachine'
+  | 'powerCut'
   | 'pauseMachine'
   | 'isolate'
   | 'partition'
@@ -28,6 +29,7 @@ export type FaultName =
 
 export const FAULTS: readonly FaultName[] = [
   'crashMachine',
+  'powerCut',
   'pauseMachine',
   'isolate',
   'partition',
@@ -40,6 +42,8 @@ export const FAULTS: readonly FaultName[] = [
   'jumpClock',
   'reconnectBus',
 ]
+
+const NORMAL_SYNC_MS: readonly [number, number] = [0.3, 2]
 
 /** Draws faults one after another until told to stop, and counts them. Each ends by itself; `heal` ends all. */
 export class Nemesis {
@@ -63,7 +67,7 @@ export class Nemesis {
     for (const name of [...this.targets.linked, ...this.targets.machines]) {
       const machine = this.simulation.machine(name)
       machine.setClockRate(1)
-      machine.disk.condition.syncMs = [0.3, 2]
+      machine.disk.condition.syncMs = [...NORMAL_SYNC_MS]
       for (const bus of this.simulation.network.of(name)) bus.reconnect()
     }
     for (const name of this.targets.machines) this.startAgain(name)
@@ -98,6 +102,15 @@ export class Nemesis {
           later(() => this.startAgain(victim))
         }
         return
+      case 'powerCut':
+        // Everybody at once: only what disks have synced is left, and that must be everything acknowledged.
+        for (const victim of targets.machines) {
+          simulation.machine(victim).crash()
+          simulation.at(simulation.nowMs + random.between(100, 3000), () => {
+            if (!this.stopped) this.startAgain(victim)
+          })
+        }
+        return
       case 'pauseMachine':
         return machine.pause(lasts)
       case 'isolate':
@@ -115,10 +128,14 @@ export class Nemesis {
       case 'duplicateMessages':
         return this.everywhere(lasts, { duplicate: random.between(0.01, 0.3) })
       case 'slowDisk':
-        machine.disk.condition.syncMs = [5, random.between(20, 1500)]
-        later(() => {
-          machine.disk.condition.syncMs = [0.3, 2]
-        })
+        // One disk, or all that share a shelf.
+        for (const slow of random.chance(0.5) ? [name] : targets.machines) {
+          const { condition } = simulation.machine(slow).disk
+          condition.syncMs = [5, random.between(20, 1000)]
+          later(() => {
+            condition.syncMs = [...NORMAL_SYNC_MS]
+          })
+        }
         return
       case 'skewClock':
         machine.setClockRate(random.between(0.95, 1.05))

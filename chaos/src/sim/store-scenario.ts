@@ -61,8 +61,9 @@ class StoreRun {
     await simulation.run({ untilMs: healedMs + HEALED_MS / 2 })
     const recovered = [...this.history.values()].flat().some((op) => op.invokedMs > healedMs && op.output?.type === 'written')
     if (!recovered) this.violations.push(`convergence: no write was acknowledged in ${HEALED_MS / 2} ms without faults`)
+    await this.checkDisturbance()
     this.over = true
-    await simulation.run({ untilMs: healedMs + HEALED_MS })
+    await simulation.run({ untilMs: simulation.nowMs + HEALED_MS / 2 })
     await this.finalReads(clients[0] as Client)
     await this.judge(clients[0] as Client)
     addUp(this.coverage, nemesis.counts)
@@ -87,8 +88,8 @@ class StoreRun {
       emptyDirectory,
       heartbeatMs: 50,
       electionTimeoutMs: 300,
-      checkpointEntries: 200,
-      logKeepEntries: 50,
+      checkpointEntries: 40,
+      logKeepEntries: 10,
       checkpointPeriodMs: 2000,
       compaction: 'off',
       bugs,
@@ -132,6 +133,29 @@ class StoreRun {
     list.splice(list.indexOf(operation), 1)
   }
 
+  /** Pre-vote (thesis §9.6): a follower that was cut off and comes back must not depose a leader that is well. */
+  private async checkDisturbance(): Promise<void> {
+    const { simulation } = this
+    const term = async () => Math.max(...(await this.statuses()).map((s) => s.term))
+    const before = await term()
+    const leader = (await this.statuses()).find((s) => s.role === 'leader')?.header.member
+    const follower = MEMBERS.find((m) => m !== leader) as string
+    for (const other of MEMBERS.filter((m) => m !== follower)) {
+      simulation.network.link(follower, other).cut = true
+      simulation.network.link(other, follower).cut = true
+    }
+    await simulation.run({ untilMs: simulation.nowMs + 3000 })
+    simulation.network.heal()
+    await simulation.run({ untilMs: simulation.nowMs + 2000 })
+    const after = await term()
+    if (after !== before) this.violations.push(`disturbance: ${follower} was cut off for 3 s while ${leader} led; the term rose from ${before} to ${after}`)
+  }
+
+  private statuses() {
+    const { simulation } = this
+    return simulation.finish(Promise.all(MEMBERS.map((m) => (this.handles.get(m) as StoreHandle).status())), simulation.nowMs + 10_000, 'statuses')
+  }
+
   /** Each key is read through every member: what was acknowledged must be there (S1). */
   private async finalReads(client: Client): Promise<void> {
     for (const key of KEYS)
@@ -163,9 +187,8 @@ class StoreRun {
     )
     if (new Set(hashes.map((h) => `${h.appliedIndex} ${h.hash}`)).size !== 1)
       this.violations.push(`equal state: ${hashes.map((h, i) => `${MEMBERS[i]} ${h.appliedIndex} ${h.hash.slice(0, 12)}`).join(', ')}`)
-    const statuses = await this.simulation.finish(Promise.all(MEMBERS.map((m) => (this.handles.get(m) as StoreHandle).status())), this.simulation.nowMs + 10_000, 'statuses')
+    const statuses = await this.statuses()
     for (const status of statuses) addUp(this.coverage, Object.fromEntries(Object.entries(status.counters).map(([name, n]) => [`store.${name}`, n])))
-    // Pre-vote (thesis §9.6): members that come and go must not disturb; terms rise with lost leaders, not with every cut.
     this.coverage['terms'] = Math.max(...statuses.map((s) => s.term))
   }
 
