@@ -1,4 +1,4 @@
-import { applyPatch as applyJsonPatch, type Operation } from 'fast-json-patch'
+import fastJsonPatch, { type Operation } from 'fast-json-patch'
 import { isObject, type Json, sameJson } from './kube-object.js'
 import { resolve, type Schema } from './schema.js'
 
@@ -12,6 +12,9 @@ export class PatchError extends Error {
     super(text)
   }
 }
+
+// The package is CommonJS: Node finds not all of its names as named exports.
+const { applyPatch: applyJsonPatch } = fastJsonPatch
 
 const OPERATIONS = ['add', 'remove', 'replace', 'move', 'copy', 'test']
 const OPERATIONS_MAX = 10_000
