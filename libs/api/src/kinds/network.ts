@@ -1,6 +1,6 @@
 import { duplicate, forbidden, invalid, notSupported, required, type StatusCause } from '../causes.js'
 import { asList, asNumber, asObject, asText, isObject, type Json, type KubeObject } from '../kube-object.js'
-import { dns1035Label, portName, portNumber } from '../names.js'
+import { dns1035Label, dns1123Label, portName, portNumber } from '../names.js'
 import { ageColumn, defineKind, fill, labelCauses, selectorText, specOf, statusOf } from './define.js'
 
 const TYPES = ['ClusterIP', 'ExternalName', 'LoadBalancer', 'NodePort']
@@ -27,7 +27,8 @@ function validateService(o: KubeObject): StatusCause[] {
     const at = `spec.ports[${i}]`
     const name = asText(port['name'])
     if (!name && ports.length > 1) causes.push(required(`${at}.name`))
-    const wrongName = name ? portName(name) : undefined
+    // `80-8080`, as kubectl makes them: a label, while names of target ports need a letter.
+    const wrongName = name ? dns1123Label(name) : undefined
     if (wrongName) causes.push(invalid(`${at}.name`, name, wrongName))
     if (name && names.has(name)) causes.push(duplicate(`${at}.name`, name))
     names.add(name)
