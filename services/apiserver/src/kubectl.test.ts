@@ -157,6 +157,8 @@ describe('the real kubectl', { skip: hasKubectl ? false : 'there is no kubectl o
       ),
       '2,80',
     )
+    await ok('create service nodeport np --tcp=80:8080 -n team')
+    assert.equal(await ok('get service np -n team -o jsonpath={.spec.ports[0].targetPort}'), '8080')
     await ok('create service externalname en --external-name=example.com -n team')
     assert.equal(await ok('get service en -n team -o jsonpath={.spec.externalName}'), 'example.com')
     const token = (await ok('create token bot -n team')).trim()
