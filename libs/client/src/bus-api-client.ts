@@ -25,7 +25,7 @@ const TIMEOUT_MS = 10_000
 /** One attempt at a read takes a third of the time at most, so that a hung instance leaves time for others. */
 const READ_ATTEMPTS = 3
 const READ_ATTEMPT_MS_MIN = 500
-const WRITE_ATTEMPT_MS = 6000
+const WRITE_ATTEMPT_MS = 3000
 /** An instance that failed to answer is left out for so long, unless none else is there. */
 const LEFT_OUT_MS = 3000
 const RETRY_DELAY_MS = 20

@@ -9,7 +9,8 @@ export class Expectations {
 
   constructor(
     private readonly world: Pick<World, 'clock'>,
-    private readonly timeoutMs = 10_000,
+    /** Longer than it takes to notice a lost watch (3 s) and to resume it. */
+    private readonly timeoutMs = 6000,
   ) {}
 
   /** Before `count` creations are sent. Adds up. */
