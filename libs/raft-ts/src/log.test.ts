@@ -232,6 +232,14 @@ test('a missing segment is damage, also the first one', async () => {
   }
 })
 
+test('a log that was begun and is gone is damage for who knows of it', async () => {
+  const { disk, segments } = await filled()
+  await assert.doesNotReject(RaftLog.open(disk, { segmentBytes: SEGMENT_BYTES, mustExist: true }))
+  for (const { name } of segments) await disk.remove(`raft/${name}`)
+  await assert.rejects(RaftLog.open(disk, { segmentBytes: SEGMENT_BYTES, mustExist: true }), LogDamaged)
+  await assert.doesNotReject(open(disk))
+})
+
 test('a compaction below the present base, and an empty batch, change nothing', async () => {
   const disk = new CrashDisk()
   const { log } = await open(disk)

@@ -25,6 +25,11 @@ export interface LogDiskFile {
 export interface RaftLogOptions {
   /** Directory below the disk's root. Default `raft`. */
   dir?: string
+  /**
+   * The driver knows (from a durable note made after the first `append`) that a log was begun here: its absence is damage,
+   * not a beginning.
+   */
+  mustExist?: boolean
   /** Preallocated size of a segment. Default 16 MiB. */
   segmentBytes?: number
   /** Called after each sync with its duration, measured by the caller's clock. */
@@ -139,6 +144,7 @@ export class RaftLog {
       last = { file, number, offset: end }
     }
     replay.finish(segmentName(dir, numbers[numbers.length - 1] ?? 0))
+    if (options.mustExist && replay.records === 0) throw new LogDamaged(segmentName(dir, 1), 0, 'the log is missing')
     // Segments are removed only below a base that a later one holds durably.
     const first = numbers[0] ?? 1
     if (first > 1 && replay.base === undefined)
@@ -279,7 +285,8 @@ export class RaftLog {
   private async roll(bytesWanted: number): Promise<void> {
     const former = this.segment
     const number = (former?.number ?? 0) + 1
-    let file = await this.spare
+    // Where it could not be prepared, for want of space perhaps, there may be some now.
+    let file = await this.spare?.catch(() => undefined)
     // What lies beyond the preallocated end might be lost with the file's size.
     if (!file || file.sizeBytes < bytesWanted) {
       await file?.close()

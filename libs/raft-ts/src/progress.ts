@@ -18,8 +18,11 @@ export class Progress {
   heardMs: number
   /** Highest commit index that it was told. */
   toldCommit: LogIndex = 0
-  /** `last` had been sent before heartbeat `round`: what an answer to it does not have was lost. One at a time. */
-  mark: { round: number; last: LogIndex } | undefined
+  /**
+   * `last` had been sent, and `match` acknowledged, before heartbeat `round`: what an answer to it does not have was lost.
+   * One at a time.
+   */
+  mark: { round: number; last: LogIndex; match: LogIndex } | undefined
   snapshot = { index: 0, offset: 0, askedMs: 0, waiting: false }
   /** Highest heartbeat round that it answered. */
   round = 0

@@ -605,7 +605,7 @@ export class RaftNode {
   private sendHeartbeats(): void {
     this.round++
     for (const [to, progress] of this.progress) {
-      progress.mark ??= { round: this.round, last: progress.next - 1 }
+      progress.mark ??= { round: this.round, last: progress.next - 1, match: progress.match }
       this.send(to, { type: 'heartbeat', commit: Math.min(progress.match, this.commit), round: this.round })
     }
   }
@@ -763,14 +763,21 @@ export class RaftNode {
     const { mark } = progress
     const answered = mark !== undefined && m.round >= mark.round
     if (answered) progress.mark = undefined
-    if (progress.state === 'replicate' && answered && m.lastIndex < mark.last) progress.becomeProbe(progress.match + 1)
-    else if (
-      progress.state === 'probe' &&
-      progress.probeSentMs !== undefined &&
-      this.nowMs - progress.probeSentMs >= 2 * this.heartbeatMs
-    )
+    if (progress.state === 'replicate' && answered) {
+      if (m.lastIndex < mark.last) progress.becomeProbe(progress.match + 1)
+      else if (progress.match < mark.last && progress.match === mark.match) this.askAgain(m.from, mark.last)
+    }
+    const { state, probeSentMs } = progress
+    if (state === 'probe' && probeSentMs !== undefined && this.nowMs - probeSentMs >= 2 * this.heartbeatMs)
       progress.probeSentMs = undefined
     this.confirmReads()
+  }
+
+  /** All has arrived, and nothing was acknowledged: its sync takes long, or its answer was lost. */
+  private askAgain(to: MemberId, index: LogIndex): void {
+    const prevTerm = this.log.termAt(index)
+    if (prevTerm !== undefined)
+      this.send(to, { type: 'append', prevIndex: index, prevTerm, entries: [], commit: this.commit })
   }
 
   private hearLeader(from: MemberId): void {
