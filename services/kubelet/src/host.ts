@@ -12,10 +12,12 @@ export interface NodeHost {
   /** Directory of a pod's volumes, and of its logs. Absolute; made when something is put there. */
   podDirectory(podUid: string): string
   logDirectory(pod: { namespace: string; name: string; uid: string }): string
-  /** Pods that have a directory here. Sorted. */
+  /** Uids of the pods that have a directory (or logs) here. Sorted. */
   podDirectories(): Promise<string[]>
-  /** Removes the directories of a pod: volumes (with whatever is mounted there) and logs. Idempotent. */
-  removePodDirectories(podUid: string): Promise<void>
+  /** Removes a pod's volumes, with whatever is mounted there. Idempotent. */
+  removePodDirectory(podUid: string): Promise<void>
+  /** Idempotent. */
+  removeLogs(podUid: string): Promise<void>
   /** An empty directory, if there is none yet; `memoryBytes` (0: no bound) makes it a tmpfs where the host may. */
   makeDirectory(path: string, options: { mode: number; memoryBytes?: number }): Promise<void>
   /**

@@ -1,3 +1,4 @@
+export { HollowHost, type HollowOptions, HollowRuntime } from './hollow.js'
 export {
   HostError,
   type HostInfo,
@@ -7,6 +8,8 @@ export {
   type ProbeOutcome,
   type VolumeFile,
 } from './host.js'
+export { type KubeletHandle, type KubeletOptions, startKubelet } from './kubelet.js'
+export type { Allocatable } from './resources.js'
 export {
   type ContainerResources,
   type ContainerRuntime,

@@ -1,2 +1,3 @@
 export { clearContainerd, type Containerd, type ContainerdOptions, startContainerd } from './containerd.js'
 export { CriRuntime, type CriRuntimeOptions } from './cri-runtime.js'
+export { RealHost } from './real-host.js'

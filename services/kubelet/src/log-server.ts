@@ -1,0 +1,149 @@
+import { CallError, type IncomingCall, type OutStream, serve, type Server, sleep, type World } from '@capstan/actor'
+import { type NodeLogsData, type NodeLogsRequest, Subjects } from '@capstan/protocol'
+import { identityOf, logPathOf } from './container-spec.js'
+import type { LogFile, NodeHost } from './host.js'
+import { concat, LineSplitter, LogPrinter, parseLogRecord, tailOffset } from './log-format.js'
+import { knownContainers } from './pod-plan.js'
+import type { PodWorker } from './pod-worker.js'
+import type { ContainerRuntime, ContainerState } from './runtime.js'
+
+const READ_BYTES = 64 * 1024
+/** Messages that may wait for a slow reader: what is above ends the stream as `lagging`. */
+const QUEUE_MAX = 256
+/** Between two messages to a reader that is behind; lets its credits come back. */
+const PACE_MS = 5
+const PACE_AFTER = 16
+const FOLLOW_MS = 200
+const STREAMS_MAX = 256
+
+export interface NodeServerOptions {
+  cluster: string
+  nodeName: string
+  runtime: ContainerRuntime
+  host: NodeHost
+  worker(podUid: string): PodWorker | undefined
+}
+
+/** Answers `node.<name>.from.<identity>.<verb>`: `logs`, as a stream of text. */
+export function serveNode(world: World, options: NodeServerOptions): Server {
+  return serve(world, {
+    pattern: new Subjects(options.cluster).nodeServed(options.nodeName),
+    streamsMax: STREAMS_MAX,
+    handle(call) {
+      if (call.verb !== 'logs') throw refusal(501, 'NotImplemented', `this kubelet does not answer ${JSON.stringify(call.verb)} yet: only logs`)
+      if (!call.wantsStream) throw refusal(400, 'BadRequest', 'logs are a stream')
+      return sendLogs(world, options, call, checkRequest(call.body))
+    },
+  })
+}
+
+function checkRequest(body: unknown): NodeLogsRequest {
+  const request = body as Partial<NodeLogsRequest> | null
+  if (typeof request !== 'object' || request === null) throw refusal(400, 'BadRequest', 'the request is no object')
+  for (const field of ['namespace', 'pod', 'uid', 'container'] as const)
+    if (typeof request[field] !== 'string') throw refusal(400, 'BadRequest', `${field} must be a string`)
+  for (const field of ['tailLines', 'limitBytes', 'sinceSeconds'] as const) {
+    const value = request[field]
+    if (value !== undefined && value !== null && (!Number.isInteger(value) || value < 0)) throw refusal(400, 'BadRequest', `${field} must be a whole number that is not negative`)
+  }
+  return request as NodeLogsRequest
+}
+
+async function sendLogs(world: World, options: NodeServerOptions, call: IncomingCall, request: NodeLogsRequest): Promise<void> {
+  const { host } = options
+  const container = await find(options, request)
+  const pod = { namespace: request.namespace, name: request.pod, uid: request.uid }
+  const path = `${host.logDirectory(pod)}/${logPathOf(request.container, container.attempt)}`
+  const file = await host.openLog(path)
+  if (!file) throw refusal(404, 'NotFound', `the log of container ${JSON.stringify(request.container)} is not on this node (any more)`)
+  try {
+    const stream = call.openStream({ queueMax: QUEUE_MAX })
+    const since = request.sinceTime ?? (request.sinceSeconds === undefined ? undefined : new Date(world.clock.nowMs() - request.sinceSeconds * 1000).toISOString())
+    const printer = new LogPrinter({ timestamps: request.timestamps, since, limitBytes: request.limitBytes })
+    await copy(world, options, { request, container, file, stream, printer })
+    stream.end('done')
+  } finally {
+    await file.close()
+  }
+}
+
+interface Copy {
+  request: NodeLogsRequest
+  container: ContainerState
+  file: LogFile
+  stream: OutStream
+  printer: LogPrinter
+}
+
+async function copy(world: World, options: NodeServerOptions, { request, container, file, stream, printer }: Copy): Promise<void> {
+  const { clock } = world
+  const splitter = new LineSplitter()
+  let sizeBytes = await file.sizeBytes()
+  let offset = request.tailLines === undefined ? 0 : await tailOffset((at, length) => file.read(at, length), sizeBytes, request.tailLines)
+  let sent = 0
+  let over = false
+  while (!stream.ended && !printer.full) {
+    const bytes = offset < sizeBytes ? await file.read(offset, Math.min(READ_BYTES, sizeBytes - offset)) : new Uint8Array()
+    if (bytes.length === 0) {
+      // Whether it still runs is looked at before the size: nothing that it wrote last is missed.
+      if (!request.follow || over) return
+      over = !(await isRunning(options, container))
+      sizeBytes = await file.sizeBytes()
+      if (offset >= sizeBytes && !over) await sleep(clock, FOLLOW_MS)
+      sizeBytes = await file.sizeBytes()
+      continue
+    }
+    offset += bytes.length
+    const printed: Uint8Array[] = []
+    splitter.push(bytes, (line) => {
+      const record = parseLogRecord(line)
+      if (record) printed.push(printer.print(record))
+    })
+    const text = concat(printed)
+    if (text.length === 0) continue
+    const data: NodeLogsData = { bytes: text }
+    if (!stream.send(data)) return
+    if (++sent % PACE_AFTER === 0) await sleep(clock, PACE_MS)
+  }
+}
+
+async function find(options: NodeServerOptions, request: NodeLogsRequest): Promise<ContainerState> {
+  const { runtime } = options
+  const worker = options.worker(request.uid)
+  const name = JSON.stringify(request.container)
+  const pod = worker?.pod
+  if (pod && identityOf(pod).name !== request.pod) throw refusal(404, 'NotFound', `pod ${JSON.stringify(request.pod)} is not on this node`)
+  const contents = await runtime.list(request.uid)
+  const own = knownContainers(pod, contents).filter((container) => container.name === request.container)
+  const last = own.at(-1)
+  if (request.previous) {
+    const previous = last?.state === 'exited' && isWaiting(worker, request.container) ? last : own.at(-2)
+    if (!previous) throw refusal(400, 'BadRequest', `previous terminated container ${name} in pod ${JSON.stringify(request.pod)} not found`)
+    return previous
+  }
+  if (!last) {
+    if (!worker) throw refusal(404, 'NotFound', `pod ${JSON.stringify(request.pod)} is not on this node`)
+    const status = [...(pod?.status?.containerStatuses ?? []), ...(pod?.status?.initContainerStatuses ?? [])].find((s) => s.name === request.container)
+    const why = status?.state.waiting?.reason ?? 'ContainerCreating'
+    throw refusal(400, 'BadRequest', `container ${name} in pod ${JSON.stringify(request.pod)} is waiting to start: ${why}`)
+  }
+  return last
+}
+
+/** Between two starts (back-off) the last container that ended is the previous one. */
+function isWaiting(worker: PodWorker | undefined, container: string): boolean {
+  const status = worker?.statusNow?.containerStatuses?.find((s) => s.name === container)
+  return status?.state.waiting !== undefined
+}
+
+async function isRunning({ runtime }: NodeServerOptions, container: ContainerState): Promise<boolean> {
+  const { containers } = await runtime.list(container.pod.uid)
+  const now = containers.find((one) => one.id === container.id)
+  return now?.state === 'running' || now?.state === 'created'
+}
+
+/** As the API server passes it on to kubectl. */
+function refusal(code: number, reason: string, message: string): CallError {
+  const status = { kind: 'Status', apiVersion: 'v1', metadata: {}, status: 'Failure', message, reason, code }
+  return new CallError(reason, 'not-applied', message, { details: status })
+}
