@@ -49,7 +49,7 @@ export class Progress {
 
   becomeSnapshot(): void {
     this.state = 'snapshot'
-    this.snapshot = { index: 0, offset: 0, askedMs: 0, waiting: false }
+    this.snapshot = { index: 0, offset: 0, askedMs: Number.NEGATIVE_INFINITY, waiting: false }
     this.clearInFlight()
   }
 

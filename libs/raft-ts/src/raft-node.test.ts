@@ -199,6 +199,12 @@ test('a member that forgot everything does not vote until it has heard all other
   )
 })
 
+test('planted bugs need a second word', () => {
+  const options = { member: 'a', configuration: { voters: ['a'], learners: [] }, random: () => 0, nowMs: 0 }
+  assert.throws(() => new RaftNode({ ...options, plantedBugs: ['stale-read'] }), RangeError)
+  assert.doesNotThrow(() => new RaftNode({ ...options, plantedBugs: ['stale-read'], allowPlantedBugs: true }))
+})
+
 test('garbage is refused and changes nothing', () => {
   const node = new RaftNode({
     member: 'a',

@@ -613,23 +613,19 @@ export class RaftNode {
   /** What was lost on the way is sent again. */
   private nudge(to: MemberId, progress: Progress): void {
     const retryMs = 4 * this.heartbeatMs
-    if (
-      progress.state === 'probe' &&
-      progress.probeSentMs !== undefined &&
-      this.nowMs - progress.probeSentMs >= retryMs
-    )
+    const { state, probeSentMs, snapshot } = progress
+    if (state === 'probe' && probeSentMs !== undefined && this.nowMs - probeSentMs >= retryMs)
       progress.probeSentMs = undefined
-    if (
-      progress.state === 'snapshot' &&
-      progress.snapshot.waiting &&
-      this.nowMs - progress.snapshot.askedMs >= 2 * retryMs
-    )
+    if (state === 'snapshot' && snapshot.waiting && this.nowMs - snapshot.askedMs >= 2 * retryMs)
       this.wantChunk(to, progress)
   }
 
   private sendAppends(to: MemberId, progress: Progress): void {
     const inFlightMax = this.options.inFlightMax ?? 64
     const inFlightBytesMax = this.options.inFlightBytesMax ?? 8 * 1024 * 1024
+    // To who does not answer goes no more than the question where its log ends.
+    const silent = !this.isHeard(progress)
+    if (silent && progress.state === 'replicate') progress.becomeProbe(progress.match + 1)
     for (;;) {
       if (progress.state === 'snapshot') return
       if (progress.state === 'probe' && progress.probeSentMs !== undefined) return
@@ -646,7 +642,7 @@ export class RaftNode {
         return
       }
       const entries =
-        full && !probing
+        silent || (full && !probing)
           ? []
           : this.log.slice(progress.next, this.log.lastIndex, this.options.appendBytesMax ?? 512 * 1024)
       this.send(to, { type: 'append', prevIndex, prevTerm, entries, commit: this.commit })
@@ -664,6 +660,8 @@ export class RaftNode {
 
   private wantChunk(to: MemberId, progress: Progress): void {
     progress.snapshot.waiting = true
+    // The driver need not hold a snapshot ready for a dead member; it is asked for one once the member is heard.
+    if (!this.isHeard(progress)) return
     progress.snapshot.askedMs = this.nowMs
     this.snapshotWanted.push({ to, index: progress.snapshot.index, offset: progress.snapshot.offset })
   }
@@ -972,10 +970,11 @@ export class RaftNode {
   }
 
   private heardVoters(): MemberId[] {
-    const sinceMs = this.nowMs - 1.5 * this.electionTimeoutMs
-    return this.configuration.voters.filter(
-      (voter) => voter === this.self || (this.progress.get(voter)?.heardMs ?? Number.NEGATIVE_INFINITY) >= sinceMs,
-    )
+    return this.configuration.voters.filter((voter) => voter === this.self || this.isHeard(this.progress.get(voter)))
+  }
+
+  private isHeard(progress: Progress | undefined): boolean {
+    return progress !== undefined && this.nowMs - progress.heardMs <= 1.5 * this.electionTimeoutMs
   }
 
   private quorum(): number {
