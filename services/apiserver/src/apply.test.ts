@@ -136,6 +136,24 @@ describe('server-side apply', () => {
     assert.equal(same.spec.replicas, 3)
   })
 
+  test('keys that mean something to JavaScript are keys like others', async () => {
+    const request = (data: string): ApiRequest => ({
+      group: '',
+      version: 'v1',
+      resource: 'configmaps',
+      namespace: 'default',
+      name: 'odd',
+      body: JSON.parse(`{"apiVersion":"v1","kind":"ConfigMap","metadata":{"name":"odd"},"data":${data}}`),
+      patchType: 'apply',
+      options: { fieldManager: 'me' },
+    })
+    await send('patch', request('{"constructor":"a","b":"c"}'))
+    const made = await send('patch', request('{"__proto__":"x","constructor":"a"}'))
+    assert.equal(JSON.stringify(made['data']), '{"constructor":"a","__proto__":"x"}')
+    const left = await send('patch', request('{"constructor":"a"}'))
+    assert.equal(JSON.stringify(left['data']), '{"constructor":"a"}')
+  })
+
   test('asks for a manager, and refuses managedFields', async () => {
     await assert.rejects(apply('six', '', spec('i')), (error: ApiError) => error.status === 400)
     await assert.rejects(

@@ -236,7 +236,16 @@ function resolve(node: Node | undefined, { definitions }: Resolver): Node | unde
 }
 
 const isObject = (value: unknown): value is Json => typeof value === 'object' && value !== null && !Array.isArray(value)
-const fieldsIn = (node: Node | undefined, name: string) => node?.properties?.[name] ?? node?.additionalProperties
+/** Users name map keys, `__proto__` too: only what an object itself has counts. */
+const ownOf = (object: unknown, name: string) =>
+  isObject(object) && Object.hasOwn(object, name) ? object[name] : undefined
+
+function setOwn(object: Json, name: string, value: unknown): void {
+  Object.defineProperty(object, name, { value, enumerable: true, configurable: true, writable: true })
+}
+
+const fieldsIn = (node: Node | undefined, name: string) =>
+  (ownOf(node?.properties, name) as Node | undefined) ?? node?.additionalProperties
 const isGranular = (node: Node | undefined) => node?.['x-kubernetes-map-type'] !== 'atomic'
 
 /** The keys of an item, as one path element; undefined: the item lacks them. */
@@ -329,7 +338,7 @@ function valueAt(object: unknown, path: string): unknown {
   let at = object
   for (const element of path.split(SEPARATOR)) {
     if (element === '.') return at !== undefined
-    if (element.startsWith('f:')) at = isObject(at) ? at[element.slice(2)] : undefined
+    if (element.startsWith('f:')) at = ownOf(at, element.slice(2))
     else at = Array.isArray(at) ? at[indexOf(at, element)] : undefined
   }
   return at
@@ -346,8 +355,8 @@ function removeAt(object: unknown, path: string): void {
       const name = element.slice(2)
       if (isLast) delete at[name]
       else {
-        remove(at[name], depth + 1)
-        const left = at[name]
+        remove(ownOf(at, name), depth + 1)
+        const left = ownOf(at, name)
         if ((isObject(left) && Object.keys(left).length === 0) || (Array.isArray(left) && left.length === 0))
           delete at[name]
       }
@@ -372,7 +381,7 @@ function mergeValue(live: unknown, config: unknown, given: Node | undefined, res
   if (isObject(config) && isObject(live) && (node?.properties || node?.additionalProperties) && isGranular(node)) {
     const out: Json = { ...live }
     for (const [name, value] of Object.entries(config))
-      if (value !== null) out[name] = mergeValue(live[name], value, fieldsIn(node, name), resolver)
+      if (value !== null) setOwn(out, name, mergeValue(ownOf(live, name), value, fieldsIn(node, name), resolver))
     return out
   }
   if (Array.isArray(config) && Array.isArray(live)) {
