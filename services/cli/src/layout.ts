@@ -100,6 +100,10 @@ export class Places {
   get newCluster() {
     return join(this.data, 'new-cluster')
   }
+  /** OCI archives that all nodes import when they start. */
+  get images() {
+    return join(this.data, 'images')
+  }
   get pki() {
     return join(this.data, 'pki')
   }

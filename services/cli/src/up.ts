@@ -1,6 +1,7 @@
 import { existsSync, mkdirSync, rmSync, statfsSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { Progress, UserError } from './console.js'
+import { provideImages } from './images.js'
 import { existingLayout, readLayout, writeLayout } from './layout-file.js'
 import { type BusKind, type ClusterLayout, layOut, machineNamesOf, Places, type RuntimeKind, SLOTS } from './layout.js'
 import { clearLeftovers } from './leftovers.js'
@@ -55,6 +56,7 @@ export async function up(options: UpOptions): Promise<void> {
     if (!existsSync(places.layout)) writeFileSync(places.newCluster, '')
     writeLayout(places, layout)
     await ensurePki(layout, places)
+    if (layout.runtime === 'containerd') await provideImages(places, (text) => progress.step(text))
     if (layout.isolated) await setUpNetwork(layout)
     progress.step(`starting ${layout.masters.length} masters and ${layout.nodes.length} nodes (${layout.bus} bus, ${layout.runtime} runtime)`)
     for (const name of [...machineNamesOf(layout), 'gateway']) {

@@ -1,0 +1,272 @@
+import { CallError, Caller } from '@capstan/actor'
+import { type ApiClient, type KubeObject, RESOURCES } from '@capstan/client'
+import { Subjects, type WatchData } from '@capstan/protocol'
+import { Simulation, type SimRandom, type SimWorld } from '@capstan/sim'
+import { type ApiObject, checkBoundOnce, checkConverged, checkFenced, finalObjects, type ObjectEvent, tokensOf } from '../checkers/objects.js'
+import { checkWatch, type SeenEvent, type WatchRecord } from '../checkers/watch.js'
+import { type FaultName, Nemesis } from './faults.js'
+import { addUp, type Scenario, type ScenarioOptions, type ScenarioReport } from './scenario.js'
+import { SimCluster } from './sim-cluster.js'
+
+const START_MS = 20_000
+const FAULTS_MS = 60_000
+/** Stated time of promise C1: so long after the last fault everything is as asked. */
+const CONVERGE_MS = 60_000
+const DEPLOYMENTS_MAX = 4
+const REPLICAS_MAX = 4
+// What this scenario adds to the store's is machines that die and masters that cannot reach each other.
+const FAULTS: readonly FaultName[] = ['crashMachine', 'crashMachine', 'crashMachine', 'pauseMachine', 'pauseMachine', 'isolate', 'partition', 'oneWayCut', 'clogLink', 'lossyNetwork', 'slowDisk', 'jumpClock', 'reconnectBus', 'powerCut']
+
+/** The whole control plane and three hollow nodes under faults: promises S1–S3, C1, C2, C4. */
+export const clusterScenario: Scenario = {
+  name: 'cluster',
+  run: (seed, options) => new ClusterRun(seed, options).run(),
+}
+
+class ClusterRun {
+  private readonly simulation: Simulation
+  private readonly cluster: SimCluster
+  private readonly violations: string[] = []
+  private readonly coverage: Record<string, number> = { operations: 0, movedPods: 0 }
+  /** Deployments that should be there, with their replicas, as far as it was acknowledged. */
+  private readonly wanted = new Map<string, number>()
+  /** ConfigMaps whose creation was acknowledged. */
+  private readonly acknowledged = new Set<string>()
+  private over = false
+
+  constructor(
+    seed: string,
+    private readonly options: ScenarioOptions,
+  ) {
+    this.simulation = new Simulation({ seed: `cluster/${seed}`, ...(options.print ? { print: options.print } : {}) })
+    this.cluster = new SimCluster(this.simulation, { masters: 3, nodes: 3, ...(options.bug ? { bug: options.bug } : {}) })
+  }
+
+  async run(): Promise<ScenarioReport> {
+    const { simulation, cluster } = this
+    cluster.boot()
+    const { client, world } = cluster.client('user')
+    const nodesReady = () => cluster.nodes.every((n) => cluster.nodeParts.get(n)?.kubelet.ready)
+    await simulation.run({ until: nodesReady, untilMs: START_MS, what: 'all nodes ready' })
+    const watcher = new ApiWatcher(cluster.client('watcher').client, simulation)
+    const user = this.use(client)
+    const nemesis = new Nemesis(
+      simulation,
+      { machines: cluster.machines, linked: [...cluster.machines, 'user', 'watcher'], restart: (m) => cluster.restart(m) },
+      { everyMs: [500, 5000], faults: FAULTS },
+    )
+    await simulation.run({ untilMs: simulation.nowMs + FAULTS_MS })
+    nemesis.heal()
+    const healedMs = simulation.nowMs
+    this.over = true
+    await simulation.finish(user, healedMs + 40_000, 'the user’s last request')
+    await simulation.run({ untilMs: healedMs + CONVERGE_MS })
+    await this.judge(world, client, watcher)
+    for (const machine of cluster.masters) cluster.retire(machine)
+    addUp(this.coverage, cluster.counters)
+    addUp(this.coverage, nemesis.counts)
+    this.violations.push(...cluster.problems.map((problem) => `member: ${problem}`))
+    return { violations: this.violations, traceHash: simulation.trace.hash, simulatedMs: simulation.nowMs, steps: simulation.steps, coverage: this.coverage }
+  }
+
+  /** Somebody with kubectl: creates, scales, changes and deletes Deployments, and writes ConfigMaps. */
+  private async use(client: ApiClient): Promise<void> {
+    const random = this.simulation.random.fork('user')
+    for (let n = 0; !this.over; n++) {
+      await this.simulation.sleep(random.between(200, 2500))
+      if (this.over) return
+      this.coverage['operations'] = (this.coverage['operations'] ?? 0) + 1
+      try {
+        await this.act(client, random, n)
+      } catch (error) {
+        if (!(error instanceof CallError)) throw error
+      }
+    }
+  }
+
+  private async act(client: ApiClient, random: SimRandom, n: number): Promise<void> {
+    const names = [...this.wanted.keys()].sort()
+    const dice = random.next()
+    if (dice < 0.4) {
+      const name = `config-${n}`
+      await client.create(RESOURCES.configmaps, { metadata: { name, namespace: 'default' }, data: { n: String(n) } } as KubeObject)
+      this.acknowledged.add(name)
+    } else if (names.length < DEPLOYMENTS_MAX && dice < 0.6) {
+      const name = `web-${n}`
+      const replicas = 1 + random.int(REPLICAS_MAX)
+      const object = deployment(name, replicas, random.chance(0.3))
+      await this.insist(() => client.create(RESOURCES.deployments, object), 'AlreadyExists')
+      this.wanted.set(name, replicas)
+    } else if (names.length > 0 && dice < 0.85) {
+      const name = random.pick(names)
+      const replicas = random.int(REPLICAS_MAX + 1)
+      const patch = random.chance(0.3) ? { spec: { replicas, template: { metadata: { annotations: { change: String(n) } } } } } : { spec: { replicas } }
+      await this.insist(() => client.patch(RESOURCES.deployments, { namespace: 'default', name }, 'strategic', patch))
+      this.wanted.set(name, replicas)
+    } else if (names.length > 0) {
+      const name = random.pick(names)
+      await this.insist(() => client.delete(RESOURCES.deployments, { namespace: 'default', name }, { propagationPolicy: 'Background' }), 'NotFound')
+      this.wanted.delete(name)
+    }
+  }
+
+  /** Repeats what is idempotent until it is acknowledged; `fine`: a refusal that means it is done. */
+  private async insist(run: () => Promise<unknown>, fine?: string): Promise<void> {
+    for (;;) {
+      try {
+        await run()
+        return
+      } catch (error) {
+        if (!(error instanceof CallError)) throw error
+        if (error.code === fine) return
+        await this.simulation.sleep(500)
+      }
+    }
+  }
+
+  private async judge(world: SimWorld, client: ApiClient, watcher: ApiWatcher): Promise<void> {
+    const { simulation, cluster } = this
+    const history = await simulation.finish(readHistory(world, cluster), simulation.nowMs + 20_000, 'the whole history')
+    const objects = finalObjects(history)
+    const say = (checker: string, found: string[]) => this.violations.push(...found.map((text) => `${checker}: ${text}`))
+    say('binding', checkBoundOnce(history))
+    say('fencing', checkFenced(cluster.fencedWrites, tokensOf(history)))
+    say('convergence', checkConverged(objects, this.wanted))
+    // S1, through every API server: the reader prefers the one on its own machine.
+    for (const name of [...this.acknowledged].sort())
+      if (!objects.has(`/registry/core/configmaps/default/${name}`)) this.violations.push(`durability: ConfigMap ${name} was acknowledged and is gone`)
+    const listed = await simulation.finish(client.list(RESOURCES.configmaps, { namespace: 'default' }), simulation.nowMs + 20_000, 'a list')
+    const names = new Set(listed.items.map((item) => item.metadata.name))
+    for (const name of this.acknowledged) if (!names.has(name)) this.violations.push(`durability: ConfigMap ${name} was acknowledged and is not listed`)
+    const truth = history
+      .filter((e) => e.key.startsWith('/registry/core/configmaps/'))
+      .map((e): SeenEvent => ({ revision: e.revision, key: e.key.slice('/registry/core/configmaps/'.length), type: e.object ? 'put' : 'delete', value: '' }))
+    const verdict = checkWatch(watcher.record, truth)
+    if (verdict.verdict !== 'ok') this.violations.push(`watch: ${verdict.explanation}`)
+    this.coverage['watchResumes'] = (this.coverage['watchResumes'] ?? 0) + watcher.resumes
+    this.coverage['movedPods'] = movedPods(history)
+    this.coverage['revisions'] = history.at(-1)?.revision ?? 0
+    for (const master of cluster.masters) {
+      const status = await simulation.finish(cluster.parts.get(master)?.store?.status() ?? Promise.reject(new Error(`no store on ${master}`)), simulation.nowMs + 5000, 'a status')
+      addUp(this.coverage, Object.fromEntries(Object.entries(status.counters).map(([name, n]) => [`store.${name}`, n])))
+    }
+  }
+}
+
+function deployment(name: string, replicas: number, recreate: boolean): KubeObject {
+  const labels = { app: name }
+  const object = {
+    apiVersion: 'apps/v1',
+    kind: 'Deployment',
+    metadata: { name, namespace: 'default' },
+    spec: {
+      replicas,
+      ...(recreate ? { strategy: { type: 'Recreate' } } : {}),
+      selector: { matchLabels: labels },
+      template: { metadata: { labels }, spec: { terminationGracePeriodSeconds: 2, containers: [{ name: 'c', image: 'nginx', resources: { requests: { cpu: '100m' } } }] } },
+    },
+  }
+  return object
+}
+
+/** Pods that were deleted from a node that had gone away, so that others took their place. */
+function movedPods(history: readonly ObjectEvent[]): number {
+  const unreachable = new Set<string>()
+  const nodes = new Map<string, string>()
+  let moved = 0
+  for (const { key, object } of history) {
+    if (key.startsWith('/registry/core/nodes/') && object) {
+      const taints = ((object.spec ?? {}) as { taints?: { key: string }[] }).taints ?? []
+      const gone = taints.some((t) => t.key === 'node.kubernetes.io/unreachable' || t.key === 'node.kubernetes.io/not-ready')
+      if (gone) unreachable.add(object.metadata.name)
+      else unreachable.delete(object.metadata.name)
+    }
+    if (!key.startsWith('/registry/core/pods/')) continue
+    if (object?.spec?.nodeName) nodes.set(key, object.spec.nodeName)
+    if (object?.metadata.deletionTimestamp && unreachable.has(nodes.get(key) ?? '')) {
+      moved++
+      nodes.delete(key)
+    }
+  }
+  return moved
+}
+
+/** A reader of ConfigMaps through the API that resumes whenever its watch ends. */
+class ApiWatcher {
+  readonly record: WatchRecord = { reader: 'watcher of configmaps', fromRevision: 1, events: [], toldUpTo: 0 }
+  resumes = 0
+  private position = '0'
+
+  constructor(
+    private readonly client: ApiClient,
+    private readonly simulation: Simulation,
+  ) {
+    void this.run()
+  }
+
+  private async run(): Promise<void> {
+    for (;;) {
+      try {
+        if (this.position === '0') await this.list()
+        await this.watch()
+      } catch {
+        // Refused or lost: again, from where we are.
+      }
+      this.resumes++
+      await this.simulation.sleep(200)
+    }
+  }
+
+  /** What is there already counts as told; the record begins behind it. */
+  private async list(): Promise<void> {
+    const list = await this.client.list(RESOURCES.configmaps)
+    this.position = list.resourceVersion
+    this.record.fromRevision = Number(list.resourceVersion) + 1
+    this.record.toldUpTo = Number(list.resourceVersion)
+  }
+
+  private watch(): Promise<void> {
+    return new Promise((resolve) => {
+      this.client.watch<KubeObject>(
+        RESOURCES.configmaps,
+        { resourceVersion: this.position, allowWatchBookmarks: true },
+        {
+          event: (type, object) => {
+            const { resourceVersion = '0', namespace = '', name = '' } = object.metadata
+            this.position = resourceVersion
+            this.record.toldUpTo = Math.max(this.record.toldUpTo, Number(resourceVersion))
+            if (type === 'BOOKMARK') return
+            this.record.events.push({ revision: Number(resourceVersion), key: `${namespace}/${name}`, type: type === 'DELETED' ? 'delete' : 'put', value: '' })
+          },
+          end: () => resolve(),
+        },
+      )
+    })
+  }
+}
+
+/** Everything that ever happened to API objects, by one watch of the store from the beginning. */
+function readHistory(world: SimWorld, cluster: SimCluster): Promise<ObjectEvent[]> {
+  const caller = new Caller(world, { name: 'history' })
+  const events: ObjectEvent[] = []
+  const encode = (text: string) => new TextEncoder().encode(text)
+  const decode = (bytes: Uint8Array) => new TextDecoder().decode(bytes)
+  return new Promise((resolve, reject) => {
+    const stream = caller.openStream(
+      new Subjects('c').store(cluster.masters[0] as string, world.bus.identity, 'watch'),
+      { key: encode('/registry/'), rangeEnd: encode('/registry0'), startRevision: 1 },
+      {
+        data(body) {
+          for (const { kv, type } of (body as WatchData).events)
+            events.push({ revision: kv.modRevision, key: decode(kv.key), object: type === 'put' ? (JSON.parse(decode(kv.value)) as ApiObject) : undefined })
+        },
+        beat() {
+          resolve(events)
+          stream.cancel()
+        },
+        end: (reason, error) => reject(error ?? new Error(`the watch ended: ${reason}`)),
+      },
+      { timeoutMs: 5000, creditsMax: 1024 },
+    )
+  })
+}

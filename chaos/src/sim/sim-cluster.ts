@@ -1,0 +1,159 @@
+import { type ApiServerHandle, startApiServer } from '@capstan/apiserver'
+import { type ApiClient, BusApiClient, type KubeObject } from '@capstan/client'
+import { type ControllerManagerHandle, startControllerManager } from '@capstan/controller-manager'
+import { grants, type Identity, identityToken, Subjects } from '@capstan/protocol'
+import { type SchedulerHandle, startScheduler } from '@capstan/scheduler'
+import type { Simulation, SimWorld } from '@capstan/sim'
+import { type StoreHandle, startStore } from '@capstan/store'
+import type { FencedWrite } from '../checkers/objects.js'
+import type { PlantedBug } from './scenario.js'
+import { type SimNode, startSimNode } from './sim-node.js'
+
+const CLUSTER = 'c'
+const STORE_BUGS = ['ack-before-sync', 'skip-pre-vote', 'stale-read', 'watch-last-lost'] as const
+
+interface Master {
+  store?: StoreHandle
+  api?: ApiServerHandle
+  scheduler?: SchedulerHandle
+  manager?: ControllerManagerHandle
+}
+
+/** The whole of Capstan in the simulated world: masters and nodes as machines that the nemesis may crash. */
+export class SimCluster {
+  readonly masters: string[]
+  readonly nodes: string[]
+  readonly parts = new Map<string, Master>()
+  readonly nodeParts = new Map<string, SimNode>()
+  /** Acknowledged writes of leader-elected components. */
+  readonly fencedWrites: FencedWrite[] = []
+  readonly problems: string[] = []
+  /** Of parts that are gone. */
+  readonly counters: Record<string, number> = { lockTakeovers: 0, watchResumes: 0 }
+  private readonly subjects = new Subjects(CLUSTER)
+  private bootNumber = 0
+
+  constructor(
+    readonly simulation: Simulation,
+    private readonly options: { masters: number; nodes: number; bug?: PlantedBug },
+  ) {
+    this.masters = Array.from({ length: options.masters }, (_, i) => `master-${i}`)
+    this.nodes = Array.from({ length: options.nodes }, (_, i) => `node-${i}`)
+  }
+
+  get machines(): string[] {
+    return [...this.masters, ...this.nodes]
+  }
+
+  /** First start. */
+  boot(): void {
+    for (const machine of this.machines) this.start(machine, 'new')
+  }
+
+  /** Starts the processes of a machine that was restarted. */
+  restart(machine: string): void {
+    this.start(machine, 'existing')
+  }
+
+  /** A client outside the cluster's machines. */
+  client(name: string): { client: ApiClient; world: SimWorld } {
+    const world = this.world(name, { component: 'admin', name })
+    return { client: new BusApiClient(world, { cluster: CLUSTER, machine: name }), world }
+  }
+
+  private start(machine: string, directory: 'new' | 'existing'): void {
+    const boot = ++this.bootNumber
+    const work = this.masters.includes(machine) ? this.startMaster(machine, directory) : this.startNode(machine)
+    work.catch((error: unknown) => {
+      // A start that a crash interrupted leaves nothing to say.
+      if (this.simulation.machine(machine).up && boot === this.bootNumber) this.problems.push(`${machine} does not start: ${error instanceof Error ? error.stack : String(error)}`)
+    })
+  }
+
+  private async startMaster(name: string, emptyDirectory: 'new' | 'existing'): Promise<void> {
+    this.retire(name)
+    const master: Master = {}
+    this.parts.set(name, master)
+    const { bug } = this.options
+    const storeBugs = STORE_BUGS.filter((b) => b === bug)
+    const store = startStore(this.world(name, { component: 'store', name }), {
+      cluster: CLUSTER,
+      clusterId: 'simulated',
+      member: name,
+      members: this.masters,
+      emptyDirectory,
+      heartbeatMs: 50,
+      electionTimeoutMs: 300,
+      checkpointEntries: 500,
+      logKeepEntries: 200,
+      compaction: 'off',
+      bugs: storeBugs,
+    })
+    master.api = startApiServer(this.world(name, { component: 'apiserver', name }), {
+      cluster: CLUSTER,
+      instance: name,
+      machine: name,
+      storeMembers: [name, ...this.masters.filter((m) => m !== name)],
+      defaultNotReadyTolerationSeconds: 2,
+      defaultUnreachableTolerationSeconds: 2,
+      ...(bug === 'double-bind' || bug === 'fence-left-out' ? { bugs: [bug] } : {}),
+    })
+    const recorded = (world: SimWorld) => this.recording(new BusApiClient(world, { cluster: CLUSTER, machine: name }))
+    const schedulerWorld = this.world(name, { component: 'scheduler', name })
+    master.scheduler = startScheduler(schedulerWorld, { client: recorded(schedulerWorld), identity: name })
+    const managerWorld = this.world(name, { component: 'controller-manager', name })
+    master.manager = await startControllerManager(managerWorld, { cluster: CLUSTER, machine: name, client: recorded(managerWorld) })
+    master.store = await store
+    void master.store.ended.then((why) => {
+      if (why !== undefined) this.problems.push(`store of ${name} gave up: ${String(why)}`)
+    })
+  }
+
+  private async startNode(name: string): Promise<void> {
+    this.nodeParts.set(
+      name,
+      await startSimNode({
+        name,
+        cluster: CLUSTER,
+        kubelet: this.world(name, { component: 'kubelet', name }),
+        proxy: this.world(name, { component: 'kube-proxy', name }),
+      }),
+    )
+  }
+
+  /** Counts what a former life did. */
+  retire(name: string): void {
+    const former = this.parts.get(name)
+    if (!former) return
+    this.counters['lockTakeovers'] = (this.counters['lockTakeovers'] ?? 0) + (former.scheduler?.counters.takeOvers ?? 0)
+    this.counters['watchResumes'] = (this.counters['watchResumes'] ?? 0) + (former.manager?.counters.watchResumes ?? 0)
+    this.parts.delete(name)
+  }
+
+  private world(machine: string, identity: Identity): SimWorld {
+    const token = identityToken(identity)
+    const inbox = this.subjects.inbox(token, `${machine}-${++this.bootNumber}`)
+    return this.simulation.machine(machine).world({ identity: token, inbox, grants: grants(CLUSTER, identity), directory: identity.component })
+  }
+
+  /** The same client; every acknowledged write under a fence is noted with the revision at which it committed. */
+  private recording(client: ApiClient): ApiClient {
+    const note = async <T extends KubeObject>(what: string, options: { fence?: { lock: { namespace: string; name: string }; token: string } } | undefined, run: () => Promise<T>): Promise<T> => {
+      const result = await run()
+      const revision = Number(result.metadata?.resourceVersion)
+      if (options?.fence && Number.isFinite(revision) && revision > 0)
+        this.fencedWrites.push({ lock: `${options.fence.lock.namespace}/${options.fence.lock.name}`, token: Number(options.fence.token), revision, what })
+      return result
+    }
+    return {
+      get: (...a) => client.get(...a),
+      list: (...a) => client.list(...a),
+      watch: (...a) => client.watch(...a),
+      create: (resource, object, options) => note(`create of ${resource.resource}`, options, () => client.create(resource, object, options)),
+      update: (resource, object, options) => note(`update of ${resource.resource} ${object.metadata.name}`, options, () => client.update(resource, object, options)),
+      patch: (resource, ref, type, patch, options) => note(`patch of ${resource.resource} ${ref.name}`, options, () => client.patch(resource, ref, type, patch, options)),
+      delete: (...a) => client.delete(...a),
+      deleteCollection: (...a) => client.deleteCollection(...a),
+    }
+  }
+}

@@ -1,0 +1,99 @@
+/**
+ * The process of one node: `run-node.js DATA NAME`. Leader of the machine's process group. Holds kubelet and kube-proxy, and
+ * supervises the node's containerd. With containers it runs in the node's network namespace.
+ */
+import { existsSync, mkdirSync, readdirSync } from 'node:fs'
+import { join } from 'node:path'
+import { BusApiClient } from '@capstan/client'
+import { HollowRules, NftablesRules, type PacketRules, startKubeProxy } from '@capstan/kube-proxy'
+import { type ContainerRuntime, HollowRuntime, startKubelet } from '@capstan/kubelet'
+import { type Containerd, RealHost, startContainerd } from '@capstan/kubelet/edge'
+import { RealClock, realLog } from '@capstan/real'
+import { existingLayout } from './layout-file.js'
+import { type ClusterLayout, namesOf, type NodeLayout, Places } from './layout.js'
+import { type BusWorld, realWorld } from './worlds.js'
+
+const LEASE_RENEW_MS = 1000
+const STOP_TIMEOUT_MS = 4000
+
+const [data = '', name = ''] = process.argv.slice(2)
+const places = new Places(data)
+const layout = existingLayout(places)
+const me = layout.nodes.find((node) => node.name === name)
+if (!me) throw new Error(`no node ${name} in ${places.layout}`)
+const log = realLog({ name })
+await runNode(layout, me)
+
+async function runNode(cluster: ClusterLayout, node: NodeLayout): Promise<void> {
+  const directory = places.machine(node.name)
+  mkdirSync(directory, { recursive: true })
+  const world = (component: 'kubelet' | 'kube-proxy') =>
+    realWorld(cluster, places, { component, name: node.name }, { log: log.child({ component }), machine: node.name })
+  // containerd needs a second to start, the bus a moment: side by side.
+  const [kubeletWorld, proxyWorld, runtime] = await Promise.all([world('kubelet'), world('kube-proxy'), startRuntime(cluster, node, directory)])
+  const client = (w: BusWorld) => new BusApiClient(w, { cluster: cluster.cluster, machine: node.name })
+  const kubelet = await startKubelet(
+    kubeletWorld,
+    {
+      cluster: cluster.cluster,
+      nodeName: node.name,
+      client: client(kubeletWorld),
+      host: new RealHost(directory),
+      nodeIp: node.address,
+      // The host's routes to pods follow from the layout too.
+      podCidr: node.podCidr,
+      leaseRenewMs: LEASE_RENEW_MS,
+    },
+    runtime.runtime,
+  )
+  // Without a namespace of its own a node has no packet rules of its own: the gateway's serve the whole host.
+  const rules: PacketRules = cluster.isolated ? new NftablesRules('capstan') : new HollowRules()
+  const proxy = startKubeProxy(proxyWorld, { client: client(proxyWorld), nodeName: node.name, rules })
+
+  let stopping = false
+  const stop = async (signal: string) => {
+    if (stopping) return
+    stopping = true
+    log.info({ signal }, 'stopping')
+    const work = async () => {
+      await Promise.all([kubelet.stop(), proxy.stop()])
+      await runtime.teardown()
+      await Promise.all([kubeletWorld.bus.close(), proxyWorld.bus.close()])
+    }
+    await Promise.race([work(), new Promise((resolve) => setTimeout(resolve, STOP_TIMEOUT_MS))])
+    process.exit(0)
+  }
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => void stop(signal))
+}
+
+interface StartedRuntime {
+  runtime: ContainerRuntime
+  /** The node is stopped: no container stays. */
+  teardown(): Promise<void>
+}
+
+async function startRuntime(cluster: ClusterLayout, node: NodeLayout, directory: string): Promise<StartedRuntime> {
+  switch (cluster.runtime) {
+    case 'containerd': {
+      const containerd: Containerd = await startContainerd({
+        dir: join(directory, 'c'),
+        cgroupParent: `/${namesOf(cluster).cgroup(node.name)}/pods`,
+        archives: imageArchives(),
+        log: log.child({ component: 'containerd' }),
+      })
+      containerd.imported.catch((error: unknown) => log.error({ err: error }, 'an image archive was not imported'))
+      return { runtime: containerd.runtime, teardown: () => containerd.teardown() }
+    }
+    case 'process':
+      throw new Error('the process runtime is not built yet')
+    case 'hollow':
+      return { runtime: new HollowRuntime({ clock: new RealClock() }), teardown: () => Promise.resolve() }
+  }
+}
+
+/** Archives that every node has from the start: the pause image first. */
+function imageArchives(): string[] {
+  if (!existsSync(places.images)) return []
+  const files = readdirSync(places.images).filter((file) => file.endsWith('.tar'))
+  return [...files.filter((f) => f === 'pause.tar'), ...files.filter((f) => f !== 'pause.tar').sort()].map((file) => join(places.images, file))
+}
