@@ -6,7 +6,11 @@ import { dirname, join } from 'node:path'
 
 const out = join(import.meta.dirname, '../src/generated/descriptions.ts')
 const schemaFile = join(import.meta.dirname, '../src/generated/schema.ts')
-if (existsSync(out) && statSync(out).mtimeMs > Math.max(statSync(schemaFile).mtimeMs, statSync(import.meta.filename).mtimeMs)) process.exit(0)
+if (
+  existsSync(out) &&
+  statSync(out).mtimeMs > Math.max(statSync(schemaFile).mtimeMs, statSync(import.meta.filename).mtimeMs)
+)
+  process.exit(0)
 
 const root = dirname(createRequire(import.meta.url).resolve('kubernetes-types/package.json'))
 const schema = JSON.parse(JSON.parse(readFileSync(schemaFile, 'utf8').match(/SCHEMA_JSON = (".*")/s)[1]))
@@ -19,11 +23,21 @@ for (const name of Object.keys(schema)) {
   if (!existsSync(path)) continue
   if (!files.has(path)) files.set(path, readFileSync(path, 'utf8'))
   const text = files.get(path)
-  const found = new RegExp(`(?:/\\*\\*((?:(?!\\*/)[\\s\\S])*)\\*/\\s*)?export interface ${match[4]} \\{([\\s\\S]*?)\\n\\}`).exec(text)
+  const found = new RegExp(
+    `(?:/\\*\\*((?:(?!\\*/)[\\s\\S])*)\\*/\\s*)?export interface ${match[4]} \\{([\\s\\S]*?)\\n\\}`,
+  ).exec(text)
   if (!found) continue
-  const clean = (comment) => comment.replace(/^\s*\* ?/gm, '').replace(/\s+/g, ' ').trim()
+  const clean = (comment) =>
+    comment
+      .replace(/^\s*\* ?/gm, '')
+      .replace(/\s+/g, ' ')
+      .trim()
   const fields = {}
-  for (const field of found[2].matchAll(/\/\*\*((?:(?!\*\/)[\s\S])*)\*\/\s*(?:readonly )?"?([\w$-]+)"?\??:/g)) fields[field[2]] = clean(field[1])
+  for (const field of found[2].matchAll(/\/\*\*((?:(?!\*\/)[\s\S])*)\*\/\s*(?:readonly )?"?([\w$-]+)"?\??:/g))
+    fields[field[2]] = clean(field[1])
   descriptions[name] = { ...(found[1] ? { '': clean(found[1]) } : {}), ...fields }
 }
-writeFileSync(out, `// Made by scripts/generate-descriptions.mjs from the package kubernetes-types (Apache-2.0). Do not edit.\nexport const DESCRIPTIONS_JSON = ${JSON.stringify(JSON.stringify(descriptions))}\n`)
+writeFileSync(
+  out,
+  `// Made by scripts/generate-descriptions.mjs from the package kubernetes-types (Apache-2.0). Do not edit.\n// biome-ignore-all format: a machine wrote it\nexport const DESCRIPTIONS_JSON = ${JSON.stringify(JSON.stringify(descriptions))}\n`,
+)

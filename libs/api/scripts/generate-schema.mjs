@@ -10,14 +10,28 @@ if (!source) {
 }
 const all = JSON.parse(readFileSync(source, 'utf8'))
 const ROOTS = [
-  ...['Namespace', 'Node', 'Pod', 'Service', 'Endpoints', 'ConfigMap', 'Secret', 'ServiceAccount', 'Event', 'ReplicationController', 'Binding'].map((k) => `io.k8s.api.core.v1.${k}`),
+  ...[
+    'Namespace',
+    'Node',
+    'Pod',
+    'Service',
+    'Endpoints',
+    'ConfigMap',
+    'Secret',
+    'ServiceAccount',
+    'Event',
+    'ReplicationController',
+    'Binding',
+  ].map((k) => `io.k8s.api.core.v1.${k}`),
   ...['Deployment', 'ReplicaSet'].map((k) => `io.k8s.api.apps.v1.${k}`),
   'io.k8s.api.discovery.v1.EndpointSlice',
   'io.k8s.api.coordination.v1.Lease',
   'io.k8s.api.autoscaling.v1.Scale',
   'io.k8s.api.policy.v1.Eviction',
   ...['TokenReview', 'SelfSubjectReview'].map((k) => `io.k8s.api.authentication.v1.${k}`),
-  ...['SubjectAccessReview', 'SelfSubjectAccessReview', 'LocalSubjectAccessReview', 'SelfSubjectRulesReview'].map((k) => `io.k8s.api.authorization.v1.${k}`),
+  ...['SubjectAccessReview', 'SelfSubjectAccessReview', 'LocalSubjectAccessReview', 'SelfSubjectRulesReview'].map(
+    (k) => `io.k8s.api.authorization.v1.${k}`,
+  ),
   ...['Status', 'DeleteOptions', 'ListMeta', 'WatchEvent'].map((k) => `io.k8s.apimachinery.pkg.apis.meta.v1.${k}`),
 ]
 const kept = {}
@@ -31,5 +45,8 @@ const visit = (name) => {
 for (const root of ROOTS) visit(root)
 const text = JSON.stringify(Object.fromEntries(Object.entries(kept).sort(([a], [b]) => (a < b ? -1 : 1))))
 const out = join(import.meta.dirname, '../src/generated/schema.ts')
-writeFileSync(out, `// Made by scripts/generate-schema.mjs: facts of Kubernetes 1.36. Do not edit.\nexport const SCHEMA_JSON = ${JSON.stringify(text)}\n`)
+writeFileSync(
+  out,
+  `// Made by scripts/generate-schema.mjs: facts of Kubernetes 1.36. Do not edit.\n// biome-ignore-all format: a machine wrote it\nexport const SCHEMA_JSON = ${JSON.stringify(text)}\n`,
+)
 console.log(`${Object.keys(kept).length} definitions, ${text.length} bytes`)

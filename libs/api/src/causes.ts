@@ -5,7 +5,8 @@ export interface StatusCause {
   field?: string
 }
 
-const show = (value: unknown): string => (typeof value === 'string' ? JSON.stringify(value) : typeof value === 'object' ? JSON.stringify(value) : String(value))
+const show = (value: unknown): string =>
+  typeof value === 'string' ? JSON.stringify(value) : typeof value === 'object' ? JSON.stringify(value) : String(value)
 
 export const required = (field: string, detail = ''): StatusCause => ({
   reason: 'FieldValueRequired',
@@ -27,5 +28,13 @@ export const duplicate = (field: string, value: unknown): StatusCause => ({
   message: `Duplicate value: ${show(value)}`,
   field,
 })
-export const forbidden = (field: string, detail: string): StatusCause => ({ reason: 'FieldValueForbidden', message: `Forbidden: ${detail}`, field })
-export const tooMany = (field: string, detail: string): StatusCause => ({ reason: 'FieldValueTooLong', message: `Too long: ${detail}`, field })
+export const forbidden = (field: string, detail: string): StatusCause => ({
+  reason: 'FieldValueForbidden',
+  message: `Forbidden: ${detail}`,
+  field,
+})
+export const tooMany = (field: string, detail: string): StatusCause => ({
+  reason: 'FieldValueTooLong',
+  message: `Too long: ${detail}`,
+  field,
+})

@@ -32,7 +32,8 @@ export function dns1123Subdomain(name: string): string | undefined {
 export function qualifiedName(key: string): string | undefined {
   const parts = key.split('/')
   const name = parts[parts.length - 1] as string
-  if (parts.length > 2) return "a qualified name must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc') with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
+  if (parts.length > 2)
+    return "a qualified name must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc') with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
   if (parts.length === 2) {
     if (parts[0] === '') return 'prefix part must be non-empty'
     const wrong = dns1123Subdomain(parts[0] as string)
@@ -65,11 +66,14 @@ export function envName(name: string): string | undefined {
 
 export function portName(name: string): string | undefined {
   if (name.length > 15) return 'must be no more than 15 characters'
-  if (!PORT_NAME.test(name) || name.includes('--')) return 'must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)'
+  if (!PORT_NAME.test(name) || name.includes('--'))
+    return 'must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)'
   if (!/[a-z]/.test(name)) return 'must contain at least one letter (a-z)'
   return undefined
 }
 
 export function portNumber(port: unknown): string | undefined {
-  return typeof port === 'number' && Number.isInteger(port) && port >= 1 && port <= 65_535 ? undefined : 'must be between 1 and 65535, inclusive'
+  return typeof port === 'number' && Number.isInteger(port) && port >= 1 && port <= 65_535
+    ? undefined
+    : 'must be between 1 and 65535, inclusive'
 }

@@ -4,7 +4,8 @@ import { type Json } from './kube-object.js'
 import { DEFINITIONS, type Schema } from './schema.js'
 
 /** Where the documents of OpenAPI v3 are: `api/v1`, `apis/apps/v1`. */
-export const openApiPath = (kind: Pick<Kind, 'group' | 'version'>): string => (kind.group === '' ? `api/${kind.version}` : `apis/${kind.group}/${kind.version}`)
+export const openApiPath = (kind: Pick<Kind, 'group' | 'version'>): string =>
+  kind.group === '' ? `api/${kind.version}` : `apis/${kind.group}/${kind.version}`
 
 /**
  * The OpenAPI v3 document of one group and version: schemas with group, version and kind, and the paths of its resources
@@ -23,7 +24,8 @@ export function openApiDocument(kinds: readonly Kind[]): Json {
     const prose = descriptions[name]
     if (!prose) return
     if (prose['']) out['description'] = prose['']
-    for (const [field, schema] of Object.entries((out['properties'] ?? {}) as Record<string, Json>)) if (prose[field]) schema['description'] = prose[field]
+    for (const [field, schema] of Object.entries((out['properties'] ?? {}) as Record<string, Json>))
+      if (prose[field]) schema['description'] = prose[field]
   }
   const paths: Json = {}
   for (const kind of kinds) {
@@ -45,7 +47,10 @@ function convert(schema: Schema, visit: (name: string) => void): Json {
   const out: Json = {}
   for (const [field, value] of Object.entries(schema)) {
     if (field === '$ref') continue
-    if (field === 'properties') out['properties'] = Object.fromEntries(Object.entries(value as Record<string, Schema>).map(([name, inner]) => [name, convert(inner, visit)]))
+    if (field === 'properties')
+      out['properties'] = Object.fromEntries(
+        Object.entries(value as Record<string, Schema>).map(([name, inner]) => [name, convert(inner, visit)]),
+      )
     else if (field === 'items' || field === 'additionalProperties') out[field] = convert(value as Schema, visit)
     else out[field] = value
   }
@@ -87,7 +92,9 @@ function pathsOf(kind: Kind, gvk: object): Json {
           [`${collection}/{name}`]: {
             get: operation('get'),
             ...(has('update') ? { put: operation('put', body) } : {}),
-            ...(has('patch') ? { patch: operation('patch', { ...body, parameters: [...write, query('force', 'boolean')] }) } : {}),
+            ...(has('patch')
+              ? { patch: operation('patch', { ...body, parameters: [...write, query('force', 'boolean')] }) }
+              : {}),
             ...(has('delete') ? { delete: operation('delete') } : {}),
           },
         }

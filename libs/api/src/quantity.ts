@@ -39,7 +39,8 @@ export class Quantity {
       return `${sign}${units}`
     }
     for (const [suffix, factor, exponent] of DECIMAL_DOWN)
-      if (nanos % factor === 0n) return `${sign}${nanos / factor}${this.format === 'exponent' && exponent !== 0 ? `e${exponent}` : suffix}`
+      if (nanos % factor === 0n)
+        return `${sign}${nanos / factor}${this.format === 'exponent' && exponent !== 0 ? `e${exponent}` : suffix}`
     return `${sign}${nanos}n`
   }
 }
@@ -50,7 +51,14 @@ export class QuantityError extends Error {
 
 const UNIT = 1_000_000_000n
 const MILLI = 1_000_000n
-const BINARY = { Ki: 1024n, Mi: 1024n ** 2n, Gi: 1024n ** 3n, Ti: 1024n ** 4n, Pi: 1024n ** 5n, Ei: 1024n ** 6n } as const
+const BINARY = {
+  Ki: 1024n,
+  Mi: 1024n ** 2n,
+  Gi: 1024n ** 3n,
+  Ti: 1024n ** 4n,
+  Pi: 1024n ** 5n,
+  Ei: 1024n ** 6n,
+} as const
 const BINARY_DOWN = Object.entries(BINARY).toReversed()
 /** Suffix, nano-units, exponent. */
 const DECIMAL: [string, bigint, number][] = [
@@ -75,19 +83,29 @@ export const QUANTITY_SYNTAX_MESSAGE =
 export function parseQuantity(text: string): Quantity {
   const match = SYNTAX.exec(text)
   const [, sign = '', whole = '', fraction = '', , exponent, suffix = ''] = match ?? []
-  if (!match || whole.length + fraction.length === 0 || text.length > DIGITS_MAX) throw new QuantityError(QUANTITY_SYNTAX_MESSAGE)
+  if (!match || whole.length + fraction.length === 0 || text.length > DIGITS_MAX)
+    throw new QuantityError(QUANTITY_SYNTAX_MESSAGE)
   const digits = BigInt(whole + fraction)
   const scale = 10n ** BigInt(fraction.length)
   let nanos: bigint
   if (exponent !== undefined) {
     const power = Number(exponent)
-    nanos = power >= 0 ? ceilDivide(digits * UNIT * 10n ** BigInt(power), scale) : ceilDivide(digits * UNIT, scale * 10n ** BigInt(-power))
+    nanos =
+      power >= 0
+        ? ceilDivide(digits * UNIT * 10n ** BigInt(power), scale)
+        : ceilDivide(digits * UNIT, scale * 10n ** BigInt(-power))
   } else {
-    const factor = suffix in BINARY ? BINARY[suffix as keyof typeof BINARY] * UNIT : (DECIMAL.find(([name]) => name === suffix)?.[1] ?? UNIT)
+    const factor =
+      suffix in BINARY
+        ? BINARY[suffix as keyof typeof BINARY] * UNIT
+        : (DECIMAL.find(([name]) => name === suffix)?.[1] ?? UNIT)
     // Finer than a nano-unit is rounded up.
     nanos = ceilDivide(digits * factor, scale)
   }
-  return new Quantity(sign === '-' ? -nanos : nanos, suffix in BINARY ? 'binary' : exponent !== undefined ? 'exponent' : 'decimal')
+  return new Quantity(
+    sign === '-' ? -nanos : nanos,
+    suffix in BINARY ? 'binary' : exponent !== undefined ? 'exponent' : 'decimal',
+  )
 }
 
 function ceilDivide(a: bigint, b: bigint): bigint {

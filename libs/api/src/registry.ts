@@ -27,7 +27,8 @@ export const KINDS: readonly Kind[] = [
 const BY_RESOURCE = new Map(KINDS.map((kind) => [`${kind.group}/${kind.version}/${kind.resource}`, kind]))
 const BY_KIND = new Map(KINDS.map((kind) => [`${kind.group}/${kind.version}/${kind.kind}`, kind]))
 
-export const findKind = (group: string, version: string, resource: string): Kind | undefined => BY_RESOURCE.get(`${group}/${version}/${resource}`)
+export const findKind = (group: string, version: string, resource: string): Kind | undefined =>
+  BY_RESOURCE.get(`${group}/${version}/${resource}`)
 
 /** `apiVersion` as in objects: `v1`, `apps/v1`. */
 export function findByKind(apiVersion: string, kind: string): Kind | undefined {

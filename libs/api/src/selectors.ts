@@ -36,7 +36,10 @@ function fits({ key, operator, values }: Requirement, labels: Labels): boolean {
   }
 }
 
-const matcher = (requirements: readonly Requirement[]): LabelMatcher => (labels) => requirements.every((r) => fits(r, labels ?? NONE))
+const matcher =
+  (requirements: readonly Requirement[]): LabelMatcher =>
+  (labels) =>
+    requirements.every((r) => fits(r, labels ?? NONE))
 
 /** `a=b,c!=d,e in (f,g),h,!i` (the labelSelector query parameter). @throws SelectorError */
 export function parseLabelSelector(text: string): LabelMatcher {
@@ -55,7 +58,8 @@ function splitOutsideParentheses(text: string): string[] {
       part = ''
     } else part += char
   }
-  if (depth !== 0) throw new SelectorError(`unable to parse requirement: unbalanced parentheses in ${JSON.stringify(text)}`)
+  if (depth !== 0)
+    throw new SelectorError(`unable to parse requirement: unbalanced parentheses in ${JSON.stringify(text)}`)
   if (part.trim() !== '' || parts.length > 0) parts.push(part)
   return parts
 }
@@ -71,17 +75,31 @@ function parseRequirement(text: string): Requirement {
     requirement = { key: set[1] as string, operator: set[2] === 'in' ? 'In' : 'NotIn', values }
   } else if (equality) {
     const operators = { '=': 'In', '==': 'In', '!=': 'NotIn', '>': 'Gt', '<': 'Lt' } as const
-    requirement = { key: equality[1] as string, operator: operators[equality[2] as keyof typeof operators], values: [(equality[3] as string).trim()] }
-  } else if (existence) requirement = { key: existence[2] as string, operator: existence[1] ? 'DoesNotExist' : 'Exists', values: [] }
+    requirement = {
+      key: equality[1] as string,
+      operator: operators[equality[2] as keyof typeof operators],
+      values: [(equality[3] as string).trim()],
+    }
+  } else if (existence)
+    requirement = { key: existence[2] as string, operator: existence[1] ? 'DoesNotExist' : 'Exists', values: [] }
   else throw new SelectorError(`unable to parse requirement: found ${JSON.stringify(part)}`)
   const wrongKey = qualifiedName(requirement.key)
-  if (wrongKey) throw new SelectorError(`unable to parse requirement: <nil>: Invalid value: ${JSON.stringify(requirement.key)}: ${wrongKey}`)
+  if (wrongKey)
+    throw new SelectorError(
+      `unable to parse requirement: <nil>: Invalid value: ${JSON.stringify(requirement.key)}: ${wrongKey}`,
+    )
   if (requirement.operator === 'Gt' || requirement.operator === 'Lt') {
-    if (!/^-?\d+$/.test(requirement.values[0] ?? '')) throw new SelectorError(`unable to parse requirement: values[0]: for 'Gt', 'Lt' operators, the value must be an integer`)
+    if (!/^-?\d+$/.test(requirement.values[0] ?? ''))
+      throw new SelectorError(
+        `unable to parse requirement: values[0]: for 'Gt', 'Lt' operators, the value must be an integer`,
+      )
   } else
     for (const value of requirement.values) {
       const wrong = labelValue(value)
-      if (wrong) throw new SelectorError(`unable to parse requirement: values[0][${requirement.key}]: Invalid value: ${JSON.stringify(value)}: ${wrong}`)
+      if (wrong)
+        throw new SelectorError(
+          `unable to parse requirement: values[0][${requirement.key}]: Invalid value: ${JSON.stringify(value)}: ${wrong}`,
+        )
     }
   return requirement
 }
@@ -94,7 +112,11 @@ export function labelSelectorMatcher(selector: unknown): LabelMatcher {
 
 function requirementsOf(selector: Json): Requirement[] {
   return [
-    ...Object.entries(asObject(selector['matchLabels'])).map(([key, value]) => ({ key, operator: 'In' as const, values: [asText(value)] })),
+    ...Object.entries(asObject(selector['matchLabels'])).map(([key, value]) => ({
+      key,
+      operator: 'In' as const,
+      values: [asText(value)],
+    })),
     ...asList(selector['matchExpressions']).map((e) => ({
       key: asText(e['key']),
       operator: asText(e['operator']) as Requirement['operator'],

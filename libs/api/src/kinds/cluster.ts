@@ -75,12 +75,24 @@ export const node = defineKind({
       const effect = asText(taint['effect'])
       return [
         ...(wrong ? [invalid(`spec.taints[${i}].key`, key, wrong)] : []),
-        ...(effect === '' ? [required(`spec.taints[${i}].effect`)] : TAINT_EFFECTS.includes(effect) ? [] : [notSupported(`spec.taints[${i}].effect`, effect, TAINT_EFFECTS)]),
+        ...(effect === ''
+          ? [required(`spec.taints[${i}].effect`)]
+          : TAINT_EFFECTS.includes(effect)
+            ? []
+            : [notSupported(`spec.taints[${i}].effect`, effect, TAINT_EFFECTS)]),
       ]
     }),
   validateUpdate(o, old) {
     const before = asText(specOf(old)['podCIDR'])
-    return before && before !== specOf(o)['podCIDR'] ? [{ reason: 'FieldValueForbidden', message: 'Forbidden: node updates may not change podCIDR except from "" to valid', field: 'spec.podCIDR' }] : []
+    return before && before !== specOf(o)['podCIDR']
+      ? [
+          {
+            reason: 'FieldValueForbidden',
+            message: 'Forbidden: node updates may not change podCIDR except from "" to valid',
+            field: 'spec.podCIDR',
+          },
+        ]
+      : []
   },
   fields: { 'spec.unschedulable': (o) => String(specOf(o)['unschedulable'] === true) },
 })
@@ -95,19 +107,37 @@ function validateData(o: KubeObject, fields: string[]): StatusCause[] {
   for (const field of fields)
     for (const [key, value] of Object.entries(asObject(o[field]))) {
       if (!CONFIG_KEY.test(key) || key.length > 253)
-        causes.push(invalid(`${field}[${key}]`, key, "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"))
+        causes.push(
+          invalid(
+            `${field}[${key}]`,
+            key,
+            "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')",
+          ),
+        )
       bytes += asText(value).length
     }
-  if (bytes > DATA_BYTES_MAX) causes.push({ reason: 'FieldValueTooLong', message: `Too long: may not be more than ${DATA_BYTES_MAX} bytes`, field: fields[0] ?? 'data' })
+  if (bytes > DATA_BYTES_MAX)
+    causes.push({
+      reason: 'FieldValueTooLong',
+      message: `Too long: may not be more than ${DATA_BYTES_MAX} bytes`,
+      field: fields[0] ?? 'data',
+    })
   return causes
 }
 
 function immutableData(o: KubeObject, old: KubeObject, fields: string[]): StatusCause[] {
   if (old['immutable'] !== true) return []
-  return ['immutable', ...fields].flatMap((field) => immutable(o, old, field, field).map((cause) => ({ ...cause, reason: 'FieldValueForbidden', message: 'Forbidden: field is immutable when `immutable` is set' })))
+  return ['immutable', ...fields].flatMap((field) =>
+    immutable(o, old, field, field).map((cause) => ({
+      ...cause,
+      reason: 'FieldValueForbidden',
+      message: 'Forbidden: field is immutable when `immutable` is set',
+    })),
+  )
 }
 
-const dataCount = (o: KubeObject, fields: string[]) => fields.reduce((sum, field) => sum + Object.keys(asObject(o[field])).length, 0)
+const dataCount = (o: KubeObject, fields: string[]) =>
+  fields.reduce((sum, field) => sum + Object.keys(asObject(o[field])).length, 0)
 
 export const configMap = defineKind({
   kind: 'ConfigMap',
@@ -131,7 +161,11 @@ export const secret = defineKind({
   kind: 'Secret',
   resource: 'secrets',
   definition: 'io.k8s.api.core.v1.Secret',
-  columns: [{ name: 'Type', cell: (o) => asText(o['type']) }, { name: 'Data', type: 'integer', cell: (o) => dataCount(o, ['data']) }, ageColumn],
+  columns: [
+    { name: 'Type', cell: (o) => asText(o['type']) },
+    { name: 'Data', type: 'integer', cell: (o) => dataCount(o, ['data']) },
+    ageColumn,
+  ],
   setDefaults(o) {
     fill(o, 'type', 'Opaque')
     if (isObject(o['stringData'])) {
@@ -143,7 +177,9 @@ export const secret = defineKind({
   },
   validate: (o) => [
     ...validateData(o, SECRETS_HIDDEN),
-    ...Object.entries(asObject(o['data'])).flatMap(([key, value]) => (BASE64.test(asText(value)) ? [] : [invalid(`data[${key}]`, '<not shown>', 'illegal base64 data')])),
+    ...Object.entries(asObject(o['data'])).flatMap(([key, value]) =>
+      BASE64.test(asText(value)) ? [] : [invalid(`data[${key}]`, '<not shown>', 'illegal base64 data')],
+    ),
   ],
   validateUpdate: (o, old) => [...immutableData(o, old, ['data']), ...immutable(o, old, 'type', 'type')],
   fields: { type: (o) => asText(o['type']) },
@@ -165,7 +201,9 @@ export const lease = defineKind({
   columns: [{ name: 'Holder', cell: (o) => asText(specOf(o)['holderIdentity']) }, ageColumn],
   validate(o) {
     const seconds = asNumber(specOf(o)['leaseDurationSeconds'])
-    return seconds !== undefined && seconds <= 0 ? [invalid('spec.leaseDurationSeconds', seconds, 'must be greater than 0')] : []
+    return seconds !== undefined && seconds <= 0
+      ? [invalid('spec.leaseDurationSeconds', seconds, 'must be greater than 0')]
+      : []
   },
 })
 
@@ -177,7 +215,18 @@ export const event = defineKind({
   shortNames: ['ev'],
   definition: 'io.k8s.api.core.v1.Event',
   columns: [
-    { name: 'Last Seen', cell: (o, now) => formatAge(o['lastTimestamp'] ?? asObject(o['series'])['lastObservedTime'] ?? o['eventTime'] ?? o['firstTimestamp'] ?? o.metadata.creationTimestamp, now) },
+    {
+      name: 'Last Seen',
+      cell: (o, now) =>
+        formatAge(
+          o['lastTimestamp'] ??
+            asObject(o['series'])['lastObservedTime'] ??
+            o['eventTime'] ??
+            o['firstTimestamp'] ??
+            o.metadata.creationTimestamp,
+          now,
+        ),
+    },
     { name: 'Type', cell: (o) => asText(o['type']) },
     { name: 'Reason', cell: (o) => asText(o['reason']) },
     { name: 'Object', cell: (o) => `${involved('kind')(o).toLowerCase()}/${involved('name')(o)}` },
@@ -185,7 +234,13 @@ export const event = defineKind({
     {
       name: 'Source',
       wide: true,
-      cell: (o) => [asText(asObject(o['source'])['component']) || asText(o['reportingComponent']), asText(asObject(o['source'])['host'])].filter(Boolean).join(', '),
+      cell: (o) =>
+        [
+          asText(asObject(o['source'])['component']) || asText(o['reportingComponent']),
+          asText(asObject(o['source'])['host']),
+        ]
+          .filter(Boolean)
+          .join(', '),
     },
     { name: 'Message', cell: (o) => asText(o['message']).trim() },
     { name: 'First Seen', wide: true, cell: (o, now) => formatAge(o['firstTimestamp'] ?? o['eventTime'], now) },
@@ -195,10 +250,17 @@ export const event = defineKind({
     const own = o.metadata.namespace
     const about = involved('namespace')(o)
     // Events about what lives in no namespace stand in `default`.
-    return about !== '' && about !== own ? [invalid('involvedObject.namespace', about, 'does not match event.namespace')] : []
+    return about !== '' && about !== own
+      ? [invalid('involvedObject.namespace', about, 'does not match event.namespace')]
+      : []
   },
   fields: {
-    ...Object.fromEntries(['kind', 'namespace', 'name', 'uid', 'apiVersion', 'resourceVersion', 'fieldPath'].map((field) => [`involvedObject.${field}`, involved(field)])),
+    ...Object.fromEntries(
+      ['kind', 'namespace', 'name', 'uid', 'apiVersion', 'resourceVersion', 'fieldPath'].map((field) => [
+        `involvedObject.${field}`,
+        involved(field),
+      ]),
+    ),
     reason: (o) => asText(o['reason']),
     type: (o) => asText(o['type']),
     source: (o) => asText(asObject(o['source'])['component']),

@@ -54,7 +54,11 @@ export const ageColumn: ColumnFact = {
   cell: (object, nowMs) => formatAge(object.metadata.creationTimestamp, nowMs),
 }
 
-const NAME_COLUMN: ColumnFact = { name: 'Name', description: 'Name of the object, unique in its namespace.', cell: (object) => object.metadata.name }
+const NAME_COLUMN: ColumnFact = {
+  name: 'Name',
+  description: 'Name of the object, unique in its namespace.',
+  cell: (object) => object.metadata.name,
+}
 
 export const specOf = (object: KubeObject): Json => asObject(object['spec'])
 export const statusOf = (object: KubeObject): Json => asObject(object['status'])
@@ -71,7 +75,10 @@ export function defineKind(facts: KindFacts): Kind {
   const subresources = facts.subresources ?? []
   const hasStatus = subresources.includes('status')
   const nameRule = facts.nameRule ?? dns1123Subdomain
-  const validate = (object: KubeObject) => [...validateMeta(object, facts.namespaced ?? true, nameRule), ...(facts.validate?.(object) ?? [])]
+  const validate = (object: KubeObject) => [
+    ...validateMeta(object, facts.namespaced ?? true, nameRule),
+    ...(facts.validate?.(object) ?? []),
+  ]
   return {
     group: facts.group ?? '',
     version: facts.version ?? 'v1',
@@ -97,11 +104,13 @@ export function defineKind(facts: KindFacts): Kind {
     cells: (object, nowMs) => columnFacts.map((column) => column.cell(object, nowMs)),
     ...(facts.rowConditions ? { rowConditions: facts.rowConditions } : {}),
     decode(object, validation) {
-      const { unknown, errors } = decode(object, schema)
+      const { unknown, errors } = decode(object, schema, facts.definition)
       const texts = unknown.map((path) => `unknown field ${JSON.stringify(path)}`)
       if (errors.length > 0) return { errors, warnings: [] }
       if (texts.length === 0 || validation === 'Ignore') return { errors: [], warnings: [] }
-      return validation === 'Strict' ? { errors: [`strict decoding error: ${texts.join(', ')}`], warnings: [] } : { errors: [], warnings: texts }
+      return validation === 'Strict'
+        ? { errors: [`strict decoding error: ${texts.join(', ')}`], warnings: [] }
+        : { errors: [], warnings: texts }
     },
     setDefaults: (object) => facts.setDefaults?.(object),
     prepareForCreate(object) {
@@ -135,14 +144,18 @@ function restore(object: KubeObject, old: KubeObject, field: string): void {
 }
 
 function keepAllBut(object: KubeObject, old: KubeObject, changeable: string[]): void {
-  for (const field of new Set([...Object.keys(object), ...Object.keys(old)])) if (!changeable.includes(field)) restore(object, old, field)
+  for (const field of new Set([...Object.keys(object), ...Object.keys(old)]))
+    if (!changeable.includes(field)) restore(object, old, field)
 }
 
 /** autoscaling/v1 Scale of what has spec.replicas, status.replicas and a selector. */
 function toScale(object: KubeObject): KubeObject {
   const { name, namespace, uid, resourceVersion, creationTimestamp } = object.metadata
   const selector = asObject(specOf(object)['selector'])
-  const labels = isObject(selector['matchLabels']) || Array.isArray(selector['matchExpressions']) ? selectorText(selector) : selectorText({ matchLabels: selector })
+  const labels =
+    isObject(selector['matchLabels']) || Array.isArray(selector['matchExpressions'])
+      ? selectorText(selector)
+      : selectorText({ matchLabels: selector })
   return {
     apiVersion: 'autoscaling/v1',
     kind: 'Scale',
@@ -178,7 +191,11 @@ export function selectorText(selector: Json): string {
   return [...equal, ...sets].sort().join(',')
 }
 
-function validateMeta(object: KubeObject, namespaced: boolean, nameRule: (name: string) => string | undefined): StatusCause[] {
+function validateMeta(
+  object: KubeObject,
+  namespaced: boolean,
+  nameRule: (name: string) => string | undefined,
+): StatusCause[] {
   const { metadata } = object
   const causes: StatusCause[] = []
   if (!metadata.name) causes.push(required('metadata.name', 'name or generateName is required'))
@@ -187,14 +204,20 @@ function validateMeta(object: KubeObject, namespaced: boolean, nameRule: (name: 
     if (wrong) causes.push(invalid('metadata.name', metadata.name, wrong))
   }
   if (namespaced && !metadata.namespace) causes.push(required('metadata.namespace'))
-  for (const [key, value] of Object.entries(metadata.labels ?? {})) causes.push(...labelCauses(key, value, 'metadata.labels'))
+  for (const [key, value] of Object.entries(metadata.labels ?? {}))
+    causes.push(...labelCauses(key, value, 'metadata.labels'))
   let bytes = 0
   for (const [key, value] of Object.entries(metadata.annotations ?? {})) {
     const wrong = qualifiedName(key.toLowerCase())
     if (wrong) causes.push(invalid('metadata.annotations', key, wrong))
     bytes += key.length + String(value).length
   }
-  if (bytes > ANNOTATIONS_BYTES_MAX) causes.push({ reason: 'FieldValueTooLong', message: `Too long: may not be more than ${ANNOTATIONS_BYTES_MAX} bytes`, field: 'metadata.annotations' })
+  if (bytes > ANNOTATIONS_BYTES_MAX)
+    causes.push({
+      reason: 'FieldValueTooLong',
+      message: `Too long: may not be more than ${ANNOTATIONS_BYTES_MAX} bytes`,
+      field: 'metadata.annotations',
+    })
   for (const [i, finalizer] of (metadata.finalizers ?? []).entries()) {
     const wrong = qualifiedName(finalizer)
     if (wrong) causes.push(invalid(`metadata.finalizers[${i}]`, finalizer, wrong))
@@ -202,10 +225,20 @@ function validateMeta(object: KubeObject, namespaced: boolean, nameRule: (name: 
   let controllers = 0
   for (const [i, owner] of (metadata.ownerReferences ?? []).entries()) {
     for (const field of ['apiVersion', 'kind', 'name', 'uid'] as const)
-      if (!owner[field]) causes.push(invalid(`metadata.ownerReferences[${i}].${field}`, owner[field] ?? '', `${field} must not be empty`))
+      if (!owner[field])
+        causes.push(
+          invalid(`metadata.ownerReferences[${i}].${field}`, owner[field] ?? '', `${field} must not be empty`),
+        )
     if (owner.controller) controllers++
   }
-  if (controllers > 1) causes.push(invalid('metadata.ownerReferences', metadata.ownerReferences, 'Only one reference can have Controller set to true'))
+  if (controllers > 1)
+    causes.push(
+      invalid(
+        'metadata.ownerReferences',
+        metadata.ownerReferences,
+        'Only one reference can have Controller set to true',
+      ),
+    )
   return causes
 }
 
@@ -221,7 +254,8 @@ export function labelCauses(key: string, value: unknown, field: string): StatusC
 function validateMetaUpdate(object: KubeObject, old: KubeObject): StatusCause[] {
   const causes: StatusCause[] = []
   for (const field of ['name', 'namespace', 'uid', 'creationTimestamp'] as const)
-    if (object.metadata[field] !== old.metadata[field]) causes.push(invalid(`metadata.${field}`, object.metadata[field] ?? '', 'field is immutable'))
+    if (object.metadata[field] !== old.metadata[field])
+      causes.push(invalid(`metadata.${field}`, object.metadata[field] ?? '', 'field is immutable'))
   if (old.metadata.deletionTimestamp) {
     const added = (object.metadata.finalizers ?? []).filter((f) => !(old.metadata.finalizers ?? []).includes(f))
     if (added.length > 0)

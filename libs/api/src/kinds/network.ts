@@ -40,16 +40,21 @@ function validateService(o: KubeObject): StatusCause[] {
     if (numbers.has(key)) causes.push(duplicate(at, { port: port['port'], protocol }))
     numbers.add(key)
     const target = port['targetPort']
-    const wrongTarget = target === undefined ? undefined : typeof target === 'string' ? portName(target) : portNumber(target)
+    const wrongTarget =
+      target === undefined ? undefined : typeof target === 'string' ? portName(target) : portNumber(target)
     if (wrongTarget) causes.push(invalid(`${at}.targetPort`, target, wrongTarget))
     const node = asNumber(port['nodePort'])
-    if (node && (type === 'ClusterIP' || type === 'ExternalName')) causes.push(forbidden(`${at}.nodePort`, "may not be used when `type` is 'ClusterIP'"))
+    if (node && (type === 'ClusterIP' || type === 'ExternalName'))
+      causes.push(forbidden(`${at}.nodePort`, "may not be used when `type` is 'ClusterIP'"))
   }
-  for (const [key, value] of Object.entries(asObject(spec['selector']))) causes.push(...labelCauses(key, value, 'spec.selector'))
+  for (const [key, value] of Object.entries(asObject(spec['selector'])))
+    causes.push(...labelCauses(key, value, 'spec.selector'))
   const affinity = asText(spec['sessionAffinity'])
-  if (!['ClientIP', 'None'].includes(affinity)) causes.push(notSupported('spec.sessionAffinity', affinity, ['ClientIP', 'None']))
+  if (!['ClientIP', 'None'].includes(affinity))
+    causes.push(notSupported('spec.sessionAffinity', affinity, ['ClientIP', 'None']))
   const ip = asText(spec['clusterIP'])
-  if (ip && ip !== 'None' && !IPV4.test(ip)) causes.push(invalid('spec.clusterIPs[0]', ip, 'must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)'))
+  if (ip && ip !== 'None' && !IPV4.test(ip))
+    causes.push(invalid('spec.clusterIPs[0]', ip, 'must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)'))
   return causes
 }
 
@@ -70,21 +75,28 @@ export const service = defineKind({
         const spec = specOf(o)
         if (spec['type'] === 'ExternalName') return asText(spec['externalName'])
         const given = Array.isArray(spec['externalIPs']) ? spec['externalIPs'].map(String) : []
-        const ingress = asList(asObject(statusOf(o)['loadBalancer'])['ingress']).map((i) => asText(i['ip']) || asText(i['hostname']))
+        const ingress = asList(asObject(statusOf(o)['loadBalancer'])['ingress']).map(
+          (i) => asText(i['ip']) || asText(i['hostname']),
+        )
         const all = [...ingress, ...given].join(',')
         return all || (spec['type'] === 'LoadBalancer' ? '<pending>' : '<none>')
       },
     },
     { name: 'Port(s)', cell: (o) => asList(specOf(o)['ports']).map(portText).join(',') || '<none>' },
     ageColumn,
-    { name: 'Selector', wide: true, cell: (o) => selectorText({ matchLabels: asObject(specOf(o)['selector']) }) || '<none>' },
+    {
+      name: 'Selector',
+      wide: true,
+      cell: (o) => selectorText({ matchLabels: asObject(specOf(o)['selector']) }) || '<none>',
+    },
   ],
   setDefaults(o) {
     const { spec } = o
     if (!isObject(spec)) return
     fill(spec, 'type', 'ClusterIP')
     fill(spec, 'sessionAffinity', 'None')
-    if (spec['sessionAffinity'] === 'ClientIP') fill(spec, 'sessionAffinityConfig', { clientIP: { timeoutSeconds: 10_800 } })
+    if (spec['sessionAffinity'] === 'ClientIP')
+      fill(spec, 'sessionAffinityConfig', { clientIP: { timeoutSeconds: 10_800 } })
     if (spec['type'] !== 'ExternalName') fill(spec, 'internalTrafficPolicy', 'Cluster')
     if (spec['type'] === 'NodePort' || spec['type'] === 'LoadBalancer') fill(spec, 'externalTrafficPolicy', 'Cluster')
     if (spec['type'] === 'LoadBalancer') fill(spec, 'allocateLoadBalancerNodePorts', true)
@@ -95,7 +107,8 @@ export const service = defineKind({
     if (Array.isArray(spec['ports']))
       for (const port of spec['ports'].filter(isObject)) {
         fill(port, 'protocol', 'TCP')
-        if (port['targetPort'] === undefined || port['targetPort'] === 0 || port['targetPort'] === '') port['targetPort'] = port['port']
+        if (port['targetPort'] === undefined || port['targetPort'] === 0 || port['targetPort'] === '')
+          port['targetPort'] = port['port']
       }
   },
   prepareForCreate(o) {
@@ -129,7 +142,9 @@ export const endpoints = defineKind({
         shortened(
           asList(o['subsets']).flatMap((subset) => {
             const ports = asList(subset['ports'])
-            return asList(subset['addresses']).flatMap((a) => (ports.length === 0 ? [asText(a['ip'])] : ports.map((p) => `${asText(a['ip'])}:${String(p['port'])}`)))
+            return asList(subset['addresses']).flatMap((a) =>
+              ports.length === 0 ? [asText(a['ip'])] : ports.map((p) => `${asText(a['ip'])}:${String(p['port'])}`),
+            )
           }),
         ),
     },
@@ -137,12 +152,21 @@ export const endpoints = defineKind({
   ],
   setDefaults(o) {
     for (const subset of Array.isArray(o['subsets']) ? o['subsets'].filter(isObject) : [])
-      for (const port of Array.isArray(subset['ports']) ? subset['ports'].filter(isObject) : []) fill(port, 'protocol', 'TCP')
+      for (const port of Array.isArray(subset['ports']) ? subset['ports'].filter(isObject) : [])
+        fill(port, 'protocol', 'TCP')
   },
   validate: (o) =>
     asList(o['subsets']).flatMap((subset, i) =>
       asList(subset['addresses']).flatMap((a, j) =>
-        IPV4.test(asText(a['ip'])) ? [] : [invalid(`subsets[${i}].addresses[${j}].ip`, a['ip'] ?? '', 'must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)')],
+        IPV4.test(asText(a['ip']))
+          ? []
+          : [
+              invalid(
+                `subsets[${i}].addresses[${j}].ip`,
+                a['ip'] ?? '',
+                'must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)',
+              ),
+            ],
       ),
     ),
 })
@@ -155,8 +179,21 @@ export const endpointSlice = defineKind({
   definition: 'io.k8s.api.discovery.v1.EndpointSlice',
   columns: [
     { name: 'AddressType', cell: (o) => asText(o['addressType']) },
-    { name: 'Ports', cell: (o) => shortened(asList(o['ports']).map((p) => (p['port'] === undefined ? '*' : String(p['port'])))).replace('<none>', '<unset>') },
-    { name: 'Endpoints', cell: (o) => shortened(asList(o['endpoints']).flatMap((e) => (Array.isArray(e['addresses']) ? e['addresses'].map(String) : []))).replace('<none>', '<unset>') },
+    {
+      name: 'Ports',
+      cell: (o) =>
+        shortened(asList(o['ports']).map((p) => (p['port'] === undefined ? '*' : String(p['port'])))).replace(
+          '<none>',
+          '<unset>',
+        ),
+    },
+    {
+      name: 'Endpoints',
+      cell: (o) =>
+        shortened(
+          asList(o['endpoints']).flatMap((e) => (Array.isArray(e['addresses']) ? e['addresses'].map(String) : [])),
+        ).replace('<none>', '<unset>'),
+    },
     ageColumn,
   ],
   setDefaults(o) {
@@ -169,10 +206,13 @@ export const endpointSlice = defineKind({
     const causes: StatusCause[] = []
     const types = ['FQDN', 'IPv4', 'IPv6']
     if (!o['addressType']) causes.push(required('addressType'))
-    else if (!types.includes(asText(o['addressType']))) causes.push(notSupported('addressType', o['addressType'], types))
+    else if (!types.includes(asText(o['addressType'])))
+      causes.push(notSupported('addressType', o['addressType'], types))
     for (const [i, endpoint] of asList(o['endpoints']).entries())
-      if (!Array.isArray(endpoint['addresses']) || endpoint['addresses'].length === 0) causes.push(required(`endpoints[${i}].addresses`, 'must contain at least 1 address'))
+      if (!Array.isArray(endpoint['addresses']) || endpoint['addresses'].length === 0)
+        causes.push(required(`endpoints[${i}].addresses`, 'must contain at least 1 address'))
     return causes
   },
-  validateUpdate: (o, old) => (o['addressType'] === old['addressType'] ? [] : [invalid('addressType', o['addressType'], 'field is immutable')]),
+  validateUpdate: (o, old) =>
+    o['addressType'] === old['addressType'] ? [] : [invalid('addressType', o['addressType'], 'field is immutable')],
 })

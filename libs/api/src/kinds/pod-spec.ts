@@ -12,7 +12,8 @@ export function defaultPodSpec(spec: Json): void {
   fill(spec, 'securityContext', {})
   fill(spec, 'schedulerName', 'default-scheduler')
   if (spec['hostNetwork'] === true)
-    for (const container of containersOf(spec)) for (const port of asList(container['ports'])) fill(port, 'hostPort', port['containerPort'])
+    for (const container of containersOf(spec))
+      for (const port of asList(container['ports'])) fill(port, 'hostPort', port['containerPort'])
   for (const container of containersOf(spec)) defaultContainer(container)
   for (const volume of list(spec['volumes'])) defaultVolume(volume)
   for (const account of ['serviceAccountName', 'serviceAccount']) if (spec[account] === '') delete spec[account]
@@ -52,7 +53,8 @@ function defaultContainer(container: Json): void {
     defaultHttpGet(probe['httpGet'])
     if (isObject(probe['grpc'])) fill(probe['grpc'], 'service', '')
   }
-  for (const hook of ['postStart', 'preStop']) defaultHttpGet(asObject(asObject(container['lifecycle'])[hook])['httpGet'])
+  for (const hook of ['postStart', 'preStop'])
+    defaultHttpGet(asObject(asObject(container['lifecycle'])[hook])['httpGet'])
 }
 
 function defaultHttpGet(httpGet: unknown): void {
@@ -69,9 +71,11 @@ function defaultVolume(volume: Json): void {
   if (isObject(volume['hostPath'])) fill(volume['hostPath'], 'type', '')
   for (const source of list(asObject(volume['projected'])['sources'])) {
     if (isObject(source['serviceAccountToken'])) fill(source['serviceAccountToken'], 'expirationSeconds', 3600)
-    for (const item of list(asObject(source['downwardAPI'])['items'])) if (isObject(item['fieldRef'])) fill(item['fieldRef'], 'apiVersion', 'v1')
+    for (const item of list(asObject(source['downwardAPI'])['items']))
+      if (isObject(item['fieldRef'])) fill(item['fieldRef'], 'apiVersion', 'v1')
   }
-  for (const item of list(asObject(volume['downwardAPI'])['items'])) if (isObject(item['fieldRef'])) fill(item['fieldRef'], 'apiVersion', 'v1')
+  for (const item of list(asObject(volume['downwardAPI'])['items']))
+    if (isObject(item['fieldRef'])) fill(item['fieldRef'], 'apiVersion', 'v1')
 }
 
 /** `nginx`, `host:5000/nginx:latest`: no tag, no digest, or the tag `latest`. */
@@ -102,36 +106,48 @@ export function validatePodSpec(spec: Json, path: string): StatusCause[] {
       if (wrong) causes.push(invalid(`${at}.name`, name, wrong))
     }
     volumes.add(name)
-    if (Object.keys(volume).filter((f) => f !== 'name' && volume[f] != null).length > 1) causes.push(forbidden(at, 'may not specify more than 1 volume type'))
-    if (isObject(volume['hostPath']) && !asText(volume['hostPath']['path'])) causes.push(required(`${at}.hostPath.path`))
-    if (isObject(volume['secret']) && !asText(volume['secret']['secretName'])) causes.push(required(`${at}.secret.secretName`))
-    if (isObject(volume['configMap']) && !asText(volume['configMap']['name'])) causes.push(required(`${at}.configMap.name`))
+    if (Object.keys(volume).filter((f) => f !== 'name' && volume[f] != null).length > 1)
+      causes.push(forbidden(at, 'may not specify more than 1 volume type'))
+    if (isObject(volume['hostPath']) && !asText(volume['hostPath']['path']))
+      causes.push(required(`${at}.hostPath.path`))
+    if (isObject(volume['secret']) && !asText(volume['secret']['secretName']))
+      causes.push(required(`${at}.secret.secretName`))
+    if (isObject(volume['configMap']) && !asText(volume['configMap']['name']))
+      causes.push(required(`${at}.configMap.name`))
   }
   if (asList(spec['containers']).length === 0) causes.push(required(`${path}.containers`))
   const names = new Set<string>()
   for (const field of ['initContainers', 'containers'])
-    for (const [i, container] of asList(spec[field]).entries()) causes.push(...validateContainer(container, `${path}.${field}[${i}]`, names, volumes, field))
+    for (const [i, container] of asList(spec[field]).entries())
+      causes.push(...validateContainer(container, `${path}.${field}[${i}]`, names, volumes, field))
   const oneOf = (field: string, supported: string[]) => {
     const value = spec[field]
-    if (value !== undefined && !supported.includes(value as string)) causes.push(notSupported(`${path}.${field}`, value, supported))
+    if (value !== undefined && !supported.includes(value as string))
+      causes.push(notSupported(`${path}.${field}`, value, supported))
   }
   oneOf('restartPolicy', RESTART_POLICIES)
   oneOf('dnsPolicy', DNS_POLICIES)
   const grace = asNumber(spec['terminationGracePeriodSeconds'])
-  if (grace !== undefined && grace < 0) causes.push(invalid(`${path}.terminationGracePeriodSeconds`, grace, 'must be greater than or equal to 0'))
+  if (grace !== undefined && grace < 0)
+    causes.push(invalid(`${path}.terminationGracePeriodSeconds`, grace, 'must be greater than or equal to 0'))
   const deadline = asNumber(spec['activeDeadlineSeconds'])
-  if (deadline !== undefined && deadline < 1) causes.push(invalid(`${path}.activeDeadlineSeconds`, deadline, 'must be between 1 and 2147483647, inclusive'))
-  for (const [key, value] of Object.entries(asObject(spec['nodeSelector']))) causes.push(...labelCauses(key, value, `${path}.nodeSelector`))
+  if (deadline !== undefined && deadline < 1)
+    causes.push(invalid(`${path}.activeDeadlineSeconds`, deadline, 'must be between 1 and 2147483647, inclusive'))
+  for (const [key, value] of Object.entries(asObject(spec['nodeSelector'])))
+    causes.push(...labelCauses(key, value, `${path}.nodeSelector`))
   const nodeName = asText(spec['nodeName'])
   const wrongNode = nodeName ? dns1123Subdomain(nodeName) : undefined
   if (wrongNode) causes.push(invalid(`${path}.nodeName`, nodeName, wrongNode))
-  for (const [i, toleration] of asList(spec['tolerations']).entries()) causes.push(...validateToleration(toleration, `${path}.tolerations[${i}]`))
+  for (const [i, toleration] of asList(spec['tolerations']).entries())
+    causes.push(...validateToleration(toleration, `${path}.tolerations[${i}]`))
   for (const [i, constraint] of asList(spec['topologySpreadConstraints']).entries()) {
     const at = `${path}.topologySpreadConstraints[${i}]`
-    if ((asNumber(constraint['maxSkew']) ?? 0) <= 0) causes.push(invalid(`${at}.maxSkew`, constraint['maxSkew'] ?? 0, 'must be greater than zero'))
+    if ((asNumber(constraint['maxSkew']) ?? 0) <= 0)
+      causes.push(invalid(`${at}.maxSkew`, constraint['maxSkew'] ?? 0, 'must be greater than zero'))
     if (!asText(constraint['topologyKey'])) causes.push(required(`${at}.topologyKey`, 'can not be empty'))
     const when = constraint['whenUnsatisfiable']
-    if (when !== 'DoNotSchedule' && when !== 'ScheduleAnyway') causes.push(notSupported(`${at}.whenUnsatisfiable`, when ?? '', ['DoNotSchedule', 'ScheduleAnyway']))
+    if (when !== 'DoNotSchedule' && when !== 'ScheduleAnyway')
+      causes.push(notSupported(`${at}.whenUnsatisfiable`, when ?? '', ['DoNotSchedule', 'ScheduleAnyway']))
   }
   return causes
 }
@@ -142,15 +158,30 @@ function validateToleration(toleration: Json, at: string): StatusCause[] {
   const wrong = key ? qualifiedName(key) : undefined
   if (wrong) causes.push(invalid(`${at}.key`, key, wrong))
   const operator = toleration['operator']
-  if (!key && operator !== 'Exists') causes.push(invalid(`${at}.operator`, operator ?? '', "operator must be Exists when `key` is empty, which means \"match all values and all keys\""))
-  if (operator !== undefined && operator !== 'Equal' && operator !== 'Exists') causes.push(notSupported(`${at}.operator`, operator, ['Equal', 'Exists']))
+  if (!key && operator !== 'Exists')
+    causes.push(
+      invalid(
+        `${at}.operator`,
+        operator ?? '',
+        'operator must be Exists when `key` is empty, which means "match all values and all keys"',
+      ),
+    )
+  if (operator !== undefined && operator !== 'Equal' && operator !== 'Exists')
+    causes.push(notSupported(`${at}.operator`, operator, ['Equal', 'Exists']))
   const effect = asText(toleration['effect'])
   if (effect && !TAINT_EFFECTS.includes(effect)) causes.push(notSupported(`${at}.effect`, effect, TAINT_EFFECTS))
-  if (toleration['tolerationSeconds'] != null && effect !== 'NoExecute') causes.push(invalid(`${at}.effect`, effect, "effect must be 'NoExecute' when `tolerationSeconds` is set"))
+  if (toleration['tolerationSeconds'] != null && effect !== 'NoExecute')
+    causes.push(invalid(`${at}.effect`, effect, "effect must be 'NoExecute' when `tolerationSeconds` is set"))
   return causes
 }
 
-function validateContainer(container: Json, at: string, names: Set<string>, volumes: Set<string>, field: string): StatusCause[] {
+function validateContainer(
+  container: Json,
+  at: string,
+  names: Set<string>,
+  volumes: Set<string>,
+  field: string,
+): StatusCause[] {
   const causes: StatusCause[] = []
   const name = asText(container['name'])
   if (!name) causes.push(required(`${at}.name`))
@@ -162,11 +193,14 @@ function validateContainer(container: Json, at: string, names: Set<string>, volu
   }
   const image = asText(container['image'])
   if (!image) causes.push(required(`${at}.image`))
-  else if (image !== image.trim()) causes.push(invalid(`${at}.image`, image, 'must not have leading or trailing whitespace'))
+  else if (image !== image.trim())
+    causes.push(invalid(`${at}.image`, image, 'must not have leading or trailing whitespace'))
   const pull = container['imagePullPolicy']
-  if (pull !== undefined && !PULL_POLICIES.includes(pull as string)) causes.push(notSupported(`${at}.imagePullPolicy`, pull, PULL_POLICIES))
+  if (pull !== undefined && !PULL_POLICIES.includes(pull as string))
+    causes.push(notSupported(`${at}.imagePullPolicy`, pull, PULL_POLICIES))
   const restart = container['restartPolicy']
-  if (restart !== undefined && field === 'containers') causes.push(forbidden(`${at}.restartPolicy`, 'may not be set for non-init containers'))
+  if (restart !== undefined && field === 'containers')
+    causes.push(forbidden(`${at}.restartPolicy`, 'may not be set for non-init containers'))
   const portNames = new Set<string>()
   for (const [i, port] of asList(container['ports']).entries()) {
     const portAt = `${at}.ports[${i}]`
@@ -175,14 +209,17 @@ function validateContainer(container: Json, at: string, names: Set<string>, volu
     if (wrongName) causes.push(invalid(`${portAt}.name`, portText, wrongName))
     if (portText && portNames.has(portText)) causes.push(duplicate(`${portAt}.name`, portText))
     portNames.add(portText)
-    if (port['containerPort'] === undefined || port['containerPort'] === 0) causes.push(required(`${portAt}.containerPort`))
+    if (port['containerPort'] === undefined || port['containerPort'] === 0)
+      causes.push(required(`${portAt}.containerPort`))
     else {
       const wrong = portNumber(port['containerPort'])
       if (wrong) causes.push(invalid(`${portAt}.containerPort`, port['containerPort'], wrong))
     }
     const host = port['hostPort']
-    if (host !== undefined && host !== 0 && portNumber(host)) causes.push(invalid(`${portAt}.hostPort`, host, portNumber(host) as string))
-    if (port['protocol'] !== undefined && !PROTOCOLS.includes(port['protocol'] as string)) causes.push(notSupported(`${portAt}.protocol`, port['protocol'], PROTOCOLS))
+    if (host !== undefined && host !== 0 && portNumber(host))
+      causes.push(invalid(`${portAt}.hostPort`, host, portNumber(host) as string))
+    if (port['protocol'] !== undefined && !PROTOCOLS.includes(port['protocol'] as string))
+      causes.push(notSupported(`${portAt}.protocol`, port['protocol'], PROTOCOLS))
   }
   for (const [i, env] of asList(container['env']).entries()) {
     const envAt = `${at}.env[${i}]`
@@ -192,14 +229,20 @@ function validateContainer(container: Json, at: string, names: Set<string>, volu
       const wrong = envName(envText)
       if (wrong) causes.push(invalid(`${envAt}.name`, envText, wrong))
     }
-    if (env['valueFrom'] != null && asText(env['value'])) causes.push(invalid(`${envAt}.valueFrom`, '', 'may not be specified when `value` is not empty'))
+    if (env['valueFrom'] != null && asText(env['value']))
+      causes.push(invalid(`${envAt}.valueFrom`, '', 'may not be specified when `value` is not empty'))
   }
   const mounts = new Set<string>()
   for (const [i, mount] of asList(container['volumeMounts']).entries()) {
     const mountAt = `${at}.volumeMounts[${i}]`
     const volume = asText(mount['name'])
     if (!volume) causes.push(required(`${mountAt}.name`))
-    else if (!volumes.has(volume)) causes.push({ reason: 'FieldValueNotFound', message: `Not found: ${JSON.stringify(volume)}`, field: `${mountAt}.name` })
+    else if (!volumes.has(volume))
+      causes.push({
+        reason: 'FieldValueNotFound',
+        message: `Not found: ${JSON.stringify(volume)}`,
+        field: `${mountAt}.name`,
+      })
     const mountPath = asText(mount['mountPath'])
     if (!mountPath) causes.push(required(`${mountAt}.mountPath`))
     else if (mounts.has(mountPath)) causes.push(invalid(`${mountAt}.mountPath`, mountPath, 'must be unique'))
@@ -207,7 +250,8 @@ function validateContainer(container: Json, at: string, names: Set<string>, volu
   }
   causes.push(...validateResources(asObject(container['resources']), `${at}.resources`))
   for (const probe of ['livenessProbe', 'readinessProbe', 'startupProbe'])
-    if (isObject(container[probe])) causes.push(...validateProbe(container[probe], `${at}.${probe}`, probe !== 'readinessProbe'))
+    if (isObject(container[probe]))
+      causes.push(...validateProbe(container[probe], `${at}.${probe}`, probe !== 'readinessProbe'))
   return causes
 }
 
@@ -215,12 +259,21 @@ function validateProbe(probe: Json, at: string, successMustBeOne: boolean): Stat
   const causes: StatusCause[] = []
   const handlers = ['exec', 'httpGet', 'tcpSocket', 'grpc'].filter((handler) => probe[handler] != null)
   if (handlers.length === 0) causes.push(required(at, 'must specify a handler type'))
-  for (const extra of handlers.slice(1)) causes.push(forbidden(`${at}.${extra}`, 'may not specify more than 1 handler type'))
-  for (const field of ['initialDelaySeconds', 'timeoutSeconds', 'periodSeconds', 'successThreshold', 'failureThreshold']) {
+  for (const extra of handlers.slice(1))
+    causes.push(forbidden(`${at}.${extra}`, 'may not specify more than 1 handler type'))
+  for (const field of [
+    'initialDelaySeconds',
+    'timeoutSeconds',
+    'periodSeconds',
+    'successThreshold',
+    'failureThreshold',
+  ]) {
     const value = asNumber(probe[field])
-    if (value !== undefined && value < 0) causes.push(invalid(`${at}.${field}`, value, 'must be greater than or equal to 0'))
+    if (value !== undefined && value < 0)
+      causes.push(invalid(`${at}.${field}`, value, 'must be greater than or equal to 0'))
   }
-  if (successMustBeOne && (asNumber(probe['successThreshold']) ?? 1) !== 1) causes.push(invalid(`${at}.successThreshold`, probe['successThreshold'], 'must be 1'))
+  if (successMustBeOne && (asNumber(probe['successThreshold']) ?? 1) !== 1)
+    causes.push(invalid(`${at}.successThreshold`, probe['successThreshold'], 'must be 1'))
   for (const handler of ['httpGet', 'tcpSocket']) {
     const target = probe[handler]
     if (!isObject(target)) continue
@@ -228,7 +281,8 @@ function validateProbe(probe: Json, at: string, successMustBeOne: boolean): Stat
     const wrong = typeof port === 'string' ? portName(port) : portNumber(port)
     if (wrong) causes.push(invalid(`${at}.${handler}.port`, port ?? 0, wrong))
   }
-  if (isObject(probe['exec']) && !(Array.isArray(probe['exec']['command']) && probe['exec']['command'].length > 0)) causes.push(required(`${at}.exec.command`))
+  if (isObject(probe['exec']) && !(Array.isArray(probe['exec']['command']) && probe['exec']['command'].length > 0))
+    causes.push(required(`${at}.exec.command`))
   return causes
 }
 
@@ -239,7 +293,8 @@ export function validateResources(resources: Json, at: string): StatusCause[] {
     for (const [name, text] of Object.entries(asObject(resources[kind]))) {
       try {
         const quantity = parseQuantity(String(text))
-        if (quantity.nanos < 0n) causes.push(invalid(`${at}.${kind}.${name}`, text, 'must be greater than or equal to 0'))
+        if (quantity.nanos < 0n)
+          causes.push(invalid(`${at}.${kind}.${name}`, text, 'must be greater than or equal to 0'))
         out.set(name, quantity)
       } catch {
         causes.push(invalid(`${at}.${kind}.${name}`, text, QUANTITY_SYNTAX_MESSAGE))
@@ -251,7 +306,13 @@ export function validateResources(resources: Json, at: string): StatusCause[] {
   for (const [name, request] of read('requests')) {
     const limit = limits.get(name)
     if (limit && request.compare(limit) > 0)
-      causes.push(invalid(`${at}.requests`, String(asObject(resources['requests'])[name]), `must be less than or equal to ${name} limit of ${String(asObject(resources['limits'])[name])}`))
+      causes.push(
+        invalid(
+          `${at}.requests`,
+          String(asObject(resources['requests'])[name]),
+          `must be less than or equal to ${name} limit of ${String(asObject(resources['limits'])[name])}`,
+        ),
+      )
   }
   return causes
 }

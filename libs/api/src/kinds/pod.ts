@@ -8,8 +8,12 @@ const CONDITION_TEXT = '<none>'
 
 /** Guaranteed: every container limits what it requests, cpu and memory. BestEffort: none requests anything. */
 export function qosClass(spec: Json): 'Guaranteed' | 'Burstable' | 'BestEffort' {
-  const containers = [...asList(spec['containers']), ...asList(spec['initContainers'])].map((c) => asObject(c['resources']))
-  const some = containers.some((r) => Object.keys({ ...asObject(r['requests']), ...asObject(r['limits']) }).some((n) => n === 'cpu' || n === 'memory'))
+  const containers = [...asList(spec['containers']), ...asList(spec['initContainers'])].map((c) =>
+    asObject(c['resources']),
+  )
+  const some = containers.some((r) =>
+    Object.keys({ ...asObject(r['requests']), ...asObject(r['limits']) }).some((n) => n === 'cpu' || n === 'memory'),
+  )
   if (!some) return 'BestEffort'
   const all = containers.every((r) =>
     ['cpu', 'memory'].every((name) => {
@@ -24,9 +28,12 @@ export function qosClass(spec: Json): 'Guaranteed' | 'Burstable' | 'BestEffort' 
 function summary(pod: KubeObject, nowMs: number): { ready: string; status: string; restarts: string } {
   const spec = specOf(pod)
   const status = statusOf(pod)
-  const total = asList(spec['containers']).length + asList(spec['initContainers']).filter((c) => c['restartPolicy'] === 'Always').length
+  const total =
+    asList(spec['containers']).length +
+    asList(spec['initContainers']).filter((c) => c['restartPolicy'] === 'Always').length
   let reason = asText(status['reason']) || asText(status['phase'])
-  if (asList(status['conditions']).some((c) => c['type'] === 'PodScheduled' && c['reason'] === 'SchedulingGated')) reason = 'SchedulingGated'
+  if (asList(status['conditions']).some((c) => c['type'] === 'PodScheduled' && c['reason'] === 'SchedulingGated'))
+    reason = 'SchedulingGated'
   let restarts = 0
   let lastRestart = 0
   let ready = 0
@@ -36,7 +43,11 @@ function summary(pod: KubeObject, nowMs: number): { ready: string; status: strin
     if (finished > lastRestart) lastRestart = finished
   }
   const inits = asList(status['initContainerStatuses'])
-  const sidecars = new Set(asList(spec['initContainers']).filter((c) => c['restartPolicy'] === 'Always').map((c) => c['name']))
+  const sidecars = new Set(
+    asList(spec['initContainers'])
+      .filter((c) => c['restartPolicy'] === 'Always')
+      .map((c) => c['name']),
+  )
   let initializing = false
   for (const [i, container] of inits.entries()) {
     countRestarts(container)
@@ -48,8 +59,10 @@ function summary(pod: KubeObject, nowMs: number): { ready: string; status: strin
       if (container['ready'] === true) ready++
       continue
     }
-    if (terminated) reason = asText(terminated['reason']) ? `Init:${asText(terminated['reason'])}` : exitText('Init:', terminated)
-    else if (asText(waiting['reason']) && waiting['reason'] !== 'PodInitializing') reason = `Init:${asText(waiting['reason'])}`
+    if (terminated)
+      reason = asText(terminated['reason']) ? `Init:${asText(terminated['reason'])}` : exitText('Init:', terminated)
+    else if (asText(waiting['reason']) && waiting['reason'] !== 'PodInitializing')
+      reason = `Init:${asText(waiting['reason'])}`
     else reason = `Init:${i}/${asList(spec['initContainers']).length}`
     initializing = true
     break
@@ -69,16 +82,21 @@ function summary(pod: KubeObject, nowMs: number): { ready: string; status: strin
       }
     }
     if (reason === 'Completed' && hasRunning)
-      reason = asList(status['conditions']).some((c) => c['type'] === 'Ready' && c['status'] === 'True') ? 'Running' : 'NotReady'
+      reason = asList(status['conditions']).some((c) => c['type'] === 'Ready' && c['status'] === 'True')
+        ? 'Running'
+        : 'NotReady'
   }
   if (pod.metadata.deletionTimestamp && status['reason'] === 'NodeLost') reason = 'Unknown'
-  else if (pod.metadata.deletionTimestamp && !['Succeeded', 'Failed'].includes(asText(status['phase']))) reason = 'Terminating'
+  else if (pod.metadata.deletionTimestamp && !['Succeeded', 'Failed'].includes(asText(status['phase'])))
+    reason = 'Terminating'
   const when = restarts > 0 && lastRestart > 0 ? ` (${formatAge(new Date(lastRestart).toISOString(), nowMs)} ago)` : ''
   return { ready: `${ready}/${total}`, status: reason, restarts: `${restarts}${when}` }
 }
 
 const exitText = (prefix: string, terminated: Json) =>
-  (asNumber(terminated['signal']) ?? 0) !== 0 ? `${prefix}Signal:${String(terminated['signal'])}` : `${prefix}ExitCode:${String(terminated['exitCode'])}`
+  (asNumber(terminated['signal']) ?? 0) !== 0
+    ? `${prefix}Signal:${String(terminated['signal'])}`
+    : `${prefix}ExitCode:${String(terminated['exitCode'])}`
 
 const CHANGEABLE = ['activeDeadlineSeconds', 'tolerations', 'schedulingGates', 'terminationGracePeriodSeconds']
 
@@ -88,7 +106,8 @@ function validateUpdate(pod: KubeObject, old: KubeObject, subresource: string): 
   const comparable = (object: KubeObject) => {
     const spec = { ...specOf(object) }
     for (const field of CHANGEABLE) delete spec[field]
-    for (const field of ['containers', 'initContainers']) spec[field] = asList(spec[field]).map((c) => ({ ...c, image: '' }))
+    for (const field of ['containers', 'initContainers'])
+      spec[field] = asList(spec[field]).map((c) => ({ ...c, image: '' }))
     return spec
   }
   if (sameJson(comparable(pod), comparable(old))) return []
@@ -109,9 +128,17 @@ export const pod = defineKind({
   definition: 'io.k8s.api.core.v1.Pod',
   subresources: ['status', 'binding', 'eviction', 'log'],
   columns: [
-    { name: 'Ready', description: 'Containers that are ready, and all of them.', cell: (o, now) => summary(o, now).ready },
+    {
+      name: 'Ready',
+      description: 'Containers that are ready, and all of them.',
+      cell: (o, now) => summary(o, now).ready,
+    },
     { name: 'Status', description: 'What the pod does, or why it does not.', cell: (o, now) => summary(o, now).status },
-    { name: 'Restarts', description: 'Restarts of its containers, and when the last one was.', cell: (o, now) => summary(o, now).restarts },
+    {
+      name: 'Restarts',
+      description: 'Restarts of its containers, and when the last one was.',
+      cell: (o, now) => summary(o, now).restarts,
+    },
     ageColumn,
     { name: 'IP', wide: true, cell: (o) => asText(statusOf(o)['podIP']) || CONDITION_TEXT },
     { name: 'Node', wide: true, cell: (o) => asText(specOf(o)['nodeName']) || CONDITION_TEXT },
@@ -122,7 +149,9 @@ export const pod = defineKind({
       cell(o) {
         const gates = asList(specOf(o)['readinessGates'])
         if (gates.length === 0) return CONDITION_TEXT
-        const met = gates.filter((g) => asList(statusOf(o)['conditions']).some((c) => c['type'] === g['conditionType'] && c['status'] === 'True'))
+        const met = gates.filter((g) =>
+          asList(statusOf(o)['conditions']).some((c) => c['type'] === g['conditionType'] && c['status'] === 'True'),
+        )
         return `${met.length}/${gates.length}`
       },
     },

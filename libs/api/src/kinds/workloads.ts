@@ -11,10 +11,25 @@ function defaultTemplate(o: KubeObject): void {
   if (isObject(template) && isObject(template['spec'])) defaultPodSpec(template['spec'])
 }
 
-const templateContainers = (o: KubeObject): Json[] => asList(asObject(asObject(specOf(o)['template'])['spec'])['containers'])
+const templateContainers = (o: KubeObject): Json[] =>
+  asList(asObject(asObject(specOf(o)['template'])['spec'])['containers'])
 const containerColumns = (selector: (o: KubeObject) => string): ColumnFact[] => [
-  { name: 'Containers', wide: true, cell: (o) => templateContainers(o).map((c) => asText(c['name'])).join(',') },
-  { name: 'Images', wide: true, cell: (o) => templateContainers(o).map((c) => asText(c['image'])).join(',') },
+  {
+    name: 'Containers',
+    wide: true,
+    cell: (o) =>
+      templateContainers(o)
+        .map((c) => asText(c['name']))
+        .join(','),
+  },
+  {
+    name: 'Images',
+    wide: true,
+    cell: (o) =>
+      templateContainers(o)
+        .map((c) => asText(c['image']))
+        .join(','),
+  },
   { name: 'Selector', wide: true, cell: selector },
 ]
 const count = (value: unknown) => asNumber(value) ?? 0
@@ -46,14 +61,20 @@ function validateSelector(spec: Json): StatusCause[] {
     if (['In', 'NotIn'].includes(asText(e['operator']))) {
       if (values === 0) causes.push(required(`${at}.values`, "must be specified when `operator` is 'In' or 'NotIn'"))
     } else if (['Exists', 'DoesNotExist'].includes(asText(e['operator']))) {
-      if (values > 0) causes.push({ reason: 'FieldValueForbidden', message: "Forbidden: may not be specified when `operator` is 'Exists' or 'DoesNotExist'", field: `${at}.values` })
+      if (values > 0)
+        causes.push({
+          reason: 'FieldValueForbidden',
+          message: "Forbidden: may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
+          field: `${at}.values`,
+        })
     } else causes.push(invalid(`${at}.operator`, e['operator'] ?? '', 'not a valid selector operator'))
   }
   if (Object.keys(asObject(selector['matchLabels'])).length + asList(selector['matchExpressions']).length === 0)
     causes.push(invalid('spec.selector', selector, 'empty selector is invalid for deployment'))
   else if (causes.length === 0) {
     const labels = asObject(asObject(asObject(spec['template'])['metadata'])['labels']) as Record<string, string>
-    if (!labelSelectorMatcher(selector)(labels)) causes.push(invalid('spec.template.metadata.labels', labels, '`selector` does not match template `labels`'))
+    if (!labelSelectorMatcher(selector)(labels))
+      causes.push(invalid('spec.template.metadata.labels', labels, '`selector` does not match template `labels`'))
   }
   return causes
 }
@@ -64,7 +85,8 @@ function validateWorkload(o: KubeObject): StatusCause[] {
   if (!isObject(spec['template'])) return [...causes, required('spec.template')]
   causes.push(...validateTemplate(spec['template'], 'spec.template'))
   const restart = asObject(spec['template']['spec'])['restartPolicy']
-  if (restart !== undefined && restart !== 'Always') causes.push(notSupported('spec.template.spec.restartPolicy', restart, ['Always']))
+  if (restart !== undefined && restart !== 'Always')
+    causes.push(notSupported('spec.template.spec.restartPolicy', restart, ['Always']))
   return causes
 }
 
@@ -74,21 +96,35 @@ function validateStrategy(o: KubeObject): StatusCause[] {
   const strategy = asObject(specOf(o)['strategy'])
   const causes: StatusCause[] = []
   const { type } = strategy
-  if (type !== 'Recreate' && type !== 'RollingUpdate') return [notSupported('spec.strategy.type', type ?? '', ['Recreate', 'RollingUpdate'])]
+  if (type !== 'Recreate' && type !== 'RollingUpdate')
+    return [notSupported('spec.strategy.type', type ?? '', ['Recreate', 'RollingUpdate'])]
   const rolling = strategy['rollingUpdate']
   if (type === 'Recreate') {
-    if (rolling != null) causes.push({ reason: 'FieldValueForbidden', message: "Forbidden: may not be specified when strategy `type` is 'Recreate'", field: 'spec.strategy.rollingUpdate' })
+    if (rolling != null)
+      causes.push({
+        reason: 'FieldValueForbidden',
+        message: "Forbidden: may not be specified when strategy `type` is 'Recreate'",
+        field: 'spec.strategy.rollingUpdate',
+      })
     return causes
   }
   const numbers = (['maxUnavailable', 'maxSurge'] as const).map((field) => {
     const value = asObject(rolling)[field]
     const at = `spec.strategy.rollingUpdate.${field}`
     if (typeof value === 'string' && !PERCENT.test(value))
-      causes.push(invalid(at, value, "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')"))
-    else if (typeof value === 'number' && value < 0) causes.push(invalid(at, value, 'must be greater than or equal to 0'))
+      causes.push(
+        invalid(
+          at,
+          value,
+          "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')",
+        ),
+      )
+    else if (typeof value === 'number' && value < 0)
+      causes.push(invalid(at, value, 'must be greater than or equal to 0'))
     return typeof value === 'string' ? Number.parseInt(value, 10) : value
   })
-  if (numbers.every((n) => n === 0)) causes.push(invalid('spec.strategy.rollingUpdate.maxUnavailable', 0, 'may not be 0 when `maxSurge` is 0'))
+  if (numbers.every((n) => n === 0))
+    causes.push(invalid('spec.strategy.rollingUpdate.maxUnavailable', 0, 'may not be 0 when `maxSurge` is 0'))
   return causes
 }
 
@@ -182,7 +218,8 @@ export const replicationController = defineKind({
     if (Object.keys(selector).length === 0) causes.push(required('spec.selector'))
     if (!isObject(spec['template'])) return [...causes, required('spec.template')]
     const labels = asObject(asObject(spec['template']['metadata'])['labels']) as Record<string, string>
-    if (!labelSelectorMatcher({ matchLabels: selector })(labels)) causes.push(invalid('spec.template.metadata.labels', labels, '`selector` does not match template `labels`'))
+    if (!labelSelectorMatcher({ matchLabels: selector })(labels))
+      causes.push(invalid('spec.template.metadata.labels', labels, '`selector` does not match template `labels`'))
     return [...causes, ...validateTemplate(spec['template'], 'spec.template')]
   },
   fields: { 'status.replicas': (o) => String(count(statusOf(o)['replicas'])) },
