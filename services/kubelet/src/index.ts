@@ -20,6 +20,7 @@ export {
   type DnsConfig,
   type ExecResult,
   type ImageInfo,
+  type ImageUse,
   type Mount,
   OUTPUT_BYTES_MAX,
   type PodIdentity,

@@ -11,7 +11,7 @@ import { actionKey, currentSandbox, decidePodActions, type PodAction, type PodPl
 import { mergePatchOf, podStatusOf } from './pod-status.js'
 import { Prober, type ProbeKind, runHandler } from './probes.js'
 import { type AdmissionRefusal, type Allocatable, quantity } from './resources.js'
-import { type ContainerRuntime, type ContainerState, type DnsConfig, type ImageInfo, type PodIdentity, type RuntimeContents, RuntimeError } from './runtime.js'
+import { type ContainerRuntime, type ContainerState, type DnsConfig, type ImageInfo, type ImageUse, type PodIdentity, type RuntimeContents, RuntimeError } from './runtime.js'
 
 /** What all pods of one kubelet share. */
 export interface PodWorkerContext {
@@ -487,9 +487,10 @@ export class PodWorker {
     const { runtime } = this.context
     const name = imageOf(container)
     const policy = pullPolicyOf(container)
+    const use: ImageUse = { ownCommand: (container.command ?? []).length > 0 }
     let present: ImageInfo | undefined
     try {
-      present = await runtime.image(name)
+      present = await runtime.image(name, use)
     } catch (error) {
       if (error instanceof RuntimeError && error.code === 'IMAGE_NAME')
         throw new StartError('InvalidImageName', `Failed to apply default image tag "${name}": ${error.message}`, PULL_DELAYS, { cause: error })
@@ -504,7 +505,7 @@ export class PodWorker {
     this.event('Normal', 'Pulling', `Pulling image "${name}"`)
     const startMs = this.context.world.clock.monotonicMs()
     try {
-      const image = await runtime.pullImage(name, await this.credentials(pod, name))
+      const image = await runtime.pullImage(name, { ...use, ...(await this.credentials(pod, name)) })
       const tookMs = Math.round(this.context.world.clock.monotonicMs() - startMs)
       this.event('Normal', 'Pulled', `Successfully pulled image "${name}" in ${tookMs}ms. Image size: ${image.sizeBytes} bytes.`)
       return image
@@ -515,16 +516,16 @@ export class PodWorker {
   }
 
   /** From the first pull secret that names the image's registry. */
-  private async credentials(pod: Pod, image: string): Promise<{ username: string; password: string } | undefined> {
+  private async credentials(pod: Pod, image: string): Promise<ImageUse> {
     const first = image.split('/')[0] ?? ''
     const registry = image.includes('/') && /[.:]|^localhost$/.test(first) ? first : 'index.docker.io'
     for (const { name } of pod.spec.imagePullSecrets ?? []) {
       if (!name) continue
       const keys = await this.context.objects.get('secrets', this.identity.namespace, name, OBJECT_AGE_MS)
       const found = credentialsIn(keys?.['.dockerconfigjson'], registry)
-      if (found) return found
+      if (found) return { credentials: found }
     }
-    return undefined
+    return {}
   }
 
   /** An image that could not be pulled may be imported meanwhile: then nobody should have to wait for the back-off's end. */
@@ -537,7 +538,7 @@ export class PodWorker {
       if (!failure || !/^ErrImage/.test(failure.reason) || failure.retryAtMs <= nowMs) continue
       wait = true
       if (nowMs - failure.atMs < IMAGE_LOOK_MS) continue
-      const image = await context.runtime.image(imageOf(container)).catch(() => undefined)
+      const image = await context.runtime.image(imageOf(container), { ownCommand: (container.command ?? []).length > 0 }).catch(() => undefined)
       if (!image || !isAtHand(image, pullPolicyOf(container))) continue
       failure.retryAtMs = nowMs
       this.poke()

@@ -35,10 +35,10 @@ export interface ContainerRuntime {
   /** Runs a command in a running container. The output is cut at `OUTPUT_BYTES_MAX`. @throws RuntimeError TIMEOUT */
   exec(containerId: string, command: readonly string[], timeoutMs: number): Promise<ExecResult>
 
-  /** What an image name stands for here, or undefined if it is not present. */
-  image(name: string): Promise<ImageInfo | undefined>
+  /** What an image name stands for here, or undefined if it is not present. @throws RuntimeError IMAGE_NAME */
+  image(name: string, use?: ImageUse): Promise<ImageInfo | undefined>
   /** Gets it from its registry. @throws RuntimeError IMAGE_PULL, with a message that says what to do. */
-  pullImage(name: string, credentials?: RegistryCredentials): Promise<ImageInfo>
+  pullImage(name: string, use?: ImageUse): Promise<ImageInfo>
   /** Takes in an OCI archive of the host's file system; the names that it brought. @throws RuntimeError UNSUPPORTED */
   importImage(archivePath: string): Promise<string[]>
   listImages(): Promise<ImageInfo[]>
@@ -187,6 +187,12 @@ export interface ImageInfo {
   tags: string[]
   digests: string[]
   sizeBytes: number
+}
+
+export interface ImageUse {
+  /** The container says itself what to run: for runtimes whose images are only that. */
+  ownCommand?: boolean
+  credentials?: RegistryCredentials
 }
 
 export interface RegistryCredentials {

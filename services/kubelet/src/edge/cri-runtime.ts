@@ -6,9 +6,9 @@ import {
   type ContainerStats,
   type ExecResult,
   type ImageInfo,
+  type ImageUse,
   OUTPUT_BYTES_MAX,
   type PodIdentity,
-  type RegistryCredentials,
   type RuntimeContents,
   RuntimeError,
   type RuntimeInfo,
@@ -144,7 +144,7 @@ export class CriRuntime implements ContainerRuntime {
     }
   }
 
-  async pullImage(name: string, credentials?: RegistryCredentials): Promise<ImageInfo> {
+  async pullImage(name: string, { credentials }: ImageUse = {}): Promise<ImageInfo> {
     try {
       await this.client.callImages('PullImage', { image: { image: name }, ...(credentials ? { auth: credentials } : {}) }, PULL_MS)
     } catch (error) {

@@ -7,9 +7,12 @@ export interface ProcessRecord {
   startTicks: number
 }
 
-/** Undefined if there is no such process, or only its zombie. */
+const HAS_PROC = existsSync('/proc/self/stat')
+
+/** Undefined if there is no such process, or only its zombie. Where there is no /proc, 0 for every process that lives. */
 export function startTicksOf(pid: number): number | undefined {
   try {
+    if (!HAS_PROC) return process.kill(pid, 0) ? 0 : undefined
     const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
     // The name in parentheses may hold blanks.
     const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
