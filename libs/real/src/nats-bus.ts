@@ -63,6 +63,8 @@ export class NatsBus implements Bus {
           timeout: 2000,
           ...(options.ca ? { tls: { ca: options.ca } } : {}),
         })
+        // The library forgets servers that refused the first connection; after a loss each of them may be the one that lives.
+        nats.setServers(options.servers)
         const bus = new NatsBus(nats, options)
         bus.begin()
         return bus

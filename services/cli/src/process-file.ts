@@ -1,4 +1,5 @@
 import { existsSync, mkdirSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
+import { connect } from 'node:net'
 import { dirname } from 'node:path'
 
 /** A process that we started: its id alone is not enough, ids are used again. */
@@ -48,4 +49,18 @@ export async function waitFor(condition: () => boolean | Promise<boolean>, timeo
     if (performance.now() > until) return false
     await new Promise((resolve) => setTimeout(resolve, periodMs))
   }
+}
+
+/** Does somebody listen there? */
+export function accepts(host: string, port: number): Promise<boolean> {
+  return new Promise((resolve) => {
+    const socket = connect({ host, port, timeout: 500 })
+    const end = (answer: boolean) => {
+      socket.destroy()
+      resolve(answer)
+    }
+    socket.once('connect', () => end(true))
+    socket.once('error', () => end(false))
+    socket.once('timeout', () => end(false))
+  })
 }

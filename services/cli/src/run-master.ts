@@ -17,11 +17,13 @@ import { SupervisedChild } from './child.js'
 import { existingLayout } from './layout-file.js'
 import { type ClusterLayout, type MasterLayout, Places } from './layout.js'
 import { readBusAuthority, readSecrets } from './pki.js'
+import { accepts, waitFor } from './process-file.js'
 import { busServers, realWorld } from './worlds.js'
 
 const HEARTBEAT_MS = 50
 const ELECTION_TIMEOUT_MS = 300
 const STOP_TIMEOUT_MS = 4000
+const OWN_BUS_TIMEOUT_MS = 5000
 
 const [data = '', name = ''] = process.argv.slice(2)
 const places = new Places(data)
@@ -36,6 +38,9 @@ async function runMaster(cluster: ClusterLayout, master: MasterLayout): Promise<
   mkdirSync(directory, { recursive: true })
   const busServer = startBusServer(cluster, master, directory)
   const store = startStoreProcess(cluster, master, directory)
+
+  // Its own server comes first: who connects to another one dies a little with that machine.
+  await waitFor(() => accepts(cluster.hostAddress, master.natsPort), OWN_BUS_TIMEOUT_MS, 20)
 
   const world = (component: 'apiserver' | 'scheduler' | 'controller-manager') =>
     realWorld(cluster, places, { component, name: master.name }, { log: log.child({ component }), machine: master.name })
