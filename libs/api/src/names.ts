@@ -5,8 +5,7 @@ const LABEL_1035 = /^[a-z]([-a-z0-9]*[a-z0-9])?$/
 const SUBDOMAIN = /^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$/
 const QUALIFIED = /^([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]$/
 const CONFIG_KEY = /^[-._a-zA-Z0-9]+$/
-const ENV_NAME = /^[-._a-zA-Z][-._a-zA-Z0-9]*$/
-const PORT_NAME = /^[a-z0-9]([a-z0-9-]*[a-z0-9])?$/
+const ENV_NAME = /^[ -<>-~]+$/
 
 const tooLong = (max: number) => `must be no more than ${max} characters`
 
@@ -33,7 +32,7 @@ export function qualifiedName(key: string): string | undefined {
   const parts = key.split('/')
   const name = parts[parts.length - 1] as string
   if (parts.length > 2)
-    return "a qualified name must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc') with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
+    return "a qualified name must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]') with an optional DNS subdomain prefix and '/' (e.g. 'example.com/MyName')"
   if (parts.length === 2) {
     if (parts[0] === '') return 'prefix part must be non-empty'
     const wrong = dns1123Subdomain(parts[0] as string)
@@ -54,21 +53,25 @@ export function labelValue(value: string): string | undefined {
 
 export function configKey(key: string): string | undefined {
   if (key.length > 253) return tooLong(253)
-  if (key === '.' || key === '..' || key.startsWith('..')) return `must not be or start with '..'`
+  if (key === '.') return "must not be '.'"
+  if (key === '..') return "must not be '..'"
+  if (key.startsWith('..')) return "must not start with '..'"
   if (CONFIG_KEY.test(key)) return undefined
   return "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')"
 }
 
 export function envName(name: string): string | undefined {
   if (ENV_NAME.test(name)) return undefined
-  return "a valid environment variable name must consist of alphabetic characters, digits, '_', '-', or '.', and must not start with a digit (e.g. 'my.env-name',  or 'MY_ENV.NAME',  or 'MyEnvName1', regex used for validation is '[-._a-zA-Z][-._a-zA-Z0-9]*')"
+  return "a valid environment variable name must consist only of printable ASCII characters other than '='"
 }
 
+/** Names of container ports (IANA service names). */
 export function portName(name: string): string | undefined {
-  if (name.length > 15) return 'must be no more than 15 characters'
-  if (!PORT_NAME.test(name) || name.includes('--'))
-    return 'must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)'
+  if (name.length > 15) return tooLong(15)
+  if (!/^[-a-z0-9]*$/.test(name)) return 'must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)'
   if (!/[a-z]/.test(name)) return 'must contain at least one letter (a-z)'
+  if (name.includes('--')) return 'must not contain consecutive hyphens'
+  if (name.startsWith('-') || name.endsWith('-')) return 'must not begin or end with a hyphen'
   return undefined
 }
 

@@ -15,7 +15,7 @@ export class PatchError extends Error {
 }
 
 // The package is CommonJS: Node finds not all of its names as named exports.
-const { applyPatch: applyJsonPatch } = fastJsonPatch
+const { applyOperation, getValueByPointer } = fastJsonPatch
 
 const OPERATIONS = ['add', 'remove', 'replace', 'move', 'copy', 'test']
 const OPERATIONS_MAX = 10_000
@@ -47,9 +47,9 @@ export function jsonPatch(object: Json, patch: unknown): Json {
   for (const [i, operation] of (structuredClone(patch) as Operation[]).entries()) {
     try {
       if (operation.op === 'copy')
-        copiedBytes += (JSON.stringify(fastJsonPatch.getValueByPointer(document, operation.from)) ?? '').length
+        copiedBytes += (JSON.stringify(getValueByPointer(document, operation.from)) ?? '').length
       if (copiedBytes > COPIED_BYTES_MAX) throw new Error(`copies of more than ${COPIED_BYTES_MAX} bytes in all`)
-      document = fastJsonPatch.applyOperation(document, operation, true, true, true, i).newDocument
+      document = applyOperation(document, operation, true, true, true, i).newDocument
     } catch (error) {
       // The library adds the whole document in further lines.
       const text = error instanceof Error ? (error.message.split('\n')[0] as string) : String(error)
@@ -189,8 +189,9 @@ function inOrder(items: unknown[], order: unknown[], before: unknown, mergeKey: 
   const out: unknown[] = []
   for (const item of listed) {
     const place = was.get(idOf(item))
-    while (place !== undefined && others.length > 0 && (was.get(idOf(others[0])) ?? Number.POSITIVE_INFINITY) < place)
-      out.push(others.shift())
+    const isFirst = (other: unknown) =>
+      place !== undefined && (was.get(idOf(other)) ?? Number.POSITIVE_INFINITY) < place
+    while (others.length > 0 && isFirst(others[0])) out.push(others.shift())
     out.push(item)
   }
   return [...out, ...others]

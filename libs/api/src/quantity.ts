@@ -76,6 +76,8 @@ const DECIMAL: [string, bigint, number][] = [
 const DECIMAL_DOWN = DECIMAL.toReversed()
 const SYNTAX = /^([+-]?)(\d*)(?:\.(\d*))?(?:([eE])([+-]?\d{1,3})|(Ki|Mi|Gi|Ti|Pi|Ei|[numkMGTPE]))?$/
 const DIGITS_MAX = 60
+/** Kubernetes cuts what is larger than an int64 can hold. */
+const NANOS_MAX = (2n ** 63n - 1n) * UNIT
 export const QUANTITY_SYNTAX_MESSAGE =
   "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
 
@@ -102,6 +104,7 @@ export function parseQuantity(text: string): Quantity {
     // Finer than a nano-unit is rounded up.
     nanos = ceilDivide(digits * factor, scale)
   }
+  if (nanos > NANOS_MAX) nanos = NANOS_MAX
   return new Quantity(
     sign === '-' ? -nanos : nanos,
     suffix in BINARY ? 'binary' : exponent !== undefined ? 'exponent' : 'decimal',

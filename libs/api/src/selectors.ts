@@ -17,6 +17,7 @@ interface Requirement {
 export type LabelMatcher = (labels: Labels | undefined) => boolean
 
 const NONE: Labels = {}
+const isWhole = (text: string | undefined): text is string => text !== undefined && /^-?\d+$/.test(text)
 
 function fits({ key, operator, values }: Requirement, labels: Labels): boolean {
   const value = Object.hasOwn(labels, key) ? labels[key] : undefined
@@ -30,9 +31,9 @@ function fits({ key, operator, values }: Requirement, labels: Labels): boolean {
     case 'DoesNotExist':
       return value === undefined
     case 'Gt':
-      return value !== undefined && Number(value) > Number(values[0])
+      return isWhole(value) && Number(value) > Number(values[0])
     case 'Lt':
-      return value !== undefined && Number(value) < Number(values[0])
+      return isWhole(value) && Number(value) < Number(values[0])
   }
 }
 
@@ -89,7 +90,7 @@ function parseRequirement(text: string): Requirement {
       `unable to parse requirement: <nil>: Invalid value: ${JSON.stringify(requirement.key)}: ${wrongKey}`,
     )
   if (requirement.operator === 'Gt' || requirement.operator === 'Lt') {
-    if (!/^-?\d+$/.test(requirement.values[0] ?? ''))
+    if (!isWhole(requirement.values[0]))
       throw new SelectorError(
         `unable to parse requirement: values[0]: for 'Gt', 'Lt' operators, the value must be an integer`,
       )

@@ -1,8 +1,8 @@
 import { invalid, notSupported, required, type StatusCause } from '../causes.js'
 import { asList, asNumber, asObject, asText, isObject, type Json, type KubeObject } from '../kube-object.js'
-import { dns1123Label, qualifiedName } from '../names.js'
+import { configKey, dns1123Label, qualifiedName } from '../names.js'
 import { formatAge } from '../time.js'
-import { ageColumn, defineKind, fill, immutable, specOf, statusOf } from './define.js'
+import { ageColumn, byteLength, defineKind, fill, immutable, nameColumn, specOf, statusOf } from './define.js'
 
 export const namespace = defineKind({
   kind: 'Namespace',
@@ -28,6 +28,7 @@ export const namespace = defineKind({
 })
 
 const ROLE_LABEL = 'node-role.kubernetes.io/'
+const OLD_ROLE_LABEL = 'kubernetes.io/role'
 
 function addressOf(o: KubeObject, type: string): string {
   return asText(asList(statusOf(o)['addresses']).find((a) => a['type'] === type)?.['address']) || '<none>'
@@ -54,9 +55,11 @@ export const node = defineKind({
     {
       name: 'Roles',
       cell: (o) =>
-        Object.keys(o.metadata.labels ?? {})
-          .filter((label) => label.startsWith(ROLE_LABEL))
-          .map((label) => label.slice(ROLE_LABEL.length))
+        Object.entries(o.metadata.labels ?? {})
+          .map(([label, value]) =>
+            label.startsWith(ROLE_LABEL) ? label.slice(ROLE_LABEL.length) : label === OLD_ROLE_LABEL ? value : '',
+          )
+          .filter((role) => role !== '')
           .sort()
           .join(',') || '<none>',
     },
@@ -97,33 +100,30 @@ export const node = defineKind({
   fields: { 'spec.unschedulable': (o) => String(specOf(o)['unschedulable'] === true) },
 })
 
-const SECRETS_HIDDEN = ['data', 'stringData']
 const DATA_BYTES_MAX = 1024 * 1024
-const CONFIG_KEY = /^[-._a-zA-Z0-9]+$/
 
-function validateData(o: KubeObject, fields: string[]): StatusCause[] {
+/** `sizeOf`: bytes that a value stands for. */
+function validateData(o: KubeObject, fields: Record<string, (value: string) => number>): StatusCause[] {
   const causes: StatusCause[] = []
   let bytes = 0
-  for (const field of fields)
+  for (const [field, sizeOf] of Object.entries(fields))
     for (const [key, value] of Object.entries(asObject(o[field]))) {
-      if (!CONFIG_KEY.test(key) || key.length > 253)
-        causes.push(
-          invalid(
-            `${field}[${key}]`,
-            key,
-            "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or 'key-name', regex used for validation is '[-._a-zA-Z0-9]+')",
-          ),
-        )
-      bytes += asText(value).length
+      const wrong = configKey(key)
+      if (wrong) causes.push(invalid(`${field}[${key}]`, key, wrong))
+      if (field === 'binaryData' && Object.hasOwn(asObject(o['data']), key))
+        causes.push(invalid(`binaryData[${key}]`, key, 'duplicate of key present in data'))
+      bytes += sizeOf(asText(value))
     }
   if (bytes > DATA_BYTES_MAX)
     causes.push({
       reason: 'FieldValueTooLong',
       message: `Too long: may not be more than ${DATA_BYTES_MAX} bytes`,
-      field: fields[0] ?? 'data',
+      field: '',
     })
   return causes
 }
+
+const base64Bytes = (text: string): number => Math.floor(text.replace(/=+$/, '').length * 0.75)
 
 function immutableData(o: KubeObject, old: KubeObject, fields: string[]): StatusCause[] {
   if (old['immutable'] !== true) return []
@@ -145,16 +145,49 @@ export const configMap = defineKind({
   shortNames: ['cm'],
   definition: 'io.k8s.api.core.v1.ConfigMap',
   columns: [{ name: 'Data', type: 'integer', cell: (o) => dataCount(o, ['data', 'binaryData']) }, ageColumn],
-  validate: (o) => validateData(o, ['data', 'binaryData']),
+  validate: (o) => validateData(o, { data: byteLength, binaryData: base64Bytes }),
   validateUpdate: (o, old) => immutableData(o, old, ['data', 'binaryData']),
 })
-
-const BASE64 = /^(?:[A-Za-z0-9+/]{4})*(?:[A-Za-z0-9+/]{2}==|[A-Za-z0-9+/]{3}=)?$/
 
 function toBase64(text: string): string {
   let binary = ''
   for (const byte of new TextEncoder().encode(text)) binary += String.fromCharCode(byte)
   return btoa(binary)
+}
+
+/** What secrets of the known types must hold. */
+function validateSecretType(o: KubeObject): StatusCause[] {
+  const data = asObject(o['data'])
+  const missing = (key: string) => (Object.hasOwn(data, key) ? [] : [required(`data[${key}]`)])
+  switch (o['type']) {
+    case 'kubernetes.io/service-account-token': {
+      const annotation = 'kubernetes.io/service-account.name'
+      return o.metadata.annotations?.[annotation] ? [] : [required(`metadata.annotations[${annotation}]`)]
+    }
+    case 'kubernetes.io/tls':
+      return [...missing('tls.crt'), ...missing('tls.key')]
+    case 'kubernetes.io/ssh-auth':
+      return missing('ssh-privatekey')
+    case 'kubernetes.io/basic-auth':
+      return Object.hasOwn(data, 'password') ? [] : missing('username')
+    case 'kubernetes.io/dockerconfigjson':
+      return [...missing('.dockerconfigjson'), ...notJson(data, '.dockerconfigjson')]
+    case 'kubernetes.io/dockercfg':
+      return [...missing('.dockercfg'), ...notJson(data, '.dockercfg')]
+    default:
+      return []
+  }
+}
+
+function notJson(data: Json, key: string): StatusCause[] {
+  if (!Object.hasOwn(data, key)) return []
+  try {
+    JSON.parse(new TextDecoder().decode(Uint8Array.from(atob(asText(data[key])), (c) => c.charCodeAt(0))))
+    return []
+  } catch {
+    // The parser's own words would show what is secret.
+    return [invalid(`data[${key}]`, '<secret contents redacted>', 'must be valid JSON')]
+  }
 }
 
 export const secret = defineKind({
@@ -175,12 +208,7 @@ export const secret = defineKind({
       delete o['stringData']
     }
   },
-  validate: (o) => [
-    ...validateData(o, SECRETS_HIDDEN),
-    ...Object.entries(asObject(o['data'])).flatMap(([key, value]) =>
-      BASE64.test(asText(value)) ? [] : [invalid(`data[${key}]`, '<not shown>', 'illegal base64 data')],
-    ),
-  ],
+  validate: (o) => [...validateData(o, { data: base64Bytes }), ...validateSecretType(o)],
   validateUpdate: (o, old) => [...immutableData(o, old, ['data']), ...immutable(o, old, 'type', 'type')],
   fields: { type: (o) => asText(o['type']) },
 })
@@ -209,42 +237,42 @@ export const lease = defineKind({
 
 const involved = (field: string) => (o: KubeObject) => asText(asObject(o['involvedObject'])[field])
 
+const firstSeen = (o: KubeObject) => o['firstTimestamp'] ?? o['eventTime']
+const lastSeen = (o: KubeObject) =>
+  asObject(o['series'])['lastObservedTime'] ?? o['lastTimestamp'] ?? firstSeen(o) ?? o.metadata.creationTimestamp
+
 export const event = defineKind({
   kind: 'Event',
   resource: 'events',
   shortNames: ['ev'],
   definition: 'io.k8s.api.core.v1.Event',
   columns: [
-    {
-      name: 'Last Seen',
-      cell: (o, now) =>
-        formatAge(
-          o['lastTimestamp'] ??
-            asObject(o['series'])['lastObservedTime'] ??
-            o['eventTime'] ??
-            o['firstTimestamp'] ??
-            o.metadata.creationTimestamp,
-          now,
-        ),
-    },
+    { name: 'Last Seen', cell: (o, now) => formatAge(lastSeen(o), now) },
     { name: 'Type', cell: (o) => asText(o['type']) },
     { name: 'Reason', cell: (o) => asText(o['reason']) },
-    { name: 'Object', cell: (o) => `${involved('kind')(o).toLowerCase()}/${involved('name')(o)}` },
+    { name: 'Object', cell: (o) => [involved('kind')(o).toLowerCase(), involved('name')(o)].filter(Boolean).join('/') },
     { name: 'Subobject', wide: true, cell: (o) => involved('fieldPath')(o) },
     {
       name: 'Source',
       wide: true,
-      cell: (o) =>
-        [
-          asText(asObject(o['source'])['component']) || asText(o['reportingComponent']),
-          asText(asObject(o['source'])['host']),
+      cell(o) {
+        const { component, host } = asObject(o['source'])
+        const [by, where] = [
+          asText(component) || asText(o['reportingComponent']),
+          asText(host) || asText(o['reportingInstance']),
         ]
-          .filter(Boolean)
-          .join(', '),
+        return where === '' ? by : `${by}, ${where}`
+      },
     },
     { name: 'Message', cell: (o) => asText(o['message']).trim() },
-    { name: 'First Seen', wide: true, cell: (o, now) => formatAge(o['firstTimestamp'] ?? o['eventTime'], now) },
-    { name: 'Count', type: 'integer', wide: true, cell: (o) => asNumber(o['count']) ?? 1 },
+    { name: 'First Seen', wide: true, cell: (o, now) => formatAge(firstSeen(o), now) },
+    {
+      name: 'Count',
+      type: 'integer',
+      wide: true,
+      cell: (o) => asNumber(asObject(o['series'])['count']) ?? (asNumber(o['count']) || 1),
+    },
+    { ...nameColumn, wide: true },
   ],
   validate(o) {
     const own = o.metadata.namespace
@@ -263,7 +291,7 @@ export const event = defineKind({
     ),
     reason: (o) => asText(o['reason']),
     type: (o) => asText(o['type']),
-    source: (o) => asText(asObject(o['source'])['component']),
+    source: (o) => asText(asObject(o['source'])['component']) || asText(o['reportingComponent']),
     reportingComponent: (o) => asText(o['reportingComponent']),
   },
 })

@@ -25,7 +25,7 @@ export interface KindFacts {
   isReview?: boolean
   hasGeneration?: boolean
   definition: string
-  /** Besides Name, which comes first, and Age, which `age` puts where it stands. */
+  /** Name comes before them, unless they have it. Age stands where `ageColumn` does. */
   columns?: ColumnFact[]
   rowConditions?: (object: KubeObject) => object | undefined
   setDefaults?: (object: KubeObject) => void
@@ -54,7 +54,7 @@ export const ageColumn: ColumnFact = {
   cell: (object, nowMs) => formatAge(object.metadata.creationTimestamp, nowMs),
 }
 
-const NAME_COLUMN: ColumnFact = {
+export const nameColumn: ColumnFact = {
   name: 'Name',
   description: 'Name of the object, unique in its namespace.',
   cell: (object) => object.metadata.name,
@@ -71,7 +71,8 @@ export function fill(object: Json, field: string, value: unknown): void {
 export function defineKind(facts: KindFacts): Kind {
   const schema = DEFINITIONS[facts.definition]
   if (!schema) throw new Error(`no definition ${facts.definition}`)
-  const columnFacts = [NAME_COLUMN, ...(facts.columns ?? [ageColumn])]
+  const columns = facts.columns ?? [ageColumn]
+  const columnFacts = columns.some((column) => column.name === 'Name') ? columns : [nameColumn, ...columns]
   const subresources = facts.subresources ?? []
   const hasStatus = subresources.includes('status')
   const nameRule = facts.nameRule ?? dns1123Subdomain
@@ -173,23 +174,33 @@ function toScale(object: KubeObject): KubeObject {
 
 /** A LabelSelector in the form of the query parameter. */
 export function selectorText(selector: Json): string {
-  const equal = Object.entries(asObject(selector['matchLabels'])).map(([key, value]) => `${key}=${asText(value)}`)
+  const equal = Object.entries(asObject(selector['matchLabels'])).map(([key, value]) => [
+    key,
+    `${key}=${asText(value)}`,
+  ])
   const sets = asList(selector['matchExpressions']).map((e) => {
     const key = asText(e['key'])
-    const values = (Array.isArray(e['values']) ? e['values'] : []).join(',')
+    const values = (Array.isArray(e['values']) ? e['values'].map(String) : []).sort().join(',')
     switch (e['operator']) {
       case 'In':
-        return `${key} in (${values})`
+        return [key, `${key} in (${values})`]
       case 'NotIn':
-        return `${key} notin (${values})`
+        return [key, `${key} notin (${values})`]
       case 'DoesNotExist':
-        return `!${key}`
+        return [key, `!${key}`]
       default:
-        return key
+        return [key, key]
     }
   })
-  return [...equal, ...sets].sort().join(',')
+  const all = [...equal, ...sets] as [string, string][]
+  return all
+    .sort(([a], [b]) => (a < b ? -1 : a > b ? 1 : 0))
+    .map(([, text]) => text)
+    .join(',')
 }
+
+/** As UTF-8. */
+export const byteLength = (text: string): number => new TextEncoder().encode(text).length
 
 function validateMeta(
   object: KubeObject,
@@ -210,7 +221,7 @@ function validateMeta(
   for (const [key, value] of Object.entries(metadata.annotations ?? {})) {
     const wrong = qualifiedName(key.toLowerCase())
     if (wrong) causes.push(invalid('metadata.annotations', key, wrong))
-    bytes += key.length + String(value).length
+    bytes += byteLength(key) + byteLength(String(value))
   }
   if (bytes > ANNOTATIONS_BYTES_MAX)
     causes.push({
@@ -227,7 +238,11 @@ function validateMeta(
     for (const field of ['apiVersion', 'kind', 'name', 'uid'] as const)
       if (!owner[field])
         causes.push(
-          invalid(`metadata.ownerReferences[${i}].${field}`, owner[field] ?? '', `${field} must not be empty`),
+          invalid(
+            `metadata.ownerReferences[${i}].${field}`,
+            owner[field] ?? '',
+            `${field === 'apiVersion' ? 'version' : field} must not be empty`,
+          ),
         )
     if (owner.controller) controllers++
   }

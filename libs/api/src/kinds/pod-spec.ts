@@ -1,8 +1,11 @@
 import { duplicate, forbidden, invalid, notSupported, required, type StatusCause } from '../causes.js'
+import { setOwn } from '../decode.js'
 import { asList, asNumber, asObject, asText, isObject, type Json } from '../kube-object.js'
-import { dns1123Label, dns1123Subdomain, envName, portName, portNumber, qualifiedName } from '../names.js'
+import { configKey, dns1123Label, dns1123Subdomain, envName, portName, portNumber, qualifiedName } from '../names.js'
 import { parseQuantity, QUANTITY_SYNTAX_MESSAGE, type Quantity } from '../quantity.js'
+import { validateAffinity, validateLabelSelector } from './affinity.js'
 import { fill, labelCauses } from './define.js'
+import { validateLocalPath, validateVolumes } from './volumes.js'
 
 /** Fills in what Kubernetes fills in for the spec of a pod or of a pod template. */
 export function defaultPodSpec(spec: Json): void {
@@ -25,6 +28,20 @@ export function defaultPodSpec(spec: Json): void {
 const list = (value: unknown): Json[] => (Array.isArray(value) ? value.filter(isObject) : [])
 const containersOf = (spec: Json): Json[] => [...list(spec['initContainers']), ...list(spec['containers'])]
 
+/** A limit without a request is the request too. Of pods only: templates stay as they were written. */
+export function defaultRequests(spec: Json): void {
+  for (const container of containersOf(spec)) {
+    const resources = asObject(container['resources'])
+    if (!isObject(resources['limits'])) continue
+    fill(resources, 'requests', {})
+    const requests = asObject(resources['requests'])
+    for (const [name, amount] of Object.entries(resources['limits']))
+      if (!Object.hasOwn(requests, name)) setOwn(requests, name, amount)
+  }
+}
+
+const PROBE_NUMBERS = { timeoutSeconds: 1, periodSeconds: 10, successThreshold: 1, failureThreshold: 3 }
+
 function defaultContainer(container: Json): void {
   const image = asText(container['image'])
   fill(container, 'imagePullPolicy', hasLatestTag(image) ? 'Always' : 'IfNotPresent')
@@ -36,20 +53,11 @@ function defaultContainer(container: Json): void {
     const fieldRef = asObject(env['valueFrom'])['fieldRef']
     if (isObject(fieldRef)) fill(fieldRef, 'apiVersion', 'v1')
   }
-  const resources = asObject(container['resources'])
-  if (isObject(resources['limits'])) {
-    // A limit without a request is the request too.
-    const requests = isObject(resources['requests']) ? resources['requests'] : {}
-    for (const [name, amount] of Object.entries(resources['limits'])) fill(requests, name, amount)
-    resources['requests'] = requests
-  }
   for (const field of ['livenessProbe', 'readinessProbe', 'startupProbe']) {
     const probe = container[field]
     if (!isObject(probe)) continue
-    fill(probe, 'timeoutSeconds', 1)
-    fill(probe, 'periodSeconds', 10)
-    fill(probe, 'successThreshold', 1)
-    fill(probe, 'failureThreshold', 3)
+    // 0 stands for "not set" too: nobody probes without a pause.
+    for (const [field, value] of Object.entries(PROBE_NUMBERS)) if (!probe[field]) probe[field] = value
     defaultHttpGet(probe['httpGet'])
     if (isObject(probe['grpc'])) fill(probe['grpc'], 'service', '')
   }
@@ -96,25 +104,7 @@ const TAINT_EFFECTS = ['NoSchedule', 'PreferNoSchedule', 'NoExecute']
 export function validatePodSpec(spec: Json, path: string): StatusCause[] {
   const causes: StatusCause[] = []
   const volumes = new Set<string>()
-  for (const [i, volume] of asList(spec['volumes']).entries()) {
-    const at = `${path}.volumes[${i}]`
-    const name = asText(volume['name'])
-    if (!name) causes.push(required(`${at}.name`))
-    else if (volumes.has(name)) causes.push(duplicate(`${at}.name`, name))
-    else {
-      const wrong = dns1123Label(name)
-      if (wrong) causes.push(invalid(`${at}.name`, name, wrong))
-    }
-    volumes.add(name)
-    if (Object.keys(volume).filter((f) => f !== 'name' && volume[f] != null).length > 1)
-      causes.push(forbidden(at, 'may not specify more than 1 volume type'))
-    if (isObject(volume['hostPath']) && !asText(volume['hostPath']['path']))
-      causes.push(required(`${at}.hostPath.path`))
-    if (isObject(volume['secret']) && !asText(volume['secret']['secretName']))
-      causes.push(required(`${at}.secret.secretName`))
-    if (isObject(volume['configMap']) && !asText(volume['configMap']['name']))
-      causes.push(required(`${at}.configMap.name`))
-  }
+  causes.push(...validateVolumes(asList(spec['volumes']), `${path}.volumes`, volumes))
   if (asList(spec['containers']).length === 0) causes.push(required(`${path}.containers`))
   const names = new Set<string>()
   for (const field of ['initContainers', 'containers'])
@@ -138,6 +128,20 @@ export function validatePodSpec(spec: Json, path: string): StatusCause[] {
   const nodeName = asText(spec['nodeName'])
   const wrongNode = nodeName ? dns1123Subdomain(nodeName) : undefined
   if (wrongNode) causes.push(invalid(`${path}.nodeName`, nodeName, wrongNode))
+  for (const field of ['hostname', 'subdomain']) {
+    const text = asText(spec[field])
+    const wrong = text ? dns1123Label(text) : undefined
+    if (wrong) causes.push(invalid(`${path}.${field}`, text, wrong))
+  }
+  const account = asText(spec['serviceAccountName'])
+  const wrongAccount = account ? dns1123Subdomain(account) : undefined
+  if (wrongAccount) causes.push(invalid(`${path}.serviceAccountName`, account, wrongAccount))
+  const nameservers = asObject(spec['dnsConfig'])['nameservers']
+  if (spec['dnsPolicy'] === 'None' && !(Array.isArray(nameservers) && nameservers.length > 0))
+    causes.push(
+      required(`${path}.dnsConfig.nameservers`, 'must provide at least one DNS nameserver when `dnsPolicy` is None'),
+    )
+  if (isObject(spec['affinity'])) causes.push(...validateAffinity(spec['affinity'], `${path}.affinity`))
   for (const [i, toleration] of asList(spec['tolerations']).entries())
     causes.push(...validateToleration(toleration, `${path}.tolerations[${i}]`))
   for (const [i, constraint] of asList(spec['topologySpreadConstraints']).entries()) {
@@ -148,6 +152,8 @@ export function validatePodSpec(spec: Json, path: string): StatusCause[] {
     const when = constraint['whenUnsatisfiable']
     if (when !== 'DoNotSchedule' && when !== 'ScheduleAnyway')
       causes.push(notSupported(`${at}.whenUnsatisfiable`, when ?? '', ['DoNotSchedule', 'ScheduleAnyway']))
+    if (isObject(constraint['labelSelector']))
+      causes.push(...validateLabelSelector(constraint['labelSelector'], `${at}.labelSelector`))
   }
   return causes
 }
@@ -229,9 +235,11 @@ function validateContainer(
       const wrong = envName(envText)
       if (wrong) causes.push(invalid(`${envAt}.name`, envText, wrong))
     }
-    if (env['valueFrom'] != null && asText(env['value']))
-      causes.push(invalid(`${envAt}.valueFrom`, '', 'may not be specified when `value` is not empty'))
+    if (isObject(env['valueFrom']))
+      causes.push(...validateValueFrom(env['valueFrom'], asText(env['value']), `${envAt}.valueFrom`))
   }
+  for (const [i, source] of asList(container['envFrom']).entries())
+    causes.push(...validateEnvFrom(source, `${at}.envFrom[${i}]`))
   const mounts = new Set<string>()
   for (const [i, mount] of asList(container['volumeMounts']).entries()) {
     const mountAt = `${at}.volumeMounts[${i}]`
@@ -247,20 +255,84 @@ function validateContainer(
     if (!mountPath) causes.push(required(`${mountAt}.mountPath`))
     else if (mounts.has(mountPath)) causes.push(invalid(`${mountAt}.mountPath`, mountPath, 'must be unique'))
     mounts.add(mountPath)
+    if (mountPath.includes(':')) causes.push(invalid(`${mountAt}.mountPath`, mountPath, "must not contain ':'"))
+    for (const field of ['subPath', 'subPathExpr']) {
+      const sub = asText(mount[field])
+      if (sub) causes.push(...validateLocalPath(sub, `${mountAt}.${field}`))
+    }
+    if (asText(mount['subPath']) && asText(mount['subPathExpr']))
+      causes.push(
+        invalid(`${mountAt}.subPathExpr`, mount['subPathExpr'], 'subPathExpr and subPath are mutually exclusive'),
+      )
   }
   causes.push(...validateResources(asObject(container['resources']), `${at}.resources`))
   for (const probe of ['livenessProbe', 'readinessProbe', 'startupProbe'])
     if (isObject(container[probe]))
       causes.push(...validateProbe(container[probe], `${at}.${probe}`, probe !== 'readinessProbe'))
+  const lifecycle = asObject(container['lifecycle'])
+  for (const hook of ['postStart', 'preStop'])
+    if (isObject(lifecycle[hook]))
+      causes.push(
+        ...validateHandler(lifecycle[hook], `${at}.lifecycle.${hook}`, ['exec', 'httpGet', 'tcpSocket', 'sleep']),
+      )
+  return causes
+}
+
+const FIELD_PATHS = [
+  'metadata.name',
+  'metadata.namespace',
+  'metadata.uid',
+  'spec.nodeName',
+  'spec.serviceAccountName',
+  'status.hostIP',
+  'status.hostIPs',
+  'status.podIP',
+  'status.podIPs',
+]
+const FIELD_PATH_WITH_KEY = /^metadata\.(labels|annotations)\['([^']+)'\]$/
+const VALUE_SOURCES = ['fieldRef', 'resourceFieldRef', 'configMapKeyRef', 'secretKeyRef', 'fileKeyRef']
+
+function validateValueFrom(from: Json, value: string, at: string): StatusCause[] {
+  const causes: StatusCause[] = []
+  const sources = VALUE_SOURCES.filter((source) => isObject(from[source]))
+  if (sources.length === 0) causes.push(invalid(at, '', `must specify one of: ${sourceNames}`))
+  else if (value) causes.push(invalid(at, '', 'may not be specified when `value` is not empty'))
+  if (sources.length > 1) causes.push(invalid(at, '', 'may not have more than one field specified at a time'))
+  for (const source of ['configMapKeyRef', 'secretKeyRef']) {
+    if (!isObject(from[source])) continue
+    const { name, key } = from[source]
+    if (!asText(name)) causes.push(required(`${at}.${source}.name`))
+    const wrong = asText(key) ? configKey(asText(key)) : undefined
+    if (!asText(key)) causes.push(required(`${at}.${source}.key`))
+    else if (wrong) causes.push(invalid(`${at}.${source}.key`, key, wrong))
+  }
+  if (isObject(from['fieldRef'])) {
+    const path = asText(from['fieldRef']['fieldPath'])
+    if (!path) causes.push(required(`${at}.fieldRef.fieldPath`))
+    else if (!FIELD_PATHS.includes(path) && !FIELD_PATH_WITH_KEY.test(path))
+      causes.push(notSupported(`${at}.fieldRef.fieldPath`, path, FIELD_PATHS))
+  }
+  if (isObject(from['resourceFieldRef']) && !asText(from['resourceFieldRef']['resource']))
+    causes.push(required(`${at}.resourceFieldRef.resource`))
+  return causes
+}
+
+const sourceNames = VALUE_SOURCES.map((source) => `\`${source}\``).join(', ')
+
+function validateEnvFrom(source: Json, at: string): StatusCause[] {
+  const causes: StatusCause[] = []
+  const prefix = asText(source['prefix'])
+  const wrong = prefix ? envName(prefix) : undefined
+  if (wrong) causes.push(invalid(`${at}.prefix`, prefix, wrong))
+  const refs = ['configMapRef', 'secretRef'].filter((ref) => isObject(source[ref]))
+  if (refs.length === 0) causes.push(invalid(at, '', 'must specify one of: `configMapRef` or `secretRef`'))
+  if (refs.length > 1) causes.push(invalid(at, '', 'may not have more than one field specified at a time'))
+  for (const ref of refs) if (!asText(asObject(source[ref])['name'])) causes.push(required(`${at}.${ref}.name`))
   return causes
 }
 
 function validateProbe(probe: Json, at: string, successMustBeOne: boolean): StatusCause[] {
-  const causes: StatusCause[] = []
-  const handlers = ['exec', 'httpGet', 'tcpSocket', 'grpc'].filter((handler) => probe[handler] != null)
-  if (handlers.length === 0) causes.push(required(at, 'must specify a handler type'))
-  for (const extra of handlers.slice(1))
-    causes.push(forbidden(`${at}.${extra}`, 'may not specify more than 1 handler type'))
+  const causes = validateHandler(probe, at, ['exec', 'httpGet', 'tcpSocket', 'grpc'])
   for (const field of [
     'initialDelaySeconds',
     'timeoutSeconds',
@@ -274,16 +346,37 @@ function validateProbe(probe: Json, at: string, successMustBeOne: boolean): Stat
   }
   if (successMustBeOne && (asNumber(probe['successThreshold']) ?? 1) !== 1)
     causes.push(invalid(`${at}.successThreshold`, probe['successThreshold'], 'must be 1'))
-  for (const handler of ['httpGet', 'tcpSocket']) {
-    const target = probe[handler]
-    if (!isObject(target)) continue
+  return causes
+}
+
+/** What a probe or a hook does: one thing, and a readable one. */
+function validateHandler(given: Json, at: string, kinds: string[]): StatusCause[] {
+  const causes: StatusCause[] = []
+  const handlers = kinds.filter((kind) => isObject(given[kind]))
+  if (handlers.length === 0) causes.push(required(at, 'must specify a handler type'))
+  for (const extra of handlers.slice(1))
+    causes.push(forbidden(`${at}.${extra}`, 'may not specify more than 1 handler type'))
+  for (const handler of ['httpGet', 'tcpSocket', 'grpc']) {
+    const target = given[handler]
+    if (!isObject(target) || !kinds.includes(handler)) continue
     const { port } = target
-    const wrong = typeof port === 'string' ? portName(port) : portNumber(port)
+    const wrong = typeof port === 'string' && handler !== 'grpc' ? portName(port) : portNumber(port)
     if (wrong) causes.push(invalid(`${at}.${handler}.port`, port ?? 0, wrong))
   }
-  if (isObject(probe['exec']) && !(Array.isArray(probe['exec']['command']) && probe['exec']['command'].length > 0))
+  const { exec } = given
+  if (isObject(exec) && !(Array.isArray(exec['command']) && exec['command'].length > 0))
     causes.push(required(`${at}.exec.command`))
   return causes
+}
+
+const STANDARD_RESOURCES = ['cpu', 'memory', 'ephemeral-storage']
+
+/** What a container may ask for: a standard resource, huge pages, or something with a domain. */
+function resourceName(name: string): string | undefined {
+  const wrong = qualifiedName(name)
+  if (wrong) return wrong
+  if (STANDARD_RESOURCES.includes(name) || name.startsWith('hugepages-') || name.includes('/')) return undefined
+  return 'must be a standard resource for containers'
 }
 
 export function validateResources(resources: Json, at: string): StatusCause[] {
@@ -293,11 +386,13 @@ export function validateResources(resources: Json, at: string): StatusCause[] {
     for (const [name, text] of Object.entries(asObject(resources[kind]))) {
       try {
         const quantity = parseQuantity(String(text))
+        const wrong = resourceName(name)
+        if (wrong) causes.push(invalid(`${at}.${kind}[${name}]`, name, wrong))
         if (quantity.nanos < 0n)
-          causes.push(invalid(`${at}.${kind}.${name}`, text, 'must be greater than or equal to 0'))
+          causes.push(invalid(`${at}.${kind}[${name}]`, text, 'must be greater than or equal to 0'))
         out.set(name, quantity)
       } catch {
-        causes.push(invalid(`${at}.${kind}.${name}`, text, QUANTITY_SYNTAX_MESSAGE))
+        causes.push(invalid(`${at}.${kind}[${name}]`, text, QUANTITY_SYNTAX_MESSAGE))
       }
     }
     return out

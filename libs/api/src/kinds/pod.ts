@@ -1,8 +1,8 @@
-import { forbidden, type StatusCause } from '../causes.js'
+import { forbidden, invalid, type StatusCause } from '../causes.js'
 import { asList, asNumber, asObject, asText, isObject, type Json, type KubeObject, sameJson } from '../kube-object.js'
 import { formatAge } from '../time.js'
 import { ageColumn, defineKind, specOf, statusOf } from './define.js'
-import { defaultPodSpec, validatePodSpec } from './pod-spec.js'
+import { defaultPodSpec, defaultRequests, validatePodSpec } from './pod-spec.js'
 
 const CONDITION_TEXT = '<none>'
 
@@ -98,25 +98,68 @@ const exitText = (prefix: string, terminated: Json) =>
     ? `${prefix}Signal:${String(terminated['signal'])}`
     : `${prefix}ExitCode:${String(terminated['exitCode'])}`
 
+/** Fields of the spec with rules of their own for updates; all others stay, but for images. */
 const CHANGEABLE = ['activeDeadlineSeconds', 'tolerations', 'schedulingGates', 'terminationGracePeriodSeconds']
 
-/** Only images, and a few fields of the spec, may change. */
 function validateUpdate(pod: KubeObject, old: KubeObject, subresource: string): StatusCause[] {
   if (subresource !== '') return []
-  const comparable = (object: KubeObject) => {
-    const spec = { ...specOf(object) }
-    for (const field of CHANGEABLE) delete spec[field]
+  const [spec, before] = [specOf(pod), specOf(old)]
+  for (const field of ['containers', 'initContainers'])
+    if (asList(spec[field]).length !== asList(before[field]).length)
+      return [forbidden(`spec.${field}`, 'pod updates may not add or remove containers')]
+  return [
+    ...deadlineUpdate(spec, before),
+    ...tolerationsUpdate(spec, before),
+    ...gatesUpdate(spec, before),
+    ...restUpdate(spec, before),
+  ]
+}
+
+function restUpdate(spec: Json, before: Json): StatusCause[] {
+  const comparable = (given: Json) => {
+    const out = { ...given }
+    for (const field of CHANGEABLE) delete out[field]
     for (const field of ['containers', 'initContainers'])
-      spec[field] = asList(spec[field]).map((c) => ({ ...c, image: '' }))
-    return spec
+      out[field] = asList(out[field]).map((c) => ({ ...c, image: '' }))
+    return out
   }
-  if (sameJson(comparable(pod), comparable(old))) return []
+  const [grace, graceBefore] = [spec['terminationGracePeriodSeconds'], before['terminationGracePeriodSeconds']]
+  const graceMayChange = grace === graceBefore || (grace === 1 && (asNumber(graceBefore) ?? 0) < 0)
+  if (graceMayChange && sameJson(comparable(spec), comparable(before))) return []
   return [
     forbidden(
       'spec',
       'pod updates may not change fields other than `spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)',
     ),
   ]
+}
+
+function deadlineUpdate(spec: Json, before: Json): StatusCause[] {
+  const [now, was] = [asNumber(spec['activeDeadlineSeconds']), asNumber(before['activeDeadlineSeconds'])]
+  const path = 'spec.activeDeadlineSeconds'
+  if (was === undefined) return []
+  if (now === undefined) return [invalid(path, null, 'must not update from a positive integer to nil value')]
+  return now > was ? [invalid(path, now, 'must be less than or equal to previous value')] : []
+}
+
+function tolerationsUpdate(spec: Json, before: Json): StatusCause[] {
+  const timeless = (toleration: Json) => ({ ...toleration, tolerationSeconds: undefined })
+  const now = asList(spec['tolerations']).map(timeless)
+  const isKept = (one: Json) => now.some((other) => sameJson(other, timeless(one)))
+  if (asList(before['tolerations']).every(isKept)) return []
+  return [forbidden('spec.tolerations', 'existing toleration can not be modified except its tolerationSeconds')]
+}
+
+function gatesUpdate(spec: Json, before: Json): StatusCause[] {
+  const had = new Set(asList(before['schedulingGates']).map((gate) => gate['name']))
+  return asList(spec['schedulingGates'])
+    .filter((gate) => !had.has(gate['name']))
+    .map((gate) =>
+      forbidden(
+        'spec.schedulingGates',
+        `only deletion is allowed, but found new scheduling gate '${asText(gate['name'])}'`,
+      ),
+    )
 }
 
 export const pod = defineKind({
@@ -164,6 +207,7 @@ export const pod = defineKind({
   setDefaults(o) {
     if (!isObject(o['spec'])) return
     defaultPodSpec(o['spec'])
+    defaultRequests(o['spec'])
     if (o['spec']['enableServiceLinks'] === undefined) o['spec']['enableServiceLinks'] = true
   },
   prepareForCreate(o) {

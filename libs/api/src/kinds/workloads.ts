@@ -1,6 +1,7 @@
-import { invalid, notSupported, required, type StatusCause } from '../causes.js'
+import { forbidden, invalid, notSupported, required, type StatusCause } from '../causes.js'
 import { asList, asNumber, asObject, asText, isObject, type Json, type KubeObject } from '../kube-object.js'
 import { labelSelectorMatcher } from '../selectors.js'
+import { validateLabelSelector } from './affinity.js'
 import { ageColumn, type ColumnFact, defineKind, fill, immutable, selectorText, specOf, statusOf } from './define.js'
 import { defaultPodSpec, validateTemplate } from './pod-spec.js'
 
@@ -33,8 +34,8 @@ const containerColumns = (selector: (o: KubeObject) => string): ColumnFact[] => 
   { name: 'Selector', wide: true, cell: selector },
 ]
 const count = (value: unknown) => asNumber(value) ?? 0
-const labelSelectorText = (o: KubeObject) => selectorText(asObject(specOf(o)['selector']))
-const mapSelectorText = (o: KubeObject) => selectorText({ matchLabels: asObject(specOf(o)['selector']) })
+const labelSelectorText = (o: KubeObject) => selectorText(asObject(specOf(o)['selector'])) || '<none>'
+const mapSelectorText = (o: KubeObject) => selectorText({ matchLabels: asObject(specOf(o)['selector']) }) || '<none>'
 
 const replicaColumns = (selector: (o: KubeObject) => string): ColumnFact[] => [
   { name: 'Desired', type: 'integer', cell: (o) => count(specOf(o)['replicas']) },
@@ -52,30 +53,14 @@ function validateReplicas(spec: Json): StatusCause[] {
 
 /** A selector that is there, is not empty, and fits the template's labels. */
 function validateSelector(spec: Json): StatusCause[] {
-  const selector = spec['selector']
-  const causes: StatusCause[] = []
-  if (!isObject(selector)) return [required('spec.selector')]
-  for (const [i, e] of asList(selector['matchExpressions']).entries()) {
-    const at = `spec.selector.matchExpressions[${i}]`
-    const values = Array.isArray(e['values']) ? e['values'].length : 0
-    if (['In', 'NotIn'].includes(asText(e['operator']))) {
-      if (values === 0) causes.push(required(`${at}.values`, "must be specified when `operator` is 'In' or 'NotIn'"))
-    } else if (['Exists', 'DoesNotExist'].includes(asText(e['operator']))) {
-      if (values > 0)
-        causes.push({
-          reason: 'FieldValueForbidden',
-          message: "Forbidden: may not be specified when `operator` is 'Exists' or 'DoesNotExist'",
-          field: `${at}.values`,
-        })
-    } else causes.push(invalid(`${at}.operator`, e['operator'] ?? '', 'not a valid selector operator'))
-  }
+  const { selector } = spec
+  const labels = asObject(asObject(asObject(spec['template'])['metadata'])['labels']) as Record<string, string>
+  const noMatch = invalid('spec.template.metadata.labels', labels, '`selector` does not match template `labels`')
+  if (!isObject(selector)) return [required('spec.selector'), noMatch]
+  const causes = validateLabelSelector(selector, 'spec.selector')
   if (Object.keys(asObject(selector['matchLabels'])).length + asList(selector['matchExpressions']).length === 0)
     causes.push(invalid('spec.selector', selector, 'empty selector is invalid for deployment'))
-  else if (causes.length === 0) {
-    const labels = asObject(asObject(asObject(spec['template'])['metadata'])['labels']) as Record<string, string>
-    if (!labelSelectorMatcher(selector)(labels))
-      causes.push(invalid('spec.template.metadata.labels', labels, '`selector` does not match template `labels`'))
-  }
+  else if (causes.length === 0 && !labelSelectorMatcher(selector)(labels)) causes.push(noMatch)
   return causes
 }
 
@@ -87,6 +72,10 @@ function validateWorkload(o: KubeObject): StatusCause[] {
   const restart = asObject(spec['template']['spec'])['restartPolicy']
   if (restart !== undefined && restart !== 'Always')
     causes.push(notSupported('spec.template.spec.restartPolicy', restart, ['Always']))
+  if (asObject(spec['template']['spec'])['activeDeadlineSeconds'] !== undefined)
+    causes.push(
+      forbidden('spec.template.spec.activeDeadlineSeconds', 'activeDeadlineSeconds in ReplicaSet is not Supported'),
+    )
   return causes
 }
 
@@ -101,11 +90,7 @@ function validateStrategy(o: KubeObject): StatusCause[] {
   const rolling = strategy['rollingUpdate']
   if (type === 'Recreate') {
     if (rolling != null)
-      causes.push({
-        reason: 'FieldValueForbidden',
-        message: "Forbidden: may not be specified when strategy `type` is 'Recreate'",
-        field: 'spec.strategy.rollingUpdate',
-      })
+      causes.push(forbidden('spec.strategy.rollingUpdate', "may not be specified when strategy `type` is 'Recreate'"))
     return causes
   }
   const numbers = (['maxUnavailable', 'maxSurge'] as const).map((field) => {
@@ -121,11 +106,20 @@ function validateStrategy(o: KubeObject): StatusCause[] {
       )
     else if (typeof value === 'number' && value < 0)
       causes.push(invalid(at, value, 'must be greater than or equal to 0'))
+    else if (field === 'maxUnavailable' && typeof value === 'string' && Number.parseInt(value, 10) > 100)
+      causes.push(invalid(at, value, 'must not be greater than 100%'))
     return typeof value === 'string' ? Number.parseInt(value, 10) : value
   })
   if (numbers.every((n) => n === 0))
     causes.push(invalid('spec.strategy.rollingUpdate.maxUnavailable', 0, 'may not be 0 when `maxSurge` is 0'))
   return causes
+}
+
+/** A pod that is not ready for long enough could never be called progress. */
+function validateDeadline(spec: Json): StatusCause[] {
+  const deadline = asNumber(spec['progressDeadlineSeconds'])
+  if (deadline === undefined || deadline > (asNumber(spec['minReadySeconds']) ?? 0)) return []
+  return [invalid('spec.progressDeadlineSeconds', deadline, 'must be greater than minReadySeconds')]
 }
 
 export const deployment = defineKind({
@@ -160,7 +154,7 @@ export const deployment = defineKind({
     }
     defaultTemplate(o)
   },
-  validate: (o) => [...validateWorkload(o), ...validateStrategy(o)],
+  validate: (o) => [...validateWorkload(o), ...validateStrategy(o), ...validateDeadline(specOf(o))],
   validateUpdate: (o, old) => immutable(specOf(o), specOf(old), 'selector', 'spec.selector'),
 })
 
