@@ -97,6 +97,7 @@ class Supervisor implements Containerd {
   async start(): Promise<void> {
     // One that an earlier life of this process left would hold the database's lock.
     await endRecorded(this.paths.pid)
+    removeDeadSockets(this.paths)
     this.launch()
     const until = performance.now() + START_MS
     while (!(await this.runtime.info()).ready) {
@@ -202,7 +203,7 @@ class Supervisor implements Containerd {
 export async function clearContainerd(options: Pick<ContainerdOptions, 'dir' | 'cgroupParent' | 'netns' | 'bridge'>): Promise<void> {
   const paths = pathsOf(options.dir)
   await endRecorded(paths.pid)
-  const shims = () => processesWith(paths.socket)
+  const shims = () => shimsOf(paths).map((shim) => shim.pid)
   const alive = () => [...new Set([...cgroupProcesses(options.cgroupParent), ...shims()])]
   const until = performance.now() + STOP_MS
   for (let left = alive(); left.length > 0; left = alive()) {
@@ -210,7 +211,7 @@ export async function clearContainerd(options: Pick<ContainerdOptions, 'dir' | '
     if (performance.now() > until) throw new Error(`processes of ${options.dir} do not end: ${left.join(', ')}`)
     await new Promise((resolve) => setTimeout(resolve, 20))
   }
-  for (const address of shimSockets(paths.state)) rmSync(address, { force: true })
+  for (const address of shimSockets(paths.state).values()) rmSync(address, { force: true })
   for (const mount of mountsBelow(options.dir)) await runCommand('umount', ['-l', mount])
   await removeNetwork(paths, options)
   // Containers and sandboxes that the database still knows would be found as dead ones; those CRI removes at its start.
@@ -238,23 +239,33 @@ async function endRecorded(pidFile: string): Promise<void> {
   rmSync(pidFile, { force: true })
 }
 
-/** Each running shim's socket lies outside our directory; the shim's bundle says where. */
-function shimSockets(state: string): string[] {
+/** A shim's socket lies outside our directory; the bundle of its container says where. By container id. */
+function shimSockets(state: string): Map<string, string> {
+  const sockets = new Map<string, string>()
   const tasks = join(state, 'io.containerd.runtime.v2.task/k8s.io')
-  if (!existsSync(tasks)) return []
-  return readdirSync(tasks).flatMap((id) => {
+  for (const id of existsSync(tasks) ? readdirSync(tasks) : []) {
     const file = join(tasks, id, 'address')
-    return existsSync(file) ? [readFileSync(file, 'utf8').trim().replace(/^unix:\/\//, '')] : []
-  })
+    if (existsSync(file)) sockets.set(id, readFileSync(file, 'utf8').trim().replace(/^unix:\/\//, ''))
+  }
+  return sockets
 }
 
-function processesWith(argument: string): number[] {
-  const found: number[] = []
+/** Of shims that were killed: containerd forgets their bundles at its start, and leaves the sockets. */
+function removeDeadSockets(paths: ContainerdPaths): void {
+  const live = new Set(shimsOf(paths).map((shim) => shim.id))
+  const sockets = shimSockets(paths.state)
+  // The containers of one pod share a shim.
+  const inUse = new Set([...sockets].filter(([id]) => live.has(id)).map(([, address]) => address))
+  for (const address of sockets.values()) if (!inUse.has(address)) rmSync(address, { force: true })
+}
+
+function shimsOf(paths: ContainerdPaths): { pid: number; id: string }[] {
+  const found: { pid: number; id: string }[] = []
   for (const entry of readdirSync('/proc')) {
     if (!/^\d+$/.test(entry) || Number(entry) === process.pid) continue
     try {
       const [command = '', ...args] = readFileSync(`/proc/${entry}/cmdline`, 'utf8').split('\0')
-      if (/containerd-shim/.test(command) && args.includes(argument)) found.push(Number(entry))
+      if (/containerd-shim/.test(command) && args.includes(paths.socket)) found.push({ pid: Number(entry), id: args[args.indexOf('-id') + 1] ?? '' })
     } catch {
       // It ended while we looked.
     }
