@@ -1,6 +1,6 @@
 import { CallError, Caller } from '@capstan/actor'
 import { type ApiClient, type KubeObject, RESOURCES } from '@capstan/client'
-import { Subjects, type WatchData } from '@capstan/protocol'
+import { type ReadIndexReply, Subjects, type WatchData } from '@capstan/protocol'
 import { Simulation, type SimRandom, type SimWorld } from '@capstan/sim'
 import { type ApiObject, checkBoundOnce, checkConverged, checkFenced, finalObjects, type ObjectEvent, tokensOf } from '../checkers/objects.js'
 import { checkWatch, type SeenEvent, type WatchRecord } from '../checkers/watch.js'
@@ -246,24 +246,30 @@ class ApiWatcher {
 }
 
 /** Everything that ever happened to API objects, by one watch of the store from the beginning. */
-function readHistory(world: SimWorld, cluster: SimCluster): Promise<ObjectEvent[]> {
+async function readHistory(world: SimWorld, cluster: SimCluster): Promise<ObjectEvent[]> {
   const caller = new Caller(world, { name: 'history' })
   const events: ObjectEvent[] = []
   const encode = (text: string) => new TextEncoder().encode(text)
   const decode = (bytes: Uint8Array) => new TextDecoder().decode(bytes)
+  const subject = (verb: string) => new Subjects('c').store(cluster.masters[0] as string, world.bus.identity, verb)
+  const { revision: upTo } = (await caller.call(subject('readIndex'), {}, { timeoutMs: 5000 })) as ReadIndexReply
   return new Promise((resolve, reject) => {
+    const done = (revision: number) => {
+      if (revision < upTo) return
+      resolve(events)
+      stream.cancel()
+    }
     const stream = caller.openStream(
-      new Subjects('c').store(cluster.masters[0] as string, world.bus.identity, 'watch'),
+      subject('watch'),
       { key: encode('/registry/'), rangeEnd: encode('/registry0'), startRevision: 1 },
       {
         data(body) {
-          for (const { kv, type } of (body as WatchData).events)
+          const { events: more, revision } = body as WatchData
+          for (const { kv, type } of more)
             events.push({ revision: kv.modRevision, key: decode(kv.key), object: type === 'put' ? (JSON.parse(decode(kv.value)) as ApiObject) : undefined })
+          done(revision)
         },
-        beat() {
-          resolve(events)
-          stream.cancel()
-        },
+        beat: (position) => done((position as { revision?: number } | null)?.revision ?? 0),
         end: (reason, error) => reject(error ?? new Error(`the watch ended: ${reason}`)),
       },
       { timeoutMs: 5000, creditsMax: 1024 },
