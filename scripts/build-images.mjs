@@ -7,8 +7,27 @@ import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
 const root = join(import.meta.dirname, '..')
-const PACKAGES = ['busybox-static', 'libc6', 'libcrypt1', 'libpcre2-8-0', 'libssl3', 'nginx', 'nginx-common', 'tini', 'zlib1g']
-const OCI_ARCHITECTURES = { amd64: 'amd64', arm64: 'arm64', armhf: 'arm', i386: '386', ppc64el: 'ppc64le', riscv64: 'riscv64', s390x: 's390x' }
+const PACKAGES = [
+  'busybox',
+  'busybox-static',
+  'libc6',
+  'libcrypt1',
+  'libpcre2-8-0',
+  'libssl3',
+  'nginx',
+  'nginx-common',
+  'tini',
+  'zlib1g',
+]
+const OCI_ARCHITECTURES = {
+  amd64: 'amd64',
+  arm64: 'arm64',
+  armhf: 'arm',
+  i386: '386',
+  ppc64el: 'ppc64le',
+  riscv64: 'riscv64',
+  s390x: 's390x',
+}
 /** The name under which containerd's configuration asks for the sandbox image. */
 export const PAUSE_IMAGE = 'localhost/capstan/pause:1'
 
@@ -22,7 +41,9 @@ export function buildImages(directory = join(root, 'build/images')) {
   for (const tool of ['apt-get', 'dpkg', 'dpkg-deb'])
     if (spawnSync(tool, ['--version'], { stdio: 'ignore' }).error) {
       if (archives.every((file) => existsSync(file))) return { directory, archives, built: false }
-      throw new Error(`${tool} is missing: images can only be built on Debian; copy ${archives.join(', ')} from a machine that has them`)
+      throw new Error(
+        `${tool} is missing: images can only be built on Debian; copy ${archives.join(', ')} from a machine that has them`,
+      )
     }
   const uris = packageUris()
   const key = sha256(readFileSync(import.meta.filename) + uris.map((uri) => `${uri.file} ${uri.hash}`).join('\n'))
@@ -49,13 +70,15 @@ function describeImages(packages) {
   if (!oci) throw new Error(`no image architecture is known for Debian's ${architecture}`)
   const path = 'PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
 
-  const busybox = pick(packages['busybox-static'], [/^bin\/busybox$/, /copyright$/])
+  // The dynamic one: a static glibc program crashes when it looks up a host, and so would its wget.
+  const busybox = pick(packages['busybox'], [/^bin\/busybox$/, /copyright$/])
   const shell = layer([...base(), ...busybox, ...applets(busybox.find((entry) => entry.path === 'bin/busybox').data)])
 
-  const libraries = ['libc6', 'libcrypt1', 'libpcre2-8-0', 'libssl3', 'zlib1g'].flatMap((name) =>
-    pick(packages[name], [/^(usr\/)?lib(64|32)?\/.*\.so[.0-9]*$/, /copyright$/], [/gconv|engines-3|ossl-modules/]),
-  )
-  const system = layer(libraries)
+  const librariesOf = (names) =>
+    names.flatMap((name) =>
+      pick(packages[name], [/^(usr\/)?lib(64|32)?\/.*\.so[.0-9]*$/, /copyright$/], [/gconv|engines-3|ossl-modules/]),
+    )
+  const system = layer(librariesOf(['libc6', 'libcrypt1', 'libpcre2-8-0', 'libssl3', 'zlib1g']))
   const server = pick(packages['nginx'], [/^usr\/sbin\/nginx$/, /copyright$/])
   const types = pick(packages['nginx-common'], [/^etc\/nginx\/(mime\.types|[a-z]+_params)$/])
   const nginxLayer = (colour) =>
@@ -65,24 +88,37 @@ function describeImages(packages) {
   const nginx = (colour) => ({
     architecture: oci,
     layers: [shell, system, nginxLayer(colour)],
-    config: { Env: [path, `NGINX_VERSION=${version}`], Cmd: ['/usr/sbin/nginx', '-g', 'daemon off;'], ExposedPorts: { '80/tcp': {} }, StopSignal: 'SIGQUIT', WorkingDir: '/' },
+    config: {
+      Env: [path, `NGINX_VERSION=${version}`],
+      Cmd: ['/usr/sbin/nginx', '-g', 'daemon off;'],
+      ExposedPorts: { '80/tcp': {} },
+      StopSignal: 'SIGQUIT',
+      WorkingDir: '/',
+    },
   })
 
   const tini = pick(packages['tini'], [/^usr\/bin\/tini-static$/, /copyright$/])
-  const sleep = busybox.map((entry) => (entry.path === 'bin/busybox' ? { ...entry, path: 'bin/sleep' } : entry))
+  const sleep = pick(packages['busybox-static'], [/^bin\/busybox$/, /copyright$/]).map((entry) =>
+    entry.path === 'bin/busybox' ? { ...entry, path: 'bin/sleep' } : entry,
+  )
   return {
     busybox: [
       {
         architecture: oci,
-        layers: [shell],
+        layers: [shell, layer(librariesOf(['libc6']))],
         config: { Env: [path], Cmd: ['sh'], WorkingDir: '/' },
-        names: ['docker.io/library/busybox:latest', `docker.io/library/busybox:${packages['busybox-static'].version.replace(/^\d+:/, '').replace(/[-+~].*$/, '')}`],
+        names: [
+          'docker.io/library/busybox:latest',
+          `docker.io/library/busybox:${packages['busybox'].version.replace(/^\d+:/, '').replace(/[-+~].*$/, '')}`,
+        ],
       },
     ],
     nginx: [
       {
         ...nginx(''),
-        names: ['latest', version, version.split('.').slice(0, 2).join('.')].map((tag) => `docker.io/library/nginx:${tag}`),
+        names: ['latest', version, version.split('.').slice(0, 2).join('.')].map(
+          (tag) => `docker.io/library/nginx:${tag}`,
+        ),
       },
       // The same server with another page: what `kubectl set image` can be seen by.
       { ...nginx('green'), names: ['docker.io/library/nginx:green'] },
@@ -101,7 +137,10 @@ function describeImages(packages) {
 
 function base() {
   return [
-    text('etc/passwd', 'root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33:www-data:/var/www:/bin/false\nnobody:x:65534:65534:nobody:/:/bin/false\n'),
+    text(
+      'etc/passwd',
+      'root:x:0:0:root:/root:/bin/sh\nwww-data:x:33:33:www-data:/var/www:/bin/false\nnobody:x:65534:65534:nobody:/:/bin/false\n',
+    ),
     text('etc/group', 'root:x:0:\nwww-data:x:33:\nnogroup:x:65534:\n'),
     text('etc/nsswitch.conf', 'passwd: files\ngroup: files\nhosts: files dns\n'),
     directory('root', 0o700),
@@ -195,7 +234,10 @@ function download(dir, uris) {
 
 function pick(entries, wanted, unwanted = []) {
   return entries.filter(
-    (entry) => entry.type !== 'directory' && wanted.some((one) => one.test(entry.path)) && !unwanted.some((one) => one.test(entry.path)),
+    (entry) =>
+      entry.type !== 'directory' &&
+      wanted.some((one) => one.test(entry.path)) &&
+      !unwanted.some((one) => one.test(entry.path)),
   )
 }
 
@@ -235,22 +277,37 @@ function archive(images) {
     const manifest = json('application/vnd.oci.image.manifest.v1+json', {
       schemaVersion: 2,
       mediaType: 'application/vnd.oci.image.manifest.v1+json',
-      config: json('application/vnd.oci.image.config.v1+json', { architecture, os: 'linux', config, rootfs, created: '1970-01-01T00:00:00Z', history: layers.map(() => ({ created: '1970-01-01T00:00:00Z', created_by: 'capstan build-images' })) }),
+      config: json('application/vnd.oci.image.config.v1+json', {
+        architecture,
+        os: 'linux',
+        config,
+        rootfs,
+        created: '1970-01-01T00:00:00Z',
+        history: layers.map(() => ({ created: '1970-01-01T00:00:00Z', created_by: 'capstan build-images' })),
+      }),
       layers: layers.map((data) => put('application/vnd.oci.image.layer.v1.tar', data)),
     })
     for (const name of names)
       manifests.push({
         ...manifest,
         platform: { architecture, os: 'linux' },
-        annotations: { 'io.containerd.image.name': name, 'org.opencontainers.image.ref.name': name.slice(name.lastIndexOf(':') + 1) },
+        annotations: {
+          'io.containerd.image.name': name,
+          'org.opencontainers.image.ref.name': name.slice(name.lastIndexOf(':') + 1),
+        },
       })
   }
   return writeTar([
     text('oci-layout', JSON.stringify({ imageLayoutVersion: '1.0.0' })),
-    text('index.json', JSON.stringify({ schemaVersion: 2, mediaType: 'application/vnd.oci.image.index.v1+json', manifests })),
+    text(
+      'index.json',
+      JSON.stringify({ schemaVersion: 2, mediaType: 'application/vnd.oci.image.index.v1+json', manifests }),
+    ),
     directory('blobs', 0o755),
     directory('blobs/sha256', 0o755),
-    ...[...blobs].sort((a, b) => (a[0] < b[0] ? -1 : 1)).map(([digest, data]) => ({ path: `blobs/sha256/${digest}`, type: 'file', mode: 0o644, data })),
+    ...[...blobs]
+      .sort((a, b) => (a[0] < b[0] ? -1 : 1))
+      .map(([digest, data]) => ({ path: `blobs/sha256/${digest}`, type: 'file', mode: 0o644, data })),
   ])
 }
 
@@ -262,7 +319,8 @@ function writeTar(entries) {
   for (const { path, type, mode, data, target = '' } of entries) {
     const name = type === 'directory' ? `${path}/` : path
     const cut = Buffer.byteLength(name) <= 100 ? 0 : name.indexOf('/', name.length - 101) + 1
-    if (Buffer.byteLength(name) > 100 && (cut <= 0 || cut > 155)) throw new Error(`name too long for an archive: ${name}`)
+    if (Buffer.byteLength(name) > 100 && (cut <= 0 || cut > 155))
+      throw new Error(`name too long for an archive: ${name}`)
     const header = Buffer.alloc(512)
     header.write(name.slice(cut), 0)
     header.write(`${mode.toString(8).padStart(7, '0')}\0`, 100)
@@ -288,7 +346,11 @@ function writeTar(entries) {
 /** Files, symbolic links and directories of a package; GNU's long names understood. */
 function readTar(tar) {
   const entries = []
-  const string = (at, length) => tar.subarray(at, at + length).toString().replace(/\0[\s\S]*$/, '')
+  const string = (at, length) =>
+    tar
+      .subarray(at, at + length)
+      .toString()
+      .replace(/\0[\s\S]*$/, '')
   let longName = ''
   let longTarget = ''
   for (let at = 0; at + 512 <= tar.length; ) {
@@ -304,7 +366,8 @@ function readTar(tar) {
       const path = (longName || (prefix ? `${prefix}/${name}` : name)).replace(/^\.?\//, '').replace(/\/$/, '')
       const mode = Number.parseInt(string(at + 100, 8), 8) & 0o7777
       if (kind === '0' || kind === '\0') entries.push({ path, type: 'file', mode, data: Buffer.from(data) })
-      else if (kind === '2') entries.push({ path, type: 'link', mode: 0o777, target: longTarget || string(at + 157, 100) })
+      else if (kind === '2')
+        entries.push({ path, type: 'link', mode: 0o777, target: longTarget || string(at + 157, 100) })
       else if (kind === '5' && path !== '' && path !== '.') entries.push({ path, type: 'directory', mode })
       longName = ''
       longTarget = ''
