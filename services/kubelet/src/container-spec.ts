@@ -28,7 +28,12 @@ export function pullPolicyOf(container: Container): 'Always' | 'IfNotPresent' | 
 
 export const logPathOf = (container: string, attempt: number) => `${container}/${attempt}.log`
 
-export function sandboxSpecOf(pod: Pod, attempt: number, host: Pick<NodeHost, 'logDirectory'>, hostDns: DnsConfig): SandboxSpec {
+export function sandboxSpecOf(
+  pod: Pod,
+  attempt: number,
+  host: Pick<NodeHost, 'logDirectory'>,
+  hostDns: DnsConfig,
+): SandboxSpec {
   const { spec } = pod
   return {
     pod: identityOf(pod),
@@ -47,7 +52,14 @@ export function sandboxSpecOf(pod: Pod, attempt: number, host: Pick<NodeHost, 'l
       : spec.containers.flatMap((container) =>
           (container.ports ?? []).flatMap((port) =>
             port.hostPort
-              ? [{ protocol: (port.protocol ?? 'TCP') as 'TCP', containerPort: port.containerPort, hostPort: port.hostPort, hostIp: port.hostIP ?? '' }]
+              ? [
+                  {
+                    protocol: (port.protocol ?? 'TCP') as 'TCP',
+                    containerPort: port.containerPort,
+                    hostPort: port.hostPort,
+                    hostIp: port.hostIP ?? '',
+                  },
+                ]
               : [],
           ),
         ),
@@ -63,7 +75,10 @@ function dnsOf({ spec }: Pod, hostDns: DnsConfig): DnsConfig {
   return {
     servers: [...base.servers, ...(own.nameservers ?? [])],
     searches: [...base.searches, ...(own.searches ?? [])],
-    options: [...base.options, ...(own.options ?? []).map(({ name = '', value }) => (value === undefined ? name : `${name}:${value}`))],
+    options: [
+      ...base.options,
+      ...(own.options ?? []).map(({ name = '', value }) => (value === undefined ? name : `${name}:${value}`)),
+    ],
   }
 }
 
@@ -91,7 +106,9 @@ export async function containerSpecOf(
   const runAsUser = own.runAsUser ?? podSecurity.runAsUser
   const runAsGroup = own.runAsGroup ?? podSecurity.runAsGroup
   if ((own.runAsNonRoot ?? podSecurity.runAsNonRoot) && runAsUser === 0)
-    throw new ConfigError(`container's runAsUser breaks non-root policy (pod: "${pod.metadata.name}", container: ${container.name})`)
+    throw new ConfigError(
+      `container's runAsUser breaks non-root policy (pod: "${pod.metadata.name}", container: ${container.name})`,
+    )
   const env = environmentOf(container, context)
   const byName = new Map(env)
   const expanded = (list: string[] | undefined) => list?.map((word) => expand(word, byName))
@@ -110,7 +127,11 @@ export async function containerSpecOf(
     workingDir: container.workingDir || undefined,
     env,
     mounts: await mountsOf(container, options, byName),
-    ports: (container.ports ?? []).map(({ name = '', containerPort, protocol = 'TCP' }) => ({ name, containerPort, protocol })),
+    ports: (container.ports ?? []).map(({ name = '', containerPort, protocol = 'TCP' }) => ({
+      name,
+      containerPort,
+      protocol,
+    })),
     logPath: logPathOf(container.name, options.attempt),
     stdin: container.stdin ?? false,
     stdinOnce: container.stdinOnce ?? false,
@@ -125,7 +146,10 @@ export async function containerSpecOf(
       privileged: own.privileged ?? false,
       runAsUser,
       runAsGroup,
-      supplementalGroups: [...(podSecurity.supplementalGroups ?? []), ...(podSecurity.fsGroup === undefined ? [] : [podSecurity.fsGroup])],
+      supplementalGroups: [
+        ...(podSecurity.supplementalGroups ?? []),
+        ...(podSecurity.fsGroup === undefined ? [] : [podSecurity.fsGroup]),
+      ],
       readOnlyRootFilesystem: own.readOnlyRootFilesystem ?? false,
       noNewPrivileges: own.allowPrivilegeEscalation === false,
       addCapabilities: own.capabilities?.add ?? [],
@@ -162,4 +186,3 @@ const PROPAGATIONS: Record<string, Mount['propagation']> = {
   HostToContainer: 'host-to-container',
   Bidirectional: 'bidirectional',
 }
-

@@ -1,7 +1,7 @@
 /** The whole kubelet over a real containerd. Needs root, containerd, runc, the CNI plugins and Debian's package tools. */
 import assert from 'node:assert/strict'
 import { execFileSync, spawnSync } from 'node:child_process'
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, readdirSync, readFileSync, renameSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { fileURLToPath } from 'node:url'
@@ -22,7 +22,11 @@ const NETNS = `capstan-test-${process.pid}`
 function lack(): string | false {
   if (process.getuid?.() !== 0) return 'real containers need root'
   for (const tool of ['containerd', 'ctr', 'runc', 'ip', 'nsenter', 'setpriv', 'apt-get', 'dpkg-deb'])
-    if (spawnSync('sh', ['-c', `command -v ${tool}`], { env: { ...process.env, PATH: `${process.env['PATH']}:/usr/sbin:/sbin` } }).status !== 0)
+    if (
+      spawnSync('sh', ['-c', `command -v ${tool}`], {
+        env: { ...process.env, PATH: `${process.env['PATH']}:/usr/sbin:/sbin` },
+      }).status !== 0
+    )
       return `${tool} is missing on this machine`
   if (!existsSync('/usr/lib/cni/bridge')) return 'the CNI plugins are missing on this machine'
   if (spawnSync('ip', ['netns', 'add', `${NETNS}-try`]).status !== 0) return 'this machine grants no network namespaces'
@@ -44,31 +48,67 @@ describe('real containers', { skip: why === false ? false : `skipped: ${why}` },
   const start = () =>
     startKubelet(
       world,
-      { cluster: 't', nodeName: 'n0', client: api, host: new RealHost(join(dir, 'kubelet')), nodeIp: '10.89.200.2', podCidr: '10.244.200.0/24' },
+      {
+        cluster: 't',
+        nodeName: 'n0',
+        client: api,
+        host: new RealHost(join(dir, 'kubelet')),
+        nodeIp: '10.89.200.2',
+        podCidr: '10.244.200.0/24',
+      },
       containerd.runtime,
     )
   const pod = (name: string): Pod | undefined => api.object<Pod>(RESOURCES.pods, `default/${name}`)
   const create = (name: string, spec: object) =>
-    api.seed(RESOURCES.pods, { metadata: { name, namespace: 'default', labels: { app: name } }, spec: { nodeName: 'n0', ...spec }, status: { phase: 'Pending' } } as unknown as Pod)
+    api.seed(RESOURCES.pods, {
+      metadata: { name, namespace: 'default', labels: { app: name } },
+      spec: { nodeName: 'n0', ...spec },
+      status: { phase: 'Pending' },
+    } as unknown as Pod)
   const status = (name: string) => pod(name)?.status?.containerStatuses?.[0]
-  const isReady = (name: string) => pod(name)?.status?.conditions?.some((c) => c.type === 'Ready' && c.status === 'True') ?? false
-  const inNode = (...command: string[]) => execFileSync('ip', ['netns', 'exec', NETNS, ...command], { encoding: 'utf8' })
+  const isReady = (name: string) =>
+    pod(name)?.status?.conditions?.some((c) => c.type === 'Ready' && c.status === 'True') ?? false
+  const inNode = (...command: string[]) =>
+    execFileSync('ip', ['netns', 'exec', NETNS, ...command], { encoding: 'utf8' })
   // Without curl or busybox on the host: Node itself, inside the node's namespace.
-  const get = (url: string) => inNode(process.execPath, '-e', `fetch(${JSON.stringify(url)}).then(async r => console.log(r.status, r.headers.get('x-pod'), await r.text()))`)
+  const get = (url: string) =>
+    inNode(
+      process.execPath,
+      '-e',
+      `fetch(${JSON.stringify(url)}).then(async r => console.log(r.status, r.headers.get('x-pod'), await r.text()))`,
+    )
 
   async function until(what: string, holds: () => boolean | Promise<boolean>, withinMs = 20_000): Promise<void> {
     const end = performance.now() + withinMs
     while (!(await holds())) {
-      if (performance.now() > end) assert.fail(`not within ${withinMs} ms: ${what}; pods: ${JSON.stringify(api.objects(RESOURCES.pods), undefined, 1)} ${JSON.stringify(events())}`)
+      if (performance.now() > end)
+        assert.fail(
+          `not within ${withinMs} ms: ${what}; pods: ${JSON.stringify(api.objects(RESOURCES.pods), undefined, 1)} ${JSON.stringify(events())}`,
+        )
       await new Promise((resolve) => setTimeout(resolve, 20))
     }
   }
-  const events = () => api.objects(RESOURCES.events).map((event) => `${(event as unknown as { reason: string }).reason} ${(event as unknown as { message: string }).message}`)
+  const events = () =>
+    api
+      .objects(RESOURCES.events)
+      .map(
+        (event) =>
+          `${(event as unknown as { reason: string }).reason} ${(event as unknown as { message: string }).message}`,
+      )
 
   const caller = new Caller(worlds('apiserver', 'a0'))
   function logs(name: string, container: string, more: Partial<NodeLogsRequest> = {}): Promise<string> {
     const uid = pod(name)?.metadata.uid ?? ''
-    const request = { namespace: 'default', pod: name, uid, container, follow: false, previous: false, timestamps: false, ...more }
+    const request = {
+      namespace: 'default',
+      pod: name,
+      uid,
+      container,
+      follow: false,
+      previous: false,
+      timestamps: false,
+      ...more,
+    }
     return new Promise((resolve, reject) => {
       let text = ''
       caller.openStream(
@@ -106,10 +146,13 @@ describe('real containers', { skip: why === false ? false : `skipped: ${why}` },
     caller.close()
     await containerd?.teardown()
     spawnSync('ip', ['netns', 'del', NETNS])
-    for (const hierarchy of existsSync('/sys/fs/cgroup') ? readdirSync('/sys/fs/cgroup') : []) spawnSync('rmdir', [`/sys/fs/cgroup/${hierarchy}${CGROUP}`], { stdio: 'ignore' })
+    for (const hierarchy of existsSync('/sys/fs/cgroup') ? readdirSync('/sys/fs/cgroup') : [])
+      spawnSync('rmdir', [`/sys/fs/cgroup/${hierarchy}${CGROUP}`], { stdio: 'ignore' })
     const mounts = readFileSync('/proc/self/mounts', 'utf8')
     assert.ok(!mounts.includes(dir), `mounts are left: ${mounts.split('\n').filter((line) => line.includes(dir))}`)
-    const left = spawnSync('sh', ['-c', `grep -l ${dir} /proc/[0-9]*/cmdline 2>/dev/null`], { encoding: 'utf8' }).stdout.split('\n').filter((file) => file && !file.includes('/self/') && processOf(file).includes('containerd'))
+    const left = spawnSync('sh', ['-c', `grep -l ${dir} /proc/[0-9]*/cmdline 2>/dev/null`], { encoding: 'utf8' })
+      .stdout.split('\n')
+      .filter((file) => file && !file.includes('/self/') && processOf(file).includes('containerd'))
     assert.deepEqual(left, [], 'processes are left')
     rmSync(dir, { recursive: true, force: true })
   })
@@ -129,7 +172,10 @@ describe('real containers', { skip: why === false ? false : `skipped: ${why}` },
           image: 'nginx',
           ports: [{ containerPort: 80 }],
           // An HTTP probe would run in the namespace of this process, which has no way into the node's.
-          readinessProbe: { exec: { command: ['wget', '-q', '-O', '-', 'http://127.0.0.1/healthz'] }, periodSeconds: 1 },
+          readinessProbe: {
+            exec: { command: ['wget', '-q', '-O', '-', 'http://127.0.0.1/healthz'] },
+            periodSeconds: 1,
+          },
           livenessProbe: { exec: { command: ['sh', '-c', 'test -f /tmp/nginx.pid'] }, periodSeconds: 1 },
         },
       ],
@@ -138,11 +184,26 @@ describe('real containers', { skip: why === false ? false : `skipped: ${why}` },
     const ip = pod('web')?.status?.podIP ?? ''
     assert.match(ip, /^10\.244\.200\./)
     assert.match(get(`http://${ip}/`), /^200 web .*Served by web/s)
-    await until('the request is logged', () => readFileSync(join(dir, 'kubelet/logs', readdirSync(join(dir, 'kubelet/logs'))[0] ?? '', 'nginx/0.log'), 'utf8').includes('GET / HTTP'))
+    await until('the request is logged', () =>
+      readFileSync(
+        join(dir, 'kubelet/logs', readdirSync(join(dir, 'kubelet/logs'))[0] ?? '', 'nginx/0.log'),
+        'utf8',
+      ).includes('GET / HTTP'),
+    )
     assert.match(await logs('web', 'nginx'), /"GET \/ HTTP\/1\.1" 200/)
     assert.equal((await logs('web', 'nginx', { tailLines: 1 })).split('\n').length, 2)
     assert.match(await logs('web', 'nginx', { tailLines: 1, timestamps: true }), /^\d{4}-\d\d-\d\dT/)
     await assert.rejects(logs('web', 'nginx', { previous: true }), /previous terminated container/)
+  })
+
+  test('a log that was renamed is begun anew', async () => {
+    const file = join(dir, 'kubelet/logs', readdirSync(join(dir, 'kubelet/logs'))[0] ?? '', 'nginx/0.log')
+    renameSync(file, `${file}.1`)
+    await containerd.runtime.reopenLog(status('web')?.containerID?.replace('containerd://', '') ?? '')
+    get(`http://${pod('web')?.status?.podIP}/renamed`)
+    await until('the request is in the new file', () => readFileSync(file, 'utf8').includes('GET /renamed'))
+    renameSync(`${file}.1`, file)
+    await containerd.runtime.reopenLog(status('web')?.containerID?.replace('containerd://', '') ?? '')
   })
 
   test('a kubelet that starts again finds its pod and leaves it alone', async () => {
@@ -178,7 +239,14 @@ describe('real containers', { skip: why === false ? false : `skipped: ${why}` },
   test('env, volumes, init containers, the end of a job; config that comes late', async () => {
     create('job', {
       restartPolicy: 'Never',
-      initContainers: [{ name: 'first', image: 'busybox', command: ['sh', '-c', 'echo made > /work/file'], volumeMounts: [{ name: 'work', mountPath: '/work' }] }],
+      initContainers: [
+        {
+          name: 'first',
+          image: 'busybox',
+          command: ['sh', '-c', 'echo made > /work/file'],
+          volumeMounts: [{ name: 'work', mountPath: '/work' }],
+        },
+      ],
       containers: [
         {
           name: 'main',
@@ -199,8 +267,13 @@ describe('real containers', { skip: why === false ? false : `skipped: ${why}` },
         { name: 'conf', configMap: { name: 'conf' } },
       ],
     })
-    await until('the missing ConfigMap is told', () => events().some((text) => text.includes('configmap "conf" not found')))
-    api.seed(RESOURCES.configmaps, { metadata: { name: 'conf', namespace: 'default' }, data: { key: 'value\n' } } as never)
+    await until('the missing ConfigMap is told', () =>
+      events().some((text) => text.includes('configmap "conf" not found')),
+    )
+    api.seed(RESOURCES.configmaps, {
+      metadata: { name: 'conf', namespace: 'default' },
+      data: { key: 'value\n' },
+    } as never)
     await until('the job is done', () => pod('job')?.status?.phase === 'Succeeded')
     const text = await logs('job', 'main')
     assert.match(text, /^made\nvalue\nhello-job job\n10\.244\.200\.\d+\tjob\n$/)

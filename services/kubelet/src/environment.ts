@@ -80,7 +80,12 @@ export function environmentOf(container: Container, context: PodContext): [name:
   return [...env]
 }
 
-function valueOf(variable: EnvVar, container: Container, context: PodContext, env: Map<string, string>): string | undefined {
+function valueOf(
+  variable: EnvVar,
+  container: Container,
+  context: PodContext,
+  env: Map<string, string>,
+): string | undefined {
   const { valueFrom } = variable
   if (!valueFrom) return expand(variable.value ?? '', env)
   if (valueFrom.fieldRef) return fieldValue(valueFrom.fieldRef.fieldPath, context)
@@ -156,7 +161,9 @@ function resourceValue(ref: ResourceFieldRef, ownName: string, context: PodConte
   const container = [...pod.spec.containers, ...(pod.spec.initContainers ?? [])].find((c) => c.name === name)
   if (!container) throw new ConfigError(`resourceFieldRef names no container of this pod: ${name}`)
   const [list, resource] = ref.resource.split('.') as ['limits' | 'requests', string]
-  const stated = container.resources?.[list]?.[resource] ?? (list === 'requests' ? container.resources?.limits?.[resource] : undefined)
+  const stated =
+    container.resources?.[list]?.[resource] ??
+    (list === 'requests' ? container.resources?.limits?.[resource] : undefined)
   const divisor = ref.divisor === undefined || quantity(ref.divisor) === 0 ? '1' : ref.divisor
   if (resource === 'cpu') {
     const milli = stated === undefined ? (list === 'limits' ? allocatable.cpuMilli : 0) : milliCpu(stated)
@@ -173,7 +180,9 @@ function serviceEnvironment({ pod, services }: PodContext): [string, string][] {
   const env: [string, string][] = []
   const links = pod.spec.enableServiceLinks ?? true
   const chosen = services.filter(({ metadata }) =>
-    metadata.namespace === 'default' && metadata.name === 'kubernetes' ? true : links && metadata.namespace === pod.metadata.namespace,
+    metadata.namespace === 'default' && metadata.name === 'kubernetes'
+      ? true
+      : links && metadata.namespace === pod.metadata.namespace,
   )
   for (const { metadata, spec } of chosen) {
     const { clusterIP = '', ports = [] } = spec ?? {}
@@ -181,13 +190,20 @@ function serviceEnvironment({ pod, services }: PodContext): [string, string][] {
     if (!clusterIP || clusterIP === 'None' || !first) continue
     const prefix = (metadata.name ?? '').toUpperCase().replace(/-/g, '_')
     env.push([`${prefix}_SERVICE_HOST`, clusterIP], [`${prefix}_SERVICE_PORT`, String(first.port)])
-    for (const port of ports) if (port.name) env.push([`${prefix}_SERVICE_PORT_${port.name.toUpperCase().replace(/-/g, '_')}`, String(port.port)])
+    for (const port of ports)
+      if (port.name)
+        env.push([`${prefix}_SERVICE_PORT_${port.name.toUpperCase().replace(/-/g, '_')}`, String(port.port)])
     const url = (port: typeof first) => `${(port.protocol ?? 'TCP').toLowerCase()}://${clusterIP}:${port.port}`
     env.push([`${prefix}_PORT`, url(first)])
     for (const port of ports) {
       const protocol = port.protocol ?? 'TCP'
       const name = `${prefix}_PORT_${port.port}_${protocol}`
-      env.push([name, url(port)], [`${name}_PROTO`, protocol.toLowerCase()], [`${name}_PORT`, String(port.port)], [`${name}_ADDR`, clusterIP])
+      env.push(
+        [name, url(port)],
+        [`${name}_PROTO`, protocol.toLowerCase()],
+        [`${name}_PORT`, String(port.port)],
+        [`${name}_ADDR`, clusterIP],
+      )
     }
   }
   return env
@@ -199,22 +215,41 @@ function serviceEnvironment({ pod, services }: PodContext): [string, string][] {
 export function volumeFiles(volume: Volume, context: PodContext): VolumeFile[] | undefined {
   if (volume.configMap) {
     const { defaultMode = 0o644, items } = volume.configMap
-    return keyFiles(keysOf(volume.configMap, 'configmap', context), items, defaultMode, `configmap ${volume.configMap.name}`, volume.configMap.optional)
+    return keyFiles(
+      keysOf(volume.configMap, 'configmap', context),
+      items,
+      defaultMode,
+      `configmap ${volume.configMap.name}`,
+      volume.configMap.optional,
+    )
   }
   if (volume.secret) {
     const { secretName = '', defaultMode = 0o644, items, optional } = volume.secret
     const source: KeySource = { name: secretName, ...(optional === undefined ? {} : { optional }) }
     return keyFiles(keysOf(source, 'secret', context), items, defaultMode, `secret ${secretName}`, optional)
   }
-  if (volume.downwardAPI) return downwardFiles(volume.downwardAPI.items, volume.downwardAPI.defaultMode ?? 0o644, context)
+  if (volume.downwardAPI)
+    return downwardFiles(volume.downwardAPI.items, volume.downwardAPI.defaultMode ?? 0o644, context)
   if (!volume.projected) return undefined
   const { sources = [], defaultMode = 0o644 } = volume.projected
   return sources.flatMap((source) => {
     if (source.serviceAccountToken) throw new ConfigError('projected serviceAccountToken volumes are not supported yet')
     if (source.configMap)
-      return keyFiles(keysOf(source.configMap, 'configmap', context), source.configMap.items, defaultMode, `configmap ${source.configMap.name}`, source.configMap.optional)
+      return keyFiles(
+        keysOf(source.configMap, 'configmap', context),
+        source.configMap.items,
+        defaultMode,
+        `configmap ${source.configMap.name}`,
+        source.configMap.optional,
+      )
     if (source.secret)
-      return keyFiles(keysOf(source.secret, 'secret', context), source.secret.items, defaultMode, `secret ${source.secret.name}`, source.secret.optional)
+      return keyFiles(
+        keysOf(source.secret, 'secret', context),
+        source.secret.items,
+        defaultMode,
+        `secret ${source.secret.name}`,
+        source.secret.optional,
+      )
     return downwardFiles(source.downwardAPI?.items, defaultMode, context)
   })
 }
@@ -241,7 +276,11 @@ function keyFiles(
 
 function downwardFiles(items: DownwardItem[] = [], defaultMode: number, context: PodContext): VolumeFile[] {
   return items.map(({ path, fieldRef, resourceFieldRef, mode = defaultMode }) => {
-    const value = fieldRef ? fieldValue(fieldRef.fieldPath, context) : resourceFieldRef ? resourceValue(resourceFieldRef, '', context) : ''
+    const value = fieldRef
+      ? fieldValue(fieldRef.fieldPath, context)
+      : resourceFieldRef
+        ? resourceValue(resourceFieldRef, '', context)
+        : ''
     return { path, bytes: new TextEncoder().encode(value), mode }
   })
 }
@@ -253,6 +292,8 @@ const byKey = (a: [string, unknown], b: [string, unknown]) => (a[0] < b[0] ? -1 
 export function hostsFile(pod: Pod, podIp: string): string {
   const { subdomain } = pod.spec
   const hostname = pod.spec.hostname ?? pod.metadata.name ?? ''
-  const names = subdomain ? `${hostname}.${subdomain}.${pod.metadata.namespace}.svc.cluster.local\t${hostname}` : hostname
+  const names = subdomain
+    ? `${hostname}.${subdomain}.${pod.metadata.namespace}.svc.cluster.local\t${hostname}`
+    : hostname
   return `# Managed by Capstan.\n127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\nff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n${podIp}\t${names}\n`
 }

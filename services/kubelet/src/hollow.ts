@@ -61,15 +61,25 @@ export class HollowRuntime implements ContainerRuntime {
   ) {}
 
   async info(): Promise<RuntimeInfo> {
-    return { name: 'hollow', version: '1', ready: !this.down, networkReady: true, message: this.down ? 'the hollow runtime is down' : '' }
+    return {
+      name: 'hollow',
+      version: '1',
+      ready: !this.down,
+      networkReady: true,
+      message: this.down ? 'the hollow runtime is down' : '',
+    }
   }
 
   async list(podUid?: string): Promise<RuntimeContents> {
     this.check()
     const wanted = (pod: { uid: string }) => podUid === undefined || pod.uid === podUid
     return {
-      sandboxes: [...this.sandboxes.values()].filter((sandbox) => wanted(sandbox.pod)).map((sandbox) => ({ ...sandbox })),
-      containers: [...this.containers.values()].filter(({ state }) => wanted(state.pod)).map(({ state }) => ({ ...state })),
+      sandboxes: [...this.sandboxes.values()]
+        .filter((sandbox) => wanted(sandbox.pod))
+        .map((sandbox) => ({ ...sandbox })),
+      containers: [...this.containers.values()]
+        .filter(({ state }) => wanted(state.pod))
+        .map(({ state }) => ({ ...state })),
     }
   }
 
@@ -80,11 +90,21 @@ export class HollowRuntime implements ContainerRuntime {
 
   async startSandbox(spec: SandboxSpec): Promise<string> {
     await this.wait(this.options.sandboxStartMs ?? 50)
-    const clash = [...this.sandboxes.values()].find((sandbox) => sandbox.pod.uid === spec.pod.uid && sandbox.attempt === spec.attempt)
+    const clash = [...this.sandboxes.values()].find(
+      (sandbox) => sandbox.pod.uid === spec.pod.uid && sandbox.attempt === spec.attempt,
+    )
     if (clash) throw new RuntimeError('REFUSED', `sandbox ${spec.attempt} of pod ${spec.pod.uid} is there already`)
     const id = this.newId('sandbox')
     const ip = spec.hostNetwork ? undefined : this.newAddress()
-    this.sandboxes.set(id, { id, pod: spec.pod, attempt: spec.attempt, ready: true, ip, createdAtMs: this.world.clock.nowMs(), annotations: spec.annotations })
+    this.sandboxes.set(id, {
+      id,
+      pod: spec.pod,
+      attempt: spec.attempt,
+      ready: true,
+      ip,
+      createdAtMs: this.world.clock.nowMs(),
+      annotations: spec.annotations,
+    })
     this.note('start-sandbox', spec.pod.name, spec.attempt, spec.pod.uid)
     return id
   }
@@ -194,6 +214,11 @@ export class HollowRuntime implements ContainerRuntime {
     throw new RuntimeError('UNSUPPORTED', `the hollow runtime needs no images; ${archivePath} was not looked at`)
   }
 
+  async reopenLog(containerId: string): Promise<void> {
+    this.check()
+    if (!this.containers.has(containerId)) throw new RuntimeError('NOT_FOUND', `no container ${containerId}`)
+  }
+
   async listImages(): Promise<ImageInfo[]> {
     return [...this.images].sort((a, b) => (a[0] < b[0] ? -1 : 1)).map(([, image]) => image)
   }
@@ -230,7 +255,12 @@ export class HollowRuntime implements ContainerRuntime {
   private end(held: Held, exitCode: number): void {
     const { state } = held
     if (state.state !== 'running') return
-    Object.assign(state, { state: 'exited', exitCode, finishedAtMs: this.world.clock.nowMs(), reason: exitCode === 0 ? 'Completed' : 'Error' })
+    Object.assign(state, {
+      state: 'exited',
+      exitCode,
+      finishedAtMs: this.world.clock.nowMs(),
+      reason: exitCode === 0 ? 'Completed' : 'Error',
+    })
     this.note('end-container', state.name, state.attempt, state.pod.uid)
   }
 
@@ -274,8 +304,11 @@ export class HollowRuntime implements ContainerRuntime {
 export class HollowHost implements NodeHost {
   readonly files = new Map<string, Uint8Array>()
   private readonly directories = new Set<string>()
+  private readonly rotations = new Map<string, number>()
 
-  constructor(private readonly options: { info?: Partial<HostInfo>; probe?: (host: string, port: number) => ProbeOutcome } = {}) {}
+  constructor(
+    private readonly options: { info?: Partial<HostInfo>; probe?: (host: string, port: number) => ProbeOutcome } = {},
+  ) {}
 
   async info(): Promise<HostInfo> {
     return {
@@ -339,14 +372,27 @@ export class HollowHost implements NodeHost {
   }
 
   async openLog(path: string): Promise<LogFile | undefined> {
-    const { files } = this
-    if (!files.has(path)) return undefined
-    const bytes = () => files.get(path) ?? new Uint8Array()
+    const opened = this.files.get(path)
+    if (!opened) return undefined
+    // A file stays what it was opened as: under its name, or under the one that rotation gave it.
+    const version = this.rotations.get(path) ?? 0
+    const rotated = () => (this.rotations.get(path) ?? 0) !== version
+    const bytes = () => this.files.get(rotated() ? `${path}.1` : path) ?? new Uint8Array()
     return {
       sizeBytes: async () => bytes().length,
       read: async (offset, lengthBytes) => bytes().slice(offset, offset + lengthBytes),
+      replaced: async () => rotated() && this.files.has(path),
       close: async () => {},
     }
+  }
+
+  async rotateLog(path: string, bytesMax: number): Promise<boolean> {
+    const bytes = this.files.get(path)
+    if (!bytes || bytes.length <= bytesMax) return false
+    this.files.set(`${path}.1`, bytes)
+    this.files.delete(path)
+    this.rotations.set(path, (this.rotations.get(path) ?? 0) + 1)
+    return true
   }
 
   async removeFile(path: string): Promise<void> {
@@ -369,7 +415,7 @@ export class HollowHost implements NodeHost {
   }
 
   private removeBelow(isBelow: (path: string) => boolean): void {
-    for (const path of [...this.files.keys()]) if (isBelow(path)) this.files.delete(path)
-    for (const path of [...this.directories]) if (isBelow(`${path}/`) || isBelow(path)) this.directories.delete(path)
+    for (const path of this.files.keys()) if (isBelow(path)) this.files.delete(path)
+    for (const path of this.directories) if (isBelow(`${path}/`) || isBelow(path)) this.directories.delete(path)
   }
 }

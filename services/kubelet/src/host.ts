@@ -32,6 +32,8 @@ export interface NodeHost {
 
   /** Undefined if there is no such file (yet). */
   openLog(path: string): Promise<LogFile | undefined>
+  /** Renames a log that is larger to `<path>.1`, replacing an older one; true if it did. */
+  rotateLog(path: string, bytesMax: number): Promise<boolean>
   removeFile(path: string): Promise<void>
 
   httpGet(probe: HttpProbe, timeoutMs: number): Promise<ProbeOutcome>
@@ -63,6 +65,8 @@ export interface VolumeFile {
 export interface LogFile {
   sizeBytes(): Promise<number>
   read(offset: number, lengthBytes: number): Promise<Uint8Array>
+  /** Another file has its name now (it was rotated): this one grows no more. */
+  replaced(): Promise<boolean>
   close(): Promise<void>
 }
 

@@ -136,7 +136,13 @@ export interface Volume {
 
 export interface Handler {
   exec?: { command?: string[] }
-  httpGet?: { scheme?: string; host?: string; port: string | number; path?: string; httpHeaders?: { name: string; value: string }[] }
+  httpGet?: {
+    scheme?: string
+    host?: string
+    port: string | number
+    path?: string
+    httpHeaders?: { name: string; value: string }[]
+  }
   tcpSocket?: { host?: string; port: string | number }
   grpc?: object
   sleep?: { seconds: number }

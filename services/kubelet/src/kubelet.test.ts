@@ -4,7 +4,14 @@ import { Caller, CallError } from '@capstan/actor'
 import { type KubeObject, RESOURCES } from '@capstan/client'
 import { FakeApiClient, ManualClock, manualWorld, MemoryBroker } from '@capstan/client/testing'
 import { type NodeLogsRequest, Subjects } from '@capstan/protocol'
-import { HollowHost, type HollowOptions, HollowRuntime, type KubeletHandle, type KubeletOptions, startKubelet } from './index.js'
+import {
+  HollowHost,
+  type HollowOptions,
+  HollowRuntime,
+  type KubeletHandle,
+  type KubeletOptions,
+  startKubelet,
+} from './index.js'
 import type { Node, Pod, PodSpec } from './kinds.js'
 
 /** One node with a hollow runtime, an API in memory, and a clock moved by hand. */
@@ -26,14 +33,30 @@ class TestNode {
 
   async start(): Promise<this> {
     const { api: client, host } = this
-    this.kubelet = await startKubelet(this.world, { cluster: 'c1', nodeName: 'n0', client, host, nodeIp: '10.0.0.1', podCidr: '10.244.0.0/24', ...this.kubeletOptions }, this.runtime)
+    this.kubelet = await startKubelet(
+      this.world,
+      {
+        cluster: 'c1',
+        nodeName: 'n0',
+        client,
+        host,
+        nodeIp: '10.0.0.1',
+        podCidr: '10.244.0.0/24',
+        ...this.kubeletOptions,
+      },
+      this.runtime,
+    )
     await this.clock.until(() => this.kubelet.ready)
     return this
   }
 
   create(name: string, spec: Partial<PodSpec> = {}, more: object = {}): void {
     const containers = spec.containers ?? [{ name: 'c', image: 'nginx' }]
-    this.api.seed(RESOURCES.pods, { metadata: { name, namespace: 'default', ...more }, spec: { nodeName: 'n0', ...spec, containers }, status: { phase: 'Pending' } } as Pod)
+    this.api.seed(RESOURCES.pods, {
+      metadata: { name, namespace: 'default', ...more },
+      spec: { nodeName: 'n0', ...spec, containers },
+      status: { phase: 'Pending' },
+    } as Pod)
   }
 
   pod(name: string): Pod | undefined {
@@ -49,10 +72,14 @@ class TestNode {
     return this.api.object<Node>(RESOURCES.nodes, 'n0')
   }
   events(): string[] {
-    return this.api.objects<KubeObject & { reason: string; message: string }>(RESOURCES.events).map((event) => `${event.reason}: ${event.message}`)
+    return this.api
+      .objects<KubeObject & { reason: string; message: string }>(RESOURCES.events)
+      .map((event) => `${event.reason}: ${event.message}`)
   }
   warnings(): string[] {
-    return this.world.log.lines.filter((line) => line.level === 'error' || line.level === 'warn').map((line) => `${line.text} ${String(line.fields['err'] ?? '')}`)
+    return this.world.log.lines
+      .filter((line) => line.level === 'error' || line.level === 'warn')
+      .map((line) => `${line.text} ${String(line.fields['err'] ?? '')}`)
   }
 }
 
@@ -64,7 +91,8 @@ describe('node', () => {
     other.bus.subscribe(new Subjects('c1').beats('kubelet'), (message) => seen.push(message.subject))
     assert.equal(node.node()?.status?.conditions?.find((c) => c.type === 'Ready')?.status, 'True')
     assert.equal(node.node()?.status?.allocatable?.['cpu'], '4')
-    const lease = () => node.api.object<KubeObject & { spec: { renewTime: string } }>(RESOURCES.leases, 'kube-node-lease/n0')
+    const lease = () =>
+      node.api.object<KubeObject & { spec: { renewTime: string } }>(RESOURCES.leases, 'kube-node-lease/n0')
     const first = lease()?.spec.renewTime
     await node.clock.advance(5000)
     assert.notEqual(lease()?.spec.renewTime, first)
@@ -85,7 +113,8 @@ describe('node', () => {
     node.runtime.down = false
     await node.clock.until(() => ready()?.status === 'True')
     node.api.change<Node>(RESOURCES.nodes, 'n0', (object) => {
-      for (const condition of object.status?.conditions ?? []) if (condition.type === 'Ready') condition.status = 'Unknown'
+      for (const condition of object.status?.conditions ?? [])
+        if (condition.type === 'Ready') condition.status = 'Unknown'
     })
     await node.clock.until(() => ready()?.status === 'True')
     await node.kubelet.stop()
@@ -95,7 +124,11 @@ describe('node', () => {
     const node = new TestNode()
     node.api.intercept = () => new CallError('NO_INSTANCE', 'not-applied', 'no API server')
     const { api: client, host, runtime, world, clock } = node
-    node.kubelet = await startKubelet(world, { cluster: 'c1', nodeName: 'n0', client, host, nodeIp: '10.0.0.1' }, runtime)
+    node.kubelet = await startKubelet(
+      world,
+      { cluster: 'c1', nodeName: 'n0', client, host, nodeIp: '10.0.0.1' },
+      runtime,
+    )
     await clock.advance(20_000)
     assert.equal(node.kubelet.ready, false)
     node.api.intercept = () => undefined
@@ -135,7 +168,12 @@ describe('pods', () => {
     await node.clock.advance(5000)
     assert.equal(node.status('stays')?.containerID, before)
     assert.ok(node.ready('stays'))
-    assert.deepEqual(node.runtime.journal.slice(length), ['end-container c 0', 'stop-sandbox goes 0', 'remove-container c 0', 'remove-sandbox goes 0'])
+    assert.deepEqual(node.runtime.journal.slice(length), [
+      'end-container c 0',
+      'stop-sandbox goes 0',
+      'remove-container c 0',
+      'remove-sandbox goes 0',
+    ])
     await node.kubelet.stop()
   })
 
@@ -144,9 +182,16 @@ describe('pods', () => {
     node.create('web')
     await node.clock.until(() => node.ready('web'))
     await node.kubelet.stop()
-    node.api.intercept = (call) => (call.resource === 'pods' && call.verb === 'list' ? new CallError('TIMEOUT', 'maybe-applied', 'no answer') : undefined)
+    node.api.intercept = (call) =>
+      call.resource === 'pods' && call.verb === 'list'
+        ? new CallError('TIMEOUT', 'maybe-applied', 'no answer')
+        : undefined
     const { api: client, host } = node
-    node.kubelet = await startKubelet(node.world, { cluster: 'c1', nodeName: 'n0', client, host, nodeIp: '10.0.0.1' }, node.runtime)
+    node.kubelet = await startKubelet(
+      node.world,
+      { cluster: 'c1', nodeName: 'n0', client, host, nodeIp: '10.0.0.1' },
+      node.runtime,
+    )
     await node.clock.advance(60_000)
     assert.equal((await node.runtime.list()).containers[0]?.state, 'running')
     node.api.intercept = () => undefined
@@ -157,7 +202,9 @@ describe('pods', () => {
 
   test('C4: what does not fit fails with its reason; what will fit once another has ended waits', async () => {
     const node = await new TestNode({ containerStopMs: 5000 }, { capacity: { cpuMilli: 1000 } }).start()
-    const cpu = (value: string) => ({ containers: [{ name: 'c', image: 'nginx', resources: { requests: { cpu: value } } }] })
+    const cpu = (value: string) => ({
+      containers: [{ name: 'c', image: 'nginx', resources: { requests: { cpu: value } } }],
+    })
     node.create('first', cpu('700m'))
     await node.clock.until(() => node.ready('first'))
     node.create('second', cpu('700m'))
@@ -204,10 +251,23 @@ describe('pods', () => {
   test('probes: readiness comes and goes, a liveness that fails restarts, startup holds both back', async () => {
     const answers = { ready: 1, live: 0, started: 1 }
     const node = await new TestNode({ exec: (_, [name]) => ({ exitCode: answers[name as 'ready'] }) }).start()
-    const exec = (name: string, more: object = {}) => ({ exec: { command: [name] }, periodSeconds: 1, failureThreshold: 2, ...more })
+    const exec = (name: string, more: object = {}) => ({
+      exec: { command: [name] },
+      periodSeconds: 1,
+      failureThreshold: 2,
+      ...more,
+    })
     node.create('web', {
       terminationGracePeriodSeconds: 1,
-      containers: [{ name: 'c', image: 'nginx', startupProbe: exec('started', { failureThreshold: 100 }), readinessProbe: exec('ready'), livenessProbe: exec('live') }],
+      containers: [
+        {
+          name: 'c',
+          image: 'nginx',
+          startupProbe: exec('started', { failureThreshold: 100 }),
+          readinessProbe: exec('ready'),
+          livenessProbe: exec('live'),
+        },
+      ],
     })
     await node.clock.until(() => node.status('web')?.state.running !== undefined)
     await node.clock.advance(5000)
@@ -230,7 +290,15 @@ describe('pods', () => {
 
   test('a pod that was ready before the kubelet’s restart does not flicker', async () => {
     const node = await new TestNode().start()
-    node.create('web', { containers: [{ name: 'c', image: 'nginx', readinessProbe: { exec: { command: ['x'] }, initialDelaySeconds: 5, periodSeconds: 10 } }] })
+    node.create('web', {
+      containers: [
+        {
+          name: 'c',
+          image: 'nginx',
+          readinessProbe: { exec: { command: ['x'] }, initialDelaySeconds: 5, periodSeconds: 10 },
+        },
+      ],
+    })
     await node.clock.until(() => node.ready('web'))
     await node.kubelet.stop()
     const { length } = node.api.calls
@@ -243,12 +311,17 @@ describe('pods', () => {
 
   test('a ConfigMap that comes late, and one that changes', async () => {
     const node = await new TestNode().start()
-    node.create('web', { containers: [{ name: 'c', image: 'nginx', volumeMounts: [{ name: 'v', mountPath: '/v' }] }], volumes: [{ name: 'v', configMap: { name: 'conf' } }] })
+    node.create('web', {
+      containers: [{ name: 'c', image: 'nginx', volumeMounts: [{ name: 'v', mountPath: '/v' }] }],
+      volumes: [{ name: 'v', configMap: { name: 'conf' } }],
+    })
     await node.clock.until(() => node.events().some((text) => text.includes('configmap "conf" not found')))
-    const conf = (value: string) => ({ metadata: { name: 'conf', namespace: 'default' }, data: { key: value } }) as KubeObject
+    const conf = (value: string) =>
+      ({ metadata: { name: 'conf', namespace: 'default' }, data: { key: value } }) as KubeObject
     node.api.seed(RESOURCES.configmaps, conf('one'))
     await node.clock.until(() => node.ready('web'))
-    const file = () => new TextDecoder().decode([...node.host.files].find(([path]) => path.endsWith('/volumes/v/key'))?.[1])
+    const file = () =>
+      new TextDecoder().decode([...node.host.files].find(([path]) => path.endsWith('/volumes/v/key'))?.[1])
     assert.equal(file(), 'one')
     node.api.change<KubeObject & { data: object }>(RESOURCES.configmaps, 'default/conf', (object) => {
       object.data = { key: 'two' }
@@ -260,11 +333,15 @@ describe('pods', () => {
   test('status that somebody else spoils is put right; a write that fails is repeated', async () => {
     const node = await new TestNode().start()
     let failures = 0
-    node.api.intercept = (call) => (call.resource === 'pods' && call.verb === 'patch' && failures++ % 2 === 0 ? new CallError('TIMEOUT', 'maybe-applied', 'no answer') : undefined)
+    node.api.intercept = (call) =>
+      call.resource === 'pods' && call.verb === 'patch' && failures++ % 2 === 0
+        ? new CallError('TIMEOUT', 'maybe-applied', 'no answer')
+        : undefined
     node.create('web')
     await node.clock.until(() => node.ready('web'))
     node.api.change<Pod>(RESOURCES.pods, 'default/web', (object) => {
-      for (const condition of object.status?.conditions ?? []) if (condition.type === 'Ready') condition.status = 'False'
+      for (const condition of object.status?.conditions ?? [])
+        if (condition.type === 'Ready') condition.status = 'False'
       object.status?.conditions?.push({ type: 'example.com/gate', status: 'True' })
     })
     await node.clock.until(() => node.ready('web'))
@@ -300,10 +377,14 @@ describe('pods', () => {
     const run = async () => {
       const node = await new TestNode().start()
       for (let at = 0; at < 100; at++) node.create(`p${at}`)
-      await node.clock.until(() => node.api.objects<Pod>(RESOURCES.pods).every((pod) => node.ready(pod.metadata.name ?? '')), 60_000)
+      await node.clock.until(
+        () => node.api.objects<Pod>(RESOURCES.pods).every((pod) => node.ready(pod.metadata.name ?? '')),
+        60_000,
+      )
       const ips = new Set(node.api.objects<Pod>(RESOURCES.pods).map((pod) => pod.status?.podIP))
       assert.equal(ips.size, 100)
-      for (let at = 0; at < 100; at++) await node.api.delete(RESOURCES.pods, { namespace: 'default', name: `p${at}` }, { gracePeriodSeconds: 5 })
+      for (let at = 0; at < 100; at++)
+        await node.api.delete(RESOURCES.pods, { namespace: 'default', name: `p${at}` }, { gracePeriodSeconds: 5 })
       await node.clock.until(() => node.kubelet.pods().length === 0, 60_000)
       assert.deepEqual(node.warnings(), [])
       await node.kubelet.stop()
@@ -314,8 +395,8 @@ describe('pods', () => {
 })
 
 describe('logs over the bus', () => {
-  async function logNode() {
-    const node = await new TestNode().start()
+  async function logNode(options: Partial<KubeletOptions> = {}) {
+    const node = await new TestNode({}, options).start()
     node.create('web')
     await node.clock.until(() => node.ready('web'))
     const caller = new Caller(manualWorld({ clock: node.clock, broker: node.broker, identity: 'apiserver~a0' }))
@@ -323,7 +404,16 @@ describe('logs over the bus', () => {
     const path = `/logs/default_web_${uid}/c/0.log`
     const ask = (more: Partial<NodeLogsRequest> = {}, verb = 'logs') => {
       const got = { text: '', reason: '', error: undefined as CallError | undefined }
-      const request = { namespace: 'default', pod: 'web', uid, container: 'c', follow: false, previous: false, timestamps: false, ...more }
+      const request = {
+        namespace: 'default',
+        pod: 'web',
+        uid,
+        container: 'c',
+        follow: false,
+        previous: false,
+        timestamps: false,
+        ...more,
+      }
       const stream = caller.openStream(
         new Subjects('c1').node('n0', 'apiserver~a0', verb),
         request,
@@ -362,6 +452,20 @@ describe('logs over the bus', () => {
     await node.kubelet.stop()
   })
 
+  test('followed over a rotation, nothing is lost', async () => {
+    const { node, ask, say } = await logNode({ logBytesMax: 100 })
+    const { got } = ask({ follow: true })
+    let expected = ''
+    for (let at = 0; at < 40; at++) {
+      say(`line ${at}`)
+      expected += `line ${at}\n`
+      await node.clock.advance(1000)
+    }
+    await node.clock.until(() => got.text === expected)
+    assert.ok([...node.host.files.keys()].some((path) => path.endsWith('0.log.1')))
+    await node.kubelet.stop()
+  })
+
   test('a large log reaches a reader whole', async () => {
     const { node, ask } = await logNode()
     const line = 'x'.repeat(1000)
@@ -384,7 +488,10 @@ describe('logs over the bus', () => {
       return `${(asked.got.error?.details as { code: number } | undefined)?.code} ${asked.got.error?.message}`
     }
     assert.equal(await refusal(ask({ previous: true })), '400 previous terminated container "c" in pod "web" not found')
-    assert.equal(await refusal(ask({ container: 'nope' })), '400 container "nope" in pod "web" is waiting to start: ContainerCreating')
+    assert.equal(
+      await refusal(ask({ container: 'nope' })),
+      '400 container "nope" in pod "web" is waiting to start: ContainerCreating',
+    )
     assert.match(await refusal(ask({ uid: 'other' })), /^404 /)
     assert.match(await refusal(ask({ tailLines: -1 })), /^400 tailLines/)
     assert.match(await refusal(ask({}, 'exec')), /^501 .*"exec"/)

@@ -16,6 +16,9 @@ const LIST_PERIOD_MS = 1000
 /** Every pod is looked at so often even if nothing seems to happen. */
 const RESYNC_MS = 60_000
 const VOLUMES_PERIOD_MS = 30_000
+const LOGS_PERIOD_MS = 10_000
+/** A container's log file; one older one is kept beside it. */
+const LOG_BYTES_MAX = 10 * 1024 * 1024
 const STARTS_AT_ONCE = 8
 const RETRY_MS = 500
 /** Most pods of a node, as Kubernetes has it. */
@@ -40,6 +43,8 @@ export interface KubeletOptions {
   /** Default 2,000 and 40. */
   leaseRenewMs?: number
   leaseDurationSeconds?: number
+  /** A container's log file is rotated above that. Default 10 MiB; as much again is kept of the one before. */
+  logBytesMax?: number
   /** As `kubectl get nodes` shows it. */
   version?: string
 }
@@ -62,8 +67,16 @@ export interface KubeletHandle {
  * `node.<name>…logs`. The World's bus identity must be `kubelet~<node>`. Resolves when it has begun; it goes on trying to
  * reach the API from then on.
  */
-export async function startKubelet(world: World, options: KubeletOptions, runtime: ContainerRuntime): Promise<KubeletHandle> {
-  const kubelet = new Kubelet({ ...world, log: world.log.child({ component: 'kubelet', node: options.nodeName }) }, options, runtime)
+export async function startKubelet(
+  world: World,
+  options: KubeletOptions,
+  runtime: ContainerRuntime,
+): Promise<KubeletHandle> {
+  const kubelet = new Kubelet(
+    { ...world, log: world.log.child({ component: 'kubelet', node: options.nodeName }) },
+    options,
+    runtime,
+  )
   await kubelet.start()
   return kubelet
 }
@@ -84,6 +97,7 @@ class Kubelet implements KubeletHandle {
   private running = false
   private listing = false
   private listAgain = false
+  private rotating = false
   private readyWaiters: ((ready: boolean) => void)[] = []
 
   constructor(
@@ -92,7 +106,9 @@ class Kubelet implements KubeletHandle {
     private readonly runtime: ContainerRuntime,
   ) {
     this.nodeName = options.nodeName
-    this.pods_ = new Informer<Pod>(world, options.client, RESOURCES.pods, { fieldSelector: `spec.nodeName=${options.nodeName}` })
+    this.pods_ = new Informer<Pod>(world, options.client, RESOURCES.pods, {
+      fieldSelector: `spec.nodeName=${options.nodeName}`,
+    })
     this.services = new Informer<ServiceView>(world, options.client, RESOURCES.services)
   }
 
@@ -202,11 +218,18 @@ class Kubelet implements KubeletHandle {
     const contents = await this.firstList()
     if (!contents) return
     // Pods that run already keep their share; then the older ones first. The order decides who is refused.
-    const runs = new Set(contents.containers.filter((container) => container.state === 'running').map((container) => container.pod.uid))
+    const runs = new Set(
+      contents.containers.filter((container) => container.state === 'running').map((container) => container.pod.uid),
+    )
     const rank = (pod: Pod) => (runs.has(pod.metadata.uid ?? '') ? 0 : 1)
     const known = this.pods_
       .list()
-      .sort((a, b) => rank(a) - rank(b) || byText(a.metadata.creationTimestamp ?? '', b.metadata.creationTimestamp ?? '') || byText(objectKey(a), objectKey(b)))
+      .sort(
+        (a, b) =>
+          rank(a) - rank(b) ||
+          byText(a.metadata.creationTimestamp ?? '', b.metadata.creationTimestamp ?? '') ||
+          byText(objectKey(a), objectKey(b)),
+      )
     for (const pod of known) this.take(pod)
     this.pods_.addHandler({
       add: (pod) => this.take(pod),
@@ -219,6 +242,7 @@ class Kubelet implements KubeletHandle {
     this.stops.push(
       every(clock, LIST_PERIOD_MS, () => void this.relist()),
       every(clock, RESYNC_MS, () => this.pokeAll()),
+      every(clock, LOGS_PERIOD_MS, () => void this.rotateLogs()),
       every(clock, VOLUMES_PERIOD_MS, () => {
         for (const worker of this.sorted()) worker.refreshVolumes()
       }),
@@ -260,13 +284,20 @@ class Kubelet implements KubeletHandle {
   /** What the runtime holds and no pod stands for is taken down like a pod that was deleted. */
   private adoptOrphan(identity: PodIdentity): void {
     if (this.workers.has(identity.uid) || !this.context) return
-    this.world.log.info({ pod: `${identity.namespace}/${identity.name}`, uid: identity.uid }, 'found what no pod of this node asks for: removing it')
+    this.world.log.info(
+      { pod: `${identity.namespace}/${identity.name}`, uid: identity.uid },
+      'found what no pod of this node asks for: removing it',
+    )
     this.workers.set(identity.uid, new PodWorker(this.context, identity, undefined))
   }
 
   private async clearDirectories(contents: RuntimeContents): Promise<void> {
     const { host } = this.options
-    const inUse = new Set([...this.workers.keys(), ...contents.sandboxes.map((sandbox) => sandbox.pod.uid), ...contents.containers.map((c) => c.pod.uid)])
+    const inUse = new Set([
+      ...this.workers.keys(),
+      ...contents.sandboxes.map((sandbox) => sandbox.pod.uid),
+      ...contents.containers.map((c) => c.pod.uid),
+    ])
     try {
       for (const uid of await host.podDirectories())
         if (!inUse.has(uid)) {
@@ -310,12 +341,20 @@ class Kubelet implements KubeletHandle {
       identities.set(container.pod.uid, container.pod)
       marks.set(container.pod.uid, `${marks.get(container.pod.uid) ?? ''}${container.id} ${container.state}\n`)
     }
-    for (const uid of [...identities.keys()].sort(byText)) if (!this.workers.has(uid)) this.adoptOrphan(identities.get(uid) as PodIdentity)
+    for (const uid of [...identities.keys()].sort(byText))
+      if (!this.workers.has(uid)) this.adoptOrphan(identities.get(uid) as PodIdentity)
     for (const worker of this.sorted()) {
       const mark = marks.get(worker.identity.uid) ?? ''
       if (this.fingerprints.get(worker.identity.uid) !== mark) worker.poke()
       this.fingerprints.set(worker.identity.uid, mark)
     }
+  }
+
+  private async rotateLogs(): Promise<void> {
+    if (this.rotating) return
+    this.rotating = true
+    for (const worker of this.sorted()) await worker.rotateLogs(this.options.logBytesMax ?? LOG_BYTES_MAX)
+    this.rotating = false
   }
 
   private sorted(): PodWorker[] {

@@ -14,12 +14,23 @@ function logFile(lines: string[], pieceBytes: number): Uint8Array {
     const whole = bytes(line)
     const pieces = Math.max(1, Math.ceil(whole.length / pieceBytes))
     for (let piece = 0; piece < pieces; piece++)
-      parts.push(formatLogRecord(`${TIME}${at % 10}.000000000Z`, 'stdout', piece < pieces - 1, whole.subarray(piece * pieceBytes, (piece + 1) * pieceBytes)))
+      parts.push(
+        formatLogRecord(
+          `${TIME}${at % 10}.000000000Z`,
+          'stdout',
+          piece < pieces - 1,
+          whole.subarray(piece * pieceBytes, (piece + 1) * pieceBytes),
+        ),
+      )
   }
   return concat([new Uint8Array(), ...parts])
 }
 
-function print(file: Uint8Array, selection: Partial<ConstructorParameters<typeof LogPrinter>[0]> = {}, chunkBytes = 7): string {
+function print(
+  file: Uint8Array,
+  selection: Partial<ConstructorParameters<typeof LogPrinter>[0]> = {},
+  chunkBytes = 7,
+): string {
   const printer = new LogPrinter({ timestamps: false, since: undefined, limitBytes: undefined, ...selection })
   const splitter = new LineSplitter()
   const out: Uint8Array[] = [new Uint8Array()]
@@ -36,20 +47,36 @@ const line = fc.string({ maxLength: 40 }).map((one) => one.replace(/[\n\r]/g, ' 
 describe('logs', () => {
   test('what was written is what is printed, however it is cut', () => {
     fc.assert(
-      fc.property(fc.array(line), fc.integer({ min: 1, max: 20 }), fc.integer({ min: 1, max: 50 }), (lines, pieceBytes, chunkBytes) => {
-        assert.equal(print(logFile(lines, pieceBytes), {}, chunkBytes), lines.map((one) => `${one}\n`).join(''))
-      }),
+      fc.property(
+        fc.array(line),
+        fc.integer({ min: 1, max: 20 }),
+        fc.integer({ min: 1, max: 50 }),
+        (lines, pieceBytes, chunkBytes) => {
+          assert.equal(print(logFile(lines, pieceBytes), {}, chunkBytes), lines.map((one) => `${one}\n`).join(''))
+        },
+      ),
     )
   })
 
   test('the last n lines, against a dumb twin', async () => {
     await fc.assert(
-      fc.asyncProperty(fc.array(line, { maxLength: 30 }), fc.integer({ min: 0, max: 35 }), fc.integer({ min: 1, max: 20 }), fc.integer({ min: 1, max: 200 }), async (lines, count, pieceBytes, blockBytes) => {
-        const file = logFile(lines, pieceBytes)
-        const from = await tailOffset(async (at, length) => file.slice(at, at + length), file.length, count, blockBytes)
-        const expected = (count === 0 ? [] : lines.slice(-count)).map((one) => `${one}\n`).join('')
-        assert.equal(print(file.subarray(from)), expected)
-      }),
+      fc.asyncProperty(
+        fc.array(line, { maxLength: 30 }),
+        fc.integer({ min: 0, max: 35 }),
+        fc.integer({ min: 1, max: 20 }),
+        fc.integer({ min: 1, max: 200 }),
+        async (lines, count, pieceBytes, blockBytes) => {
+          const file = logFile(lines, pieceBytes)
+          const from = await tailOffset(
+            async (at, length) => file.slice(at, at + length),
+            file.length,
+            count,
+            blockBytes,
+          )
+          const expected = (count === 0 ? [] : lines.slice(-count)).map((one) => `${one}\n`).join('')
+          assert.equal(print(file.subarray(from)), expected)
+        },
+      ),
       { numRuns: 500 },
     )
   })

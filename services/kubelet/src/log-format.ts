@@ -131,7 +131,12 @@ export async function tailOffset(
 }
 
 /** As a runtime writes it. */
-export function formatLogRecord(time: string, stream: 'stdout' | 'stderr', partial: boolean, text: Uint8Array): Uint8Array {
+export function formatLogRecord(
+  time: string,
+  stream: 'stdout' | 'stderr',
+  partial: boolean,
+  text: Uint8Array,
+): Uint8Array {
   return concat([new TextEncoder().encode(`${time} ${stream} ${partial ? 'P' : 'F'} `), text, Uint8Array.of(NEWLINE)])
 }
 

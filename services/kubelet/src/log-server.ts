@@ -30,7 +30,8 @@ export function serveNode(world: World, options: NodeServerOptions): Server {
     pattern: new Subjects(options.cluster).nodeServed(options.nodeName),
     streamsMax: STREAMS_MAX,
     handle(call) {
-      if (call.verb !== 'logs') throw refusal(501, 'NotImplemented', `this kubelet does not answer ${JSON.stringify(call.verb)} yet: only logs`)
+      if (call.verb !== 'logs')
+        throw refusal(501, 'NotImplemented', `this kubelet does not answer ${JSON.stringify(call.verb)} yet: only logs`)
       if (!call.wantsStream) throw refusal(400, 'BadRequest', 'logs are a stream')
       return sendLogs(world, options, call, checkRequest(call.body))
     },
@@ -44,56 +45,64 @@ function checkRequest(body: unknown): NodeLogsRequest {
     if (typeof request[field] !== 'string') throw refusal(400, 'BadRequest', `${field} must be a string`)
   for (const field of ['tailLines', 'limitBytes', 'sinceSeconds'] as const) {
     const value = request[field]
-    if (value !== undefined && value !== null && (!Number.isInteger(value) || value < 0)) throw refusal(400, 'BadRequest', `${field} must be a whole number that is not negative`)
+    if (value !== undefined && value !== null && (!Number.isInteger(value) || value < 0))
+      throw refusal(400, 'BadRequest', `${field} must be a whole number that is not negative`)
   }
   return request as NodeLogsRequest
 }
 
-async function sendLogs(world: World, options: NodeServerOptions, call: IncomingCall, request: NodeLogsRequest): Promise<void> {
-  const { host } = options
+async function sendLogs(
+  world: World,
+  options: NodeServerOptions,
+  call: IncomingCall,
+  request: NodeLogsRequest,
+): Promise<void> {
   const container = await find(options, request)
   const pod = { namespace: request.namespace, name: request.pod, uid: request.uid }
-  const path = `${host.logDirectory(pod)}/${logPathOf(request.container, container.attempt)}`
-  const file = await host.openLog(path)
-  if (!file) throw refusal(404, 'NotFound', `the log of container ${JSON.stringify(request.container)} is not on this node (any more)`)
+  const path = `${options.host.logDirectory(pod)}/${logPathOf(request.container, container.attempt)}`
+  const log = await GrowingLog.open(options.host, path)
+  if (!log)
+    throw refusal(
+      404,
+      'NotFound',
+      `the log of container ${JSON.stringify(request.container)} is not on this node (any more)`,
+    )
   try {
+    if (request.tailLines !== undefined) await log.skipToTail(request.tailLines)
     const stream = call.openStream({ queueMax: QUEUE_MAX })
-    const since = request.sinceTime ?? (request.sinceSeconds === undefined ? undefined : new Date(world.clock.nowMs() - request.sinceSeconds * 1000).toISOString())
+    const since =
+      request.sinceTime ??
+      (request.sinceSeconds === undefined
+        ? undefined
+        : new Date(world.clock.nowMs() - request.sinceSeconds * 1000).toISOString())
     const printer = new LogPrinter({ timestamps: request.timestamps, since, limitBytes: request.limitBytes })
-    await copy(world, options, { request, container, file, stream, printer })
+    const goesOn = () => (request.follow ? isRunning(options, container) : Promise.resolve(false))
+    await send(world, log, stream, printer, goesOn)
     stream.end('done')
   } finally {
-    await file.close()
+    await log.close()
   }
 }
 
-interface Copy {
-  request: NodeLogsRequest
-  container: ContainerState
-  file: LogFile
-  stream: OutStream
-  printer: LogPrinter
-}
-
-async function copy(world: World, options: NodeServerOptions, { request, container, file, stream, printer }: Copy): Promise<void> {
-  const { clock } = world
+/** Until the log's end: that is where nothing more is in it and `goesOn` said no before we looked. */
+async function send(
+  world: World,
+  log: GrowingLog,
+  stream: OutStream,
+  printer: LogPrinter,
+  goesOn: () => Promise<boolean>,
+): Promise<void> {
   const splitter = new LineSplitter()
-  let sizeBytes = await file.sizeBytes()
-  let offset = request.tailLines === undefined ? 0 : await tailOffset((at, length) => file.read(at, length), sizeBytes, request.tailLines)
   let sent = 0
-  let over = false
+  let mayGrow = true
   while (!stream.ended && !printer.full) {
-    const bytes = offset < sizeBytes ? await file.read(offset, Math.min(READ_BYTES, sizeBytes - offset)) : new Uint8Array()
+    const bytes = await log.read(READ_BYTES)
     if (bytes.length === 0) {
-      // Whether it still runs is looked at before the size: nothing that it wrote last is missed.
-      if (!request.follow || over) return
-      over = !(await isRunning(options, container))
-      sizeBytes = await file.sizeBytes()
-      if (offset >= sizeBytes && !over) await sleep(clock, FOLLOW_MS)
-      sizeBytes = await file.sizeBytes()
+      if (!mayGrow) return
+      mayGrow = await goesOn()
+      if (mayGrow) await sleep(world.clock, FOLLOW_MS)
       continue
     }
-    offset += bytes.length
     const printed: Uint8Array[] = []
     splitter.push(bytes, (line) => {
       const record = parseLogRecord(line)
@@ -103,7 +112,54 @@ async function copy(world: World, options: NodeServerOptions, { request, contain
     if (text.length === 0) continue
     const data: NodeLogsData = { bytes: text }
     if (!stream.send(data)) return
-    if (++sent % PACE_AFTER === 0) await sleep(clock, PACE_MS)
+    if (++sent % PACE_AFTER === 0) await sleep(world.clock, PACE_MS)
+  }
+}
+
+/** A log file that is read as it grows, and in whose place another may come. */
+class GrowingLog {
+  private offset = 0
+  private constructor(
+    private readonly host: NodeHost,
+    private readonly path: string,
+    private file: LogFile,
+  ) {}
+
+  static async open(host: NodeHost, path: string): Promise<GrowingLog | undefined> {
+    const file = await host.openLog(path)
+    return file && new GrowingLog(host, path, file)
+  }
+
+  async skipToTail(lines: number): Promise<void> {
+    const read = (at: number, length: number) => this.file.read(at, length)
+    this.offset = await tailOffset(read, await this.file.sizeBytes(), lines)
+  }
+
+  /** Empty: there is no more now. */
+  async read(bytesMax: number): Promise<Uint8Array> {
+    const bytes = await this.readFile(bytesMax)
+    if (bytes.length > 0 || !(await this.file.replaced())) return bytes
+    // What came between the last read and the rotation; then the new file from its beginning.
+    const last = await this.readFile(bytesMax)
+    if (last.length > 0) return last
+    const next = await this.host.openLog(this.path)
+    if (!next) return bytes
+    await this.file.close()
+    this.file = next
+    this.offset = 0
+    return this.readFile(bytesMax)
+  }
+
+  close(): Promise<void> {
+    return this.file.close()
+  }
+
+  private async readFile(bytesMax: number): Promise<Uint8Array> {
+    const left = (await this.file.sizeBytes()) - this.offset
+    if (left <= 0) return new Uint8Array()
+    const bytes = await this.file.read(this.offset, Math.min(bytesMax, left))
+    this.offset += bytes.length
+    return bytes
   }
 }
 
@@ -112,20 +168,32 @@ async function find(options: NodeServerOptions, request: NodeLogsRequest): Promi
   const worker = options.worker(request.uid)
   const name = JSON.stringify(request.container)
   const pod = worker?.pod
-  if (pod && identityOf(pod).name !== request.pod) throw refusal(404, 'NotFound', `pod ${JSON.stringify(request.pod)} is not on this node`)
+  if (pod && identityOf(pod).name !== request.pod)
+    throw refusal(404, 'NotFound', `pod ${JSON.stringify(request.pod)} is not on this node`)
   const contents = await runtime.list(request.uid)
   const own = knownContainers(pod, contents).filter((container) => container.name === request.container)
   const last = own.at(-1)
   if (request.previous) {
     const previous = last?.state === 'exited' && isWaiting(worker, request.container) ? last : own.at(-2)
-    if (!previous) throw refusal(400, 'BadRequest', `previous terminated container ${name} in pod ${JSON.stringify(request.pod)} not found`)
+    if (!previous)
+      throw refusal(
+        400,
+        'BadRequest',
+        `previous terminated container ${name} in pod ${JSON.stringify(request.pod)} not found`,
+      )
     return previous
   }
   if (!last) {
     if (!worker) throw refusal(404, 'NotFound', `pod ${JSON.stringify(request.pod)} is not on this node`)
-    const status = [...(pod?.status?.containerStatuses ?? []), ...(pod?.status?.initContainerStatuses ?? [])].find((s) => s.name === request.container)
+    const status = [...(pod?.status?.containerStatuses ?? []), ...(pod?.status?.initContainerStatuses ?? [])].find(
+      (s) => s.name === request.container,
+    )
     const why = status?.state.waiting?.reason ?? 'ContainerCreating'
-    throw refusal(400, 'BadRequest', `container ${name} in pod ${JSON.stringify(request.pod)} is waiting to start: ${why}`)
+    throw refusal(
+      400,
+      'BadRequest',
+      `container ${name} in pod ${JSON.stringify(request.pod)} is waiting to start: ${why}`,
+    )
   }
   return last
 }

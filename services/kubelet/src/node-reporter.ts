@@ -14,6 +14,7 @@ const RUNTIME_PERIOD_MS = 2000
 const STATUS_PERIOD_MS = 300_000
 const CALL_MS = 5000
 const IMAGES_MAX = 50
+const IMAGES_PERIOD_MS = 30_000
 
 export interface NodeReporterOptions {
   client: ApiClient
@@ -36,6 +37,7 @@ export class NodeReporter {
   readonly informer: Informer<Node>
   private runtimeInfo: RuntimeInfo | undefined
   private runtimeAskedMs = Number.NEGATIVE_INFINITY
+  private imagesAskedMs = Number.NEGATIVE_INFINITY
   private images: { names: string[]; sizeBytes: number }[] = []
   private statusWrittenMs = Number.NEGATIVE_INFINITY
   private configuredCidr: string | undefined
@@ -50,7 +52,9 @@ export class NodeReporter {
     private readonly world: World,
     private readonly options: NodeReporterOptions,
   ) {
-    this.informer = new Informer<Node>(world, options.client, RESOURCES.nodes, { fieldSelector: `metadata.name=${options.nodeName}` })
+    this.informer = new Informer<Node>(world, options.client, RESOURCES.nodes, {
+      fieldSelector: `metadata.name=${options.nodeName}`,
+    })
   }
 
   /** The runtime says that pods can be run. */
@@ -62,7 +66,10 @@ export class NodeReporter {
     const { clock } = this.world
     this.informer.start()
     this.informer.addHandler({ add: () => void this.look(), update: () => void this.look() })
-    this.stops.push(every(clock, LOOK_PERIOD_MS, () => void this.look()), every(clock, this.options.leaseRenewMs, () => void this.renewLease()))
+    this.stops.push(
+      every(clock, LOOK_PERIOD_MS, () => void this.look()),
+      every(clock, this.options.leaseRenewMs, () => void this.renewLease()),
+    )
     void this.look()
     void this.renewLease()
   }
@@ -83,7 +90,10 @@ export class NodeReporter {
       if (!this.registered) await this.register()
       await this.writeStatus()
     } catch (error) {
-      this.world.log.info({ err: error, node: this.options.nodeName }, 'the node could not be reported; will be repeated')
+      this.world.log.info(
+        { err: error, node: this.options.nodeName },
+        'the node could not be reported; will be repeated',
+      )
     } finally {
       this.busy = false
     }
@@ -103,7 +113,8 @@ export class NodeReporter {
     if (nowMs - this.runtimeAskedMs < (well ? RUNTIME_PERIOD_MS : 0)) return
     this.runtimeAskedMs = nowMs
     this.runtimeInfo = await this.options.runtime.info()
-    if (!this.runtimeInfo.ready) return
+    if (!this.runtimeInfo.ready || nowMs - this.imagesAskedMs < IMAGES_PERIOD_MS) return
+    this.imagesAskedMs = nowMs
     try {
       const images = await this.options.runtime.listImages()
       this.images = images
@@ -166,7 +177,13 @@ export class NodeReporter {
     const status = this.statusOf(node.status, !due)
     const patch = mergePatchOf(node.status ?? {}, { ...node.status, ...status })
     if (patch === undefined) return
-    await client.patch<Node>(RESOURCES.nodes, { name: nodeName }, 'merge', { status: patch }, { subresource: 'status', timeoutMs: CALL_MS })
+    await client.patch<Node>(
+      RESOURCES.nodes,
+      { name: nodeName },
+      'merge',
+      { status: patch },
+      { subresource: 'status', timeoutMs: CALL_MS },
+    )
     this.statusWrittenMs = nowMs
   }
 
@@ -201,7 +218,9 @@ export class NodeReporter {
   private conditionsOf(before: NodeCondition[], keepHeartbeat: boolean): NodeCondition[] {
     const info = this.runtimeInfo
     const ready = (info?.ready ?? false) && (info?.networkReady ?? false)
-    const why = !info?.ready ? `container runtime is down: ${info?.message ?? 'not asked yet'}` : `container runtime network not ready: ${info.message}`
+    const why = !info?.ready
+      ? `container runtime is down: ${info?.message ?? 'not asked yet'}`
+      : `container runtime network not ready: ${info.message}`
     const states: [type: string, isTrue: boolean, reason: string, message: string][] = [
       ['MemoryPressure', false, 'KubeletHasSufficientMemory', 'kubelet has sufficient memory available'],
       ['DiskPressure', false, 'KubeletHasNoDiskPressure', 'kubelet has no disk pressure'],
@@ -234,7 +253,14 @@ export class NodeReporter {
     const spec = { holderIdentity: nodeName, leaseDurationSeconds, renewTime }
     const timeoutMs = Math.max(leaseRenewMs, 1000)
     try {
-      if (this.leaseRenewed) await client.patch(RESOURCES.leases, { namespace: LEASE_NAMESPACE, name: nodeName }, 'merge', { spec }, { timeoutMs })
+      if (this.leaseRenewed)
+        await client.patch(
+          RESOURCES.leases,
+          { namespace: LEASE_NAMESPACE, name: nodeName },
+          'merge',
+          { spec },
+          { timeoutMs },
+        )
       else await this.createLease(spec, timeoutMs)
       this.leaseRenewed = true
     } catch (error) {
@@ -247,12 +273,23 @@ export class NodeReporter {
 
   private async createLease(spec: object, timeoutMs: number): Promise<void> {
     const { client, nodeName } = this.options
-    const lease = { apiVersion: 'coordination.k8s.io/v1', kind: 'Lease', metadata: { name: nodeName, namespace: LEASE_NAMESPACE }, spec }
+    const lease = {
+      apiVersion: 'coordination.k8s.io/v1',
+      kind: 'Lease',
+      metadata: { name: nodeName, namespace: LEASE_NAMESPACE },
+      spec,
+    }
     try {
       await client.create<KubeObject>(RESOURCES.leases, lease, { timeoutMs })
     } catch (error) {
       if (!(error instanceof CallError && error.code === 'AlreadyExists')) throw error
-      await client.patch(RESOURCES.leases, { namespace: LEASE_NAMESPACE, name: nodeName }, 'merge', { spec }, { timeoutMs })
+      await client.patch(
+        RESOURCES.leases,
+        { namespace: LEASE_NAMESPACE, name: nodeName },
+        'merge',
+        { spec },
+        { timeoutMs },
+      )
     }
   }
 }

@@ -20,7 +20,12 @@ export class ObjectCache {
   ) {}
 
   /** Undefined: there is none. Not older than `maxAgeMs`. @throws CallError */
-  async get(kind: 'configmaps' | 'secrets', namespace: string, name: string, maxAgeMs: number): Promise<Keys | undefined> {
+  async get(
+    kind: 'configmaps' | 'secrets',
+    namespace: string,
+    name: string,
+    maxAgeMs: number,
+  ): Promise<Keys | undefined> {
     const key = `${kind} ${namespace}/${name}`
     const nowMs = this.world.clock.monotonicMs()
     const known = this.entries.get(key)
@@ -28,7 +33,8 @@ export class ObjectCache {
     const entry = { atMs: nowMs, keys: this.read(kind, namespace, name) }
     this.entries.delete(key)
     // Oldest first; the map keeps the order of insertion.
-    if (this.entries.size >= ENTRIES_MAX) for (const oldest of [...this.entries.keys()].slice(0, 1)) this.entries.delete(oldest)
+    if (this.entries.size >= ENTRIES_MAX)
+      for (const oldest of [...this.entries.keys()].slice(0, 1)) this.entries.delete(oldest)
     this.entries.set(key, entry)
     try {
       return await entry.keys
@@ -41,7 +47,9 @@ export class ObjectCache {
   private async read(kind: 'configmaps' | 'secrets', namespace: string, name: string): Promise<Keys | undefined> {
     try {
       const object = await this.client.get<KeyedObject>(RESOURCES[kind], { namespace, name }, { timeoutMs: TIMEOUT_MS })
-      return kind === 'secrets' ? decodeAll(object.data) : { ...encodeAll(object.data), ...decodeAll(object.binaryData) }
+      return kind === 'secrets'
+        ? decodeAll(object.data)
+        : { ...encodeAll(object.data), ...decodeAll(object.binaryData) }
     } catch (error) {
       if (error instanceof CallError && error.code === 'NotFound') return undefined
       throw error

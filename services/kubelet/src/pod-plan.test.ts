@@ -8,27 +8,53 @@ import { Forgotten, makePod, PlannedPod } from './testing/pods.js'
 
 const statusOf = (planned: PlannedPod) =>
   podStatusOf(
-    { pod: planned.pod as Pod, contents: planned.contents, memory: planned.memory, backoffs: planned.plan?.backoffs ?? new Map(), hostIp: '10.0.0.1', runtime: 'hollow' },
+    {
+      pod: planned.pod as Pod,
+      contents: planned.contents,
+      memory: planned.memory,
+      backoffs: planned.plan?.backoffs ?? new Map(),
+      hostIp: '10.0.0.1',
+      runtime: 'hollow',
+    },
     planned.nowMs,
   )
 
 describe('a pod comes up', () => {
   test('volumes, sandbox, containers, then rest', () => {
-    const planned = new PlannedPod(makePod({ containers: [{ name: 'a', image: 'x' }, { name: 'b', image: 'y' }] }))
+    const planned = new PlannedPod(
+      makePod({
+        containers: [
+          { name: 'a', image: 'x' },
+          { name: 'b', image: 'y' },
+        ],
+      }),
+    )
     assert.deepEqual(planned.settle(), ['prepare-volumes', 'start-sandbox 0', 'start a 0', 'start b 0'])
     assert.equal(statusOf(planned).phase, 'Running')
   })
 
   test('init containers one after the other; a sidecar stays', () => {
     const planned = new PlannedPod(
-      makePod({ initContainers: [{ name: 'i1', image: 'x' }, { name: 'side', image: 'x', restartPolicy: 'Always' }, { name: 'i2', image: 'x' }] }),
+      makePod({
+        initContainers: [
+          { name: 'i1', image: 'x' },
+          { name: 'side', image: 'x', restartPolicy: 'Always' },
+          { name: 'i2', image: 'x' },
+        ],
+      }),
     )
     planned.settle()
-    assert.deepEqual(planned.contents.containers.map((one) => one.name), ['i1'])
+    assert.deepEqual(
+      planned.contents.containers.map((one) => one.name),
+      ['i1'],
+    )
     assert.equal(statusOf(planned).phase, 'Pending')
     planned.exit('i1', 0)
     planned.settle()
-    assert.deepEqual(planned.contents.containers.map((one) => one.name), ['i1', 'side', 'i2'])
+    assert.deepEqual(
+      planned.contents.containers.map((one) => one.name),
+      ['i1', 'side', 'i2'],
+    )
     planned.exit('i2', 0)
     assert.deepEqual(planned.settle(), ['start c 0'])
     assert.equal(statusOf(planned).phase, 'Running')
@@ -63,7 +89,13 @@ describe('a pod comes up', () => {
     planned.memory.inFlight.add('prepare-volumes')
     assert.deepEqual(planned.step(), [])
     planned.memory.inFlight.clear()
-    planned.memory.failures.set('prepare-volumes', { count: 1, atMs: planned.nowMs, retryAtMs: planned.nowMs + 500, reason: '', message: '' })
+    planned.memory.failures.set('prepare-volumes', {
+      count: 1,
+      atMs: planned.nowMs,
+      retryAtMs: planned.nowMs + 500,
+      reason: '',
+      message: '',
+    })
     assert.deepEqual(planned.step(), [])
     assert.equal(planned.plan?.wakeAtMs, planned.nowMs + 500)
     planned.nowMs += 500
@@ -132,7 +164,10 @@ describe('restarts', () => {
       planned.nowMs += 400_000
       planned.settle()
     }
-    assert.deepEqual(planned.contents.containers.map((one) => one.attempt), [4, 5])
+    assert.deepEqual(
+      planned.contents.containers.map((one) => one.attempt),
+      [4, 5],
+    )
     assert.equal(statusOf(planned).containerStatuses?.[0]?.restartCount, 5)
     assert.equal(statusOf(planned).containerStatuses?.[0]?.lastState.terminated?.exitCode, 1)
   })
@@ -140,7 +175,11 @@ describe('restarts', () => {
   test('a failed liveness probe kills with the pod’s grace; the policy decides what comes then', () => {
     const planned = new PlannedPod(makePod({ terminationGracePeriodSeconds: 7 }))
     planned.settle()
-    planned.memory.probes.set(planned.container().id, { started: true, ready: true, failed: 'failed liveness probe, will be restarted' })
+    planned.memory.probes.set(planned.container().id, {
+      started: true,
+      ready: true,
+      failed: 'failed liveness probe, will be restarted',
+    })
     assert.deepEqual(planned.step(), ['stop c 7s'])
     planned.memory.probes.clear()
     assert.deepEqual(planned.step(), ['start c 1'])
@@ -254,38 +293,47 @@ describe('whatever happens', () => {
 
   test('a pod comes to rest, runs at most one container of each name, never counts down, and leaves nothing when deleted', () => {
     fc.assert(
-      fc.property(fc.constantFrom('Always', 'OnFailure', 'Never'), fc.boolean(), fc.array(event, { maxLength: 25 }), (restartPolicy, hasInit, events) => {
-        const planned = new PlannedPod(makePod({ restartPolicy, ...(hasInit ? { initContainers: [{ name: 'i', image: 'x' }] } : {}) }))
-        planned.settle()
-        let restarts = 0
-        for (const what of events) {
-          const running = planned.contents.containers.filter((one) => one.state === 'running')
-          const one = running.at(-1)
-          if (what === 'exit0' && one) planned.exit(one.name, 0)
-          if (what === 'exit1' && one) planned.exit(one.name, 1)
-          if (what === 'fail-init' && running.some((c) => c.name === 'i')) planned.exit('i', 2)
-          if (what === 'unhealthy' && one) planned.memory.probes.set(one.id, { started: true, ready: false, failed: 'failed liveness probe' })
-          if (what === 'lose-sandbox') for (const sandbox of planned.contents.sandboxes) sandbox.ready = false
-          if (what === 'lose-all') planned.contents = { sandboxes: [], containers: [] }
-          if (what === 'wait') planned.nowMs += 100_000
+      fc.property(
+        fc.constantFrom('Always', 'OnFailure', 'Never'),
+        fc.boolean(),
+        fc.array(event, { maxLength: 25 }),
+        (restartPolicy, hasInit, events) => {
+          const planned = new PlannedPod(
+            makePod({ restartPolicy, ...(hasInit ? { initContainers: [{ name: 'i', image: 'x' }] } : {}) }),
+          )
           planned.settle()
-          const status = statusOf(planned)
-          ;(planned.pod as Pod).status = status
-          planned.settle()
-          const names = planned.contents.containers.filter((c) => c.state === 'running').map((c) => c.name)
-          assert.equal(new Set(names).size, names.length)
-          assert.ok(planned.contents.sandboxes.filter((sandbox) => sandbox.ready).length <= 1)
-          if (names.includes('c') && hasInit) assert.ok(!names.includes('i'), 'an init container runs beside its pod’s containers')
-          const count = status.containerStatuses?.[0]?.restartCount ?? 0
-          assert.ok(count >= restarts, `restarts fell from ${restarts} to ${count}`)
-          restarts = count
-          if (status.phase === 'Succeeded' || status.phase === 'Failed') assert.deepEqual(names, [])
-        }
-        planned.delete(3)
-        assert.throws(() => planned.settle(), Forgotten)
-        assert.deepEqual(planned.contents, { sandboxes: [], containers: [] })
-        assert.ok(planned.deleted)
-      }),
+          let restarts = 0
+          for (const what of events) {
+            const running = planned.contents.containers.filter((one) => one.state === 'running')
+            const one = running.at(-1)
+            if (what === 'exit0' && one) planned.exit(one.name, 0)
+            if (what === 'exit1' && one) planned.exit(one.name, 1)
+            if (what === 'fail-init' && running.some((c) => c.name === 'i')) planned.exit('i', 2)
+            if (what === 'unhealthy' && one)
+              planned.memory.probes.set(one.id, { started: true, ready: false, failed: 'failed liveness probe' })
+            if (what === 'lose-sandbox') for (const sandbox of planned.contents.sandboxes) sandbox.ready = false
+            if (what === 'lose-all') planned.contents = { sandboxes: [], containers: [] }
+            if (what === 'wait') planned.nowMs += 100_000
+            planned.settle()
+            const status = statusOf(planned)
+            ;(planned.pod as Pod).status = status
+            planned.settle()
+            const names = planned.contents.containers.filter((c) => c.state === 'running').map((c) => c.name)
+            assert.equal(new Set(names).size, names.length)
+            assert.ok(planned.contents.sandboxes.filter((sandbox) => sandbox.ready).length <= 1)
+            if (names.includes('c') && hasInit)
+              assert.ok(!names.includes('i'), 'an init container runs beside its pod’s containers')
+            const count = status.containerStatuses?.[0]?.restartCount ?? 0
+            assert.ok(count >= restarts, `restarts fell from ${restarts} to ${count}`)
+            restarts = count
+            if (status.phase === 'Succeeded' || status.phase === 'Failed') assert.deepEqual(names, [])
+          }
+          planned.delete(3)
+          assert.throws(() => planned.settle(), Forgotten)
+          assert.deepEqual(planned.contents, { sandboxes: [], containers: [] })
+          assert.ok(planned.deleted)
+        },
+      ),
       { numRuns: 1000 },
     )
   })
@@ -294,9 +342,17 @@ describe('whatever happens', () => {
     const planned = new PlannedPod(makePod())
     planned.settle()
     planned.exit('c', 1)
-    const before = JSON.stringify([planned.contents, planned.pod, [...planned.memory.inFlight], [...planned.memory.stops]])
+    const before = JSON.stringify([
+      planned.contents,
+      planned.pod,
+      [...planned.memory.inFlight],
+      [...planned.memory.stops],
+    ])
     const input = { pod: planned.pod, contents: planned.contents, memory: planned.memory, orphanGraceMs: 1 }
     assert.deepEqual(decidePodActions(input, planned.nowMs), decidePodActions(input, planned.nowMs))
-    assert.equal(JSON.stringify([planned.contents, planned.pod, [...planned.memory.inFlight], [...planned.memory.stops]]), before)
+    assert.equal(
+      JSON.stringify([planned.contents, planned.pod, [...planned.memory.inFlight], [...planned.memory.stops]]),
+      before,
+    )
   })
 })

@@ -77,7 +77,8 @@ export function decidePodActions(input: PodInput, nowMs: number): PodPlan {
 export function knownContainers(pod: Pod | undefined, contents: RuntimeContents): ContainerState[] {
   const known = [...contents.containers].sort((a, b) => a.attempt - b.attempt || a.createdAtMs - b.createdAtMs)
   for (const status of [...(pod?.status?.initContainerStatuses ?? []), ...(pod?.status?.containerStatuses ?? [])])
-    if (status.containerID && pod && !known.some((container) => container.name === status.name)) known.push(lostContainer(pod, status))
+    if (status.containerID && pod && !known.some((container) => container.name === status.name))
+      known.push(lostContainer(pod, status))
   return known
 }
 
@@ -141,13 +142,20 @@ class Planner {
   }
 
   result(): PodPlan {
-    return { actions: this.actions, wakeAtMs: this.wakeAtMs, ended: this.ended, refusal: this.refusal, backoffs: this.backoffs }
+    return {
+      actions: this.actions,
+      wakeAtMs: this.wakeAtMs,
+      ended: this.ended,
+      refusal: this.refusal,
+      backoffs: this.backoffs,
+    }
   }
 
   decide(): void {
     const { pod, memory } = this.input
     if (!pod || pod.metadata.deletionTimestamp !== undefined) return this.takeDown(pod)
-    if (isTerminal(pod) || memory.ended !== undefined || typeof memory.admission === 'object') return this.end(pod, 'the pod has ended')
+    if (isTerminal(pod) || memory.ended !== undefined || typeof memory.admission === 'object')
+      return this.end(pod, 'the pod has ended')
     if (memory.admission === 'waiting') return
     this.refusal = this.deadline(pod)
     if (this.refusal) return this.end(pod, this.refusal.message)
@@ -158,7 +166,10 @@ class Planner {
   // --------------------------------------------------------------------------------------------------------------- down
 
   private takeDown(pod: Pod | undefined): void {
-    const graceMs = pod?.metadata.deletionGracePeriodSeconds === undefined ? this.input.orphanGraceMs : pod.metadata.deletionGracePeriodSeconds * 1000
+    const graceMs =
+      pod?.metadata.deletionGracePeriodSeconds === undefined
+        ? this.input.orphanGraceMs
+        : pod.metadata.deletionGracePeriodSeconds * 1000
     if (!this.stopAll(pod, graceMs, 'the pod is deleted')) return
     const { memory } = this.input
     if (pod && !memory.deletedFromApi) {
@@ -183,7 +194,9 @@ class Planner {
   /** True when nothing runs any more. Containers first, sidecars after the others, then the sandboxes. */
   private stopAll(pod: Pod | undefined, graceMs: number, why: string): boolean {
     const { contents } = this.input
-    const live = contents.containers.filter((container) => container.state === 'running' || container.state === 'unknown')
+    const live = contents.containers.filter(
+      (container) => container.state === 'running' || container.state === 'unknown',
+    )
     const sidecars = new Set((pod?.spec.initContainers ?? []).filter(isSidecar).map((container) => container.name))
     const ordinary = live.filter((container) => !sidecars.has(container.name))
     for (const container of ordinary.length > 0 ? ordinary : live) this.stop(container, graceMs, why)
@@ -203,7 +216,14 @@ class Planner {
     if (asked !== undefined && deadlineMs >= asked - 1000) {
       if ([...this.input.memory.inFlight].some((key) => key.startsWith(`stop-container ${container.id} `))) return
       // The order failed or was lost: again, with what is left of its time.
-      this.act({ kind: 'stop-container', id: container.id, name: container.name, graceMs: Math.max(0, asked - this.nowMs), deadlineMs: asked, why })
+      this.act({
+        kind: 'stop-container',
+        id: container.id,
+        name: container.name,
+        graceMs: Math.max(0, asked - this.nowMs),
+        deadlineMs: asked,
+        why,
+      })
       return
     }
     this.act({ kind: 'stop-container', id: container.id, name: container.name, graceMs, deadlineMs, why })
@@ -214,7 +234,8 @@ class Planner {
   private run(pod: Pod): void {
     const { memory, contents } = this.input
     const sandbox = currentSandbox(contents)
-    for (const old of contents.sandboxes) if (old !== sandbox && old.ready) this.act({ kind: 'stop-sandbox', id: old.id })
+    for (const old of contents.sandboxes)
+      if (old !== sandbox && old.ready) this.act({ kind: 'stop-sandbox', id: old.id })
     const usable = sandbox?.ready ? sandbox : undefined
     if (this.isOver(pod, usable)) return this.end(pod, 'all containers have ended')
     if (!usable) {
@@ -254,7 +275,11 @@ class Planner {
       if (!isSidecar(init) && over(init, true) && (this.last(init.name)?.exitCode ?? 0) !== 0) return true
     if (pod.spec.containers.every((container) => over(container, false))) return true
     // With its sandbox gone, a pod that must not start anything twice has nothing more to do.
-    return !sandbox && (pod.spec.restartPolicy ?? 'Always') === 'Never' && pod.spec.containers.some((container) => this.last(container.name) !== undefined)
+    return (
+      !sandbox &&
+      (pod.spec.restartPolicy ?? 'Always') === 'Never' &&
+      pod.spec.containers.some((container) => this.last(container.name) !== undefined)
+    )
   }
 
   /** Are all init containers through, in this sandbox? Starts the next one if not. */
@@ -265,7 +290,9 @@ class Planner {
       if (isSidecar(init)) {
         this.keepRunning(pod, init, sandbox, true)
         const last = this.last(init.name)
-        const started = last?.state === 'running' && (this.input.memory.probes.get(last.id)?.started ?? init.startupProbe === undefined)
+        const started =
+          last?.state === 'running' &&
+          (this.input.memory.probes.get(last.id)?.started ?? init.startupProbe === undefined)
         if (!begun && !started) return false
         continue
       }
@@ -328,9 +355,12 @@ class Planner {
     const names = new Set(contents.containers.map((container) => container.name))
     const sandbox = currentSandbox(contents)
     for (const name of [...names].sort()) {
-      const own = contents.containers.filter((container) => container.name === name).sort((a, b) => b.attempt - a.attempt || b.createdAtMs - a.createdAtMs)
+      const own = contents.containers
+        .filter((container) => container.name === name)
+        .sort((a, b) => b.attempt - a.attempt || b.createdAtMs - a.createdAtMs)
       for (const old of own.slice(2))
-        if (old.state === 'exited' || old.state === 'created') this.act({ kind: 'remove-container', id: old.id, name, attempt: old.attempt })
+        if (old.state === 'exited' || old.state === 'created')
+          this.act({ kind: 'remove-container', id: old.id, name, attempt: old.attempt })
     }
     for (const old of contents.sandboxes) {
       if (old === sandbox || old.ready) continue

@@ -1,4 +1,15 @@
-import { type Container, type ContainerStateStatus, type ContainerStatus, isSidecar, isTerminal, type Pod, type PodCondition, type PodPhase, type PodStatus, time } from './kinds.js'
+import {
+  type Container,
+  type ContainerStateStatus,
+  type ContainerStatus,
+  isSidecar,
+  isTerminal,
+  type Pod,
+  type PodCondition,
+  type PodPhase,
+  type PodStatus,
+  time,
+} from './kinds.js'
 import type { Failure, PodMemory } from './pod-memory.js'
 import { currentSandbox, knownContainers, mayRestart, type PodPlan } from './pod-plan.js'
 import { qosClass } from './resources.js'
@@ -27,23 +38,34 @@ export function podStatusOf(input: StatusInput, nowMs: number): PodStatus {
   const initStatuses = (pod.spec.initContainers ?? []).map((container) => writer.container(container, true))
   const statuses = pod.spec.containers.map((container) => writer.container(container, false))
   // Once over, always over: what comes later is only the end of its containers.
-  const phase = isTerminal(pod) ? (before.phase as PodPhase) : refused && writer.allStopped() ? 'Failed' : phaseOf(pod, initStatuses, statuses)
+  const phase = isTerminal(pod)
+    ? (before.phase as PodPhase)
+    : refused && writer.allStopped()
+      ? 'Failed'
+      : phaseOf(pod, initStatuses, statuses)
   const sandbox = currentSandbox(input.contents)
-  const podIp = pod.spec.hostNetwork ? input.hostIp : (sandbox?.ip ?? (phase === 'Running' || isTerminal(pod) ? before.podIP : undefined))
+  const podIp = pod.spec.hostNetwork
+    ? input.hostIp
+    : (sandbox?.ip ?? (phase === 'Running' || isTerminal(pod) ? before.podIP : undefined))
   const ended = phase === 'Succeeded' || phase === 'Failed'
   const status: PodStatus = {
     phase,
     conditions: conditionsOf(input, phase, initStatuses, statuses, nowMs),
     hostIP: input.hostIp,
     hostIPs: [{ ip: input.hostIp }],
-    ...(podIp && sandbox ? { podIP: podIp, podIPs: [{ ip: podIp }] } : before.podIP && ended ? { podIP: before.podIP, podIPs: [{ ip: before.podIP }] } : {}),
+    ...(podIp && sandbox
+      ? { podIP: podIp, podIPs: [{ ip: podIp }] }
+      : before.podIP && ended
+        ? { podIP: before.podIP, podIPs: [{ ip: before.podIP }] }
+        : {}),
     startTime: before.startTime ?? time(nowMs),
     ...(initStatuses.length > 0 ? { initContainerStatuses: initStatuses } : {}),
     containerStatuses: statuses,
     qosClass: before.qosClass ?? qosClass(pod),
   }
   if (refused && ended) Object.assign(status, { reason: refused.reason, message: refused.message })
-  else if (ended && before.reason !== undefined) Object.assign(status, { reason: before.reason, message: before.message })
+  else if (ended && before.reason !== undefined)
+    Object.assign(status, { reason: before.reason, message: before.message })
   if (pod.metadata.generation !== undefined) status.observedGeneration = pod.metadata.generation
   return status
 }
@@ -79,7 +101,9 @@ class StatusWriter {
     const own = this.known.filter((state) => state.name === container.name)
     const last = own.at(-1)
     const previous = own.at(-2)
-    const before = [...(pod.status?.containerStatuses ?? []), ...(pod.status?.initContainerStatuses ?? [])].find((s) => s.name === container.name)
+    const before = [...(pod.status?.containerStatuses ?? []), ...(pod.status?.initContainerStatuses ?? [])].find(
+      (s) => s.name === container.name,
+    )
     const failure = memory.failures.get(`start-container ${container.name}`)
     const base = {
       name: container.name,
@@ -92,15 +116,32 @@ class StatusWriter {
       return { ...base, ready: false, started: false, state: { waiting: reason }, lastState: {} }
     }
     const containerID = `${this.input.runtime}://${last.id}`
-    const lastState: ContainerStateStatus = previous?.state === 'exited' ? { terminated: this.terminated(previous) } : (before?.lastState ?? {})
+    const lastState: ContainerStateStatus =
+      previous?.state === 'exited' ? { terminated: this.terminated(previous) } : (before?.lastState ?? {})
     if (last.state === 'running') {
       const probe = memory.probes.get(last.id)
       const started = probe?.started ?? container.startupProbe === undefined
       // An init container is ready when it has done its work; a sidecar like any other.
-      const ready = isInit && !isSidecar(container) ? false : started && (probe?.ready ?? container.readinessProbe === undefined)
-      return { ...base, containerID, ready, started, state: { running: { startedAt: time(last.startedAtMs ?? this.nowMs) } }, lastState }
+      const ready =
+        isInit && !isSidecar(container) ? false : started && (probe?.ready ?? container.readinessProbe === undefined)
+      return {
+        ...base,
+        containerID,
+        ready,
+        started,
+        state: { running: { startedAt: time(last.startedAtMs ?? this.nowMs) } },
+        lastState,
+      }
     }
-    if (last.state === 'created') return { ...base, containerID, ready: false, started: false, state: { waiting: failure ? failureReason(failure, this.nowMs) : { reason: 'ContainerCreating' } }, lastState }
+    if (last.state === 'created')
+      return {
+        ...base,
+        containerID,
+        ready: false,
+        started: false,
+        state: { waiting: failure ? failureReason(failure, this.nowMs) : { reason: 'ContainerCreating' } },
+        lastState,
+      }
     const terminated = this.terminated(last)
     const ready = isInit && last.exitCode === 0
     const backoff = backoffs.get(container.name)
@@ -119,18 +160,37 @@ class StatusWriter {
         lastState: { terminated },
       }
     if (failure && !this.stopping() && mayRestart(pod, container, last.exitCode ?? 0, isInit))
-      return { ...base, containerID, ready: false, started: false, state: { waiting: failureReason(failure, this.nowMs) }, lastState: { terminated } }
+      return {
+        ...base,
+        containerID,
+        ready: false,
+        started: false,
+        state: { waiting: failureReason(failure, this.nowMs) },
+        lastState: { terminated },
+      }
     return { ...base, containerID, ready, started: false, state: { terminated }, lastState }
   }
 
   private stopping(): boolean {
     const { pod, memory } = this.input
-    return pod.metadata.deletionTimestamp !== undefined || isTerminal(pod) || memory.ended !== undefined || typeof memory.admission === 'object'
+    return (
+      pod.metadata.deletionTimestamp !== undefined ||
+      isTerminal(pod) ||
+      memory.ended !== undefined ||
+      typeof memory.admission === 'object'
+    )
   }
 
   private waitingReason(isInit: boolean): { reason: string; message?: string } {
     const { pod, contents } = this.input
-    return { reason: !isInit && (pod.spec.initContainers ?? []).length > 0 && contents.sandboxes.length > 0 ? 'PodInitializing' : isInit && contents.sandboxes.length > 0 ? 'PodInitializing' : 'ContainerCreating' }
+    return {
+      reason:
+        !isInit && (pod.spec.initContainers ?? []).length > 0 && contents.sandboxes.length > 0
+          ? 'PodInitializing'
+          : isInit && contents.sandboxes.length > 0
+            ? 'PodInitializing'
+            : 'ContainerCreating',
+    }
   }
 
   private terminated(state: ContainerState) {
@@ -184,7 +244,8 @@ function phaseOf(pod: Pod, inits: ContainerStatus[], statuses: ContainerStatus[]
     const spec = pod.spec.containers[at] as Container
     if (state.running) running++
     else if (state.terminated) {
-      if (pod.metadata.deletionTimestamp === undefined && mayRestart(pod, spec, state.terminated.exitCode, false)) running++
+      if (pod.metadata.deletionTimestamp === undefined && mayRestart(pod, spec, state.terminated.exitCode, false))
+        running++
       else if (state.terminated.exitCode === 0) done++
       else failed++
     } else if (status.lastState.terminated || status.restartCount > 0) running++
@@ -200,7 +261,13 @@ function phaseOf(pod: Pod, inits: ContainerStatus[], statuses: ContainerStatus[]
 /** The types that a kubelet writes; others (of the scheduler, of controllers) stay. */
 const OWN = ['PodReadyToStartContainers', 'Initialized', 'Ready', 'ContainersReady', 'PodScheduled']
 
-function conditionsOf(input: StatusInput, phase: PodPhase, inits: ContainerStatus[], statuses: ContainerStatus[], nowMs: number): PodCondition[] {
+function conditionsOf(
+  input: StatusInput,
+  phase: PodPhase,
+  inits: ContainerStatus[],
+  statuses: ContainerStatus[],
+  nowMs: number,
+): PodCondition[] {
   const { pod, contents } = input
   const before = pod.status?.conditions ?? []
   const ended = phase === 'Succeeded' || phase === 'Failed'
@@ -220,7 +287,14 @@ function conditionsOf(input: StatusInput, phase: PodPhase, inits: ContainerStatu
     [
       'Initialized',
       initialized,
-      phase === 'Succeeded' ? { reason: 'PodCompleted' } : initialized ? {} : { reason: 'ContainersNotInitialized', message: `containers with incomplete status: [${notInited.map((c) => c.name).join(' ')}]` },
+      phase === 'Succeeded'
+        ? { reason: 'PodCompleted' }
+        : initialized
+          ? {}
+          : {
+              reason: 'ContainersNotInitialized',
+              message: `containers with incomplete status: [${notInited.map((c) => c.name).join(' ')}]`,
+            },
     ],
     ['Ready', ready, ready ? {} : unready_],
     ['ContainersReady', ready, ready ? {} : unready_],
@@ -249,18 +323,24 @@ export function mergePatchOf(from: unknown, to: unknown): unknown {
   for (const key of Object.keys(from)) if (to[key] === undefined && from[key] !== undefined) patch[key] = null
   for (const [key, value] of Object.entries(to)) {
     if (value === undefined) continue
-    const change = same(from[key], value) ? undefined : isObject(value) && isObject(from[key]) ? mergePatchOf(from[key], value) : value
+    const change = same(from[key], value)
+      ? undefined
+      : isObject(value) && isObject(from[key])
+        ? mergePatchOf(from[key], value)
+        : value
     if (change !== undefined) patch[key] = change
   }
   return Object.keys(patch).length > 0 ? patch : undefined
 }
 
-const isObject = (value: unknown): value is Record<string, unknown> => typeof value === 'object' && value !== null && !Array.isArray(value)
+const isObject = (value: unknown): value is Record<string, unknown> =>
+  typeof value === 'object' && value !== null && !Array.isArray(value)
 
 /** Equal as JSON, whatever the order of keys; null and missing are the same here. */
 function same(a: unknown, b: unknown): boolean {
   if (a === null || a === undefined || b === null || b === undefined) return (a ?? null) === (b ?? null)
   if (Array.isArray(a) && Array.isArray(b)) return a.length === b.length && a.every((one, at) => same(one, b[at]))
-  if (isObject(a) && isObject(b)) return [...new Set([...Object.keys(a), ...Object.keys(b)])].every((key) => same(a[key], b[key]))
+  if (isObject(a) && isObject(b))
+    return [...new Set([...Object.keys(a), ...Object.keys(b)])].every((key) => same(a[key], b[key]))
   return a === b
 }

@@ -1,6 +1,6 @@
 import { type ActorRef, CallError, spawn, type Timer, type World } from '@capstan/actor'
 import { type ApiClient, type EventRecorder, type Lister, RESOURCES } from '@capstan/client'
-import { containerSpecOf, imageOf, pullPolicyOf, sandboxSpecOf } from './container-spec.js'
+import { containerSpecOf, imageOf, logPathOf, pullPolicyOf, sandboxSpecOf } from './container-spec.js'
 import { ConfigError, hostsFile, type PodContext, references, type ServiceView, volumeFiles } from './environment.js'
 import type { NodeHost } from './host.js'
 import { type Container, isTerminal, type Pod, type PodStatus, type Volume } from './kinds.js'
@@ -11,7 +11,16 @@ import { actionKey, currentSandbox, decidePodActions, type PodAction, type PodPl
 import { mergePatchOf, podStatusOf } from './pod-status.js'
 import { Prober, type ProbeKind, runHandler } from './probes.js'
 import { type AdmissionRefusal, type Allocatable, quantity } from './resources.js'
-import { type ContainerRuntime, type ContainerState, type DnsConfig, type ImageInfo, type ImageUse, type PodIdentity, type RuntimeContents, RuntimeError } from './runtime.js'
+import {
+  type ContainerRuntime,
+  type ContainerState,
+  type DnsConfig,
+  type ImageInfo,
+  type ImageUse,
+  type PodIdentity,
+  type RuntimeContents,
+  RuntimeError,
+} from './runtime.js'
 
 /** What all pods of one kubelet share. */
 export interface PodWorkerContext {
@@ -83,11 +92,15 @@ export class PodWorker {
     this.identity = identity
     this.object = pod
     this.lastKnown = pod
-    this.actor = spawn(context.world, { name: `pod/${identity.namespace}/${identity.name}`, mailboxMax: 4 }, (self) => ({
-      // Also after a crash: what is wanted is looked at, never remembered.
-      started: () => void self.tell('look'),
-      receive: () => this.look(),
-    }))
+    this.actor = spawn(
+      context.world,
+      { name: `pod/${identity.namespace}/${identity.name}`, mailboxMax: 4 },
+      (self) => ({
+        // Also after a crash: what is wanted is looked at, never remembered.
+        started: () => void self.tell('look'),
+        receive: () => this.look(),
+      }),
+    )
   }
 
   /** As the API has it, our own last write included; undefined: gone. */
@@ -115,8 +128,26 @@ export class PodWorker {
 
   /** Volumes made of objects follow these. */
   refreshVolumes(): void {
-    if (this.memory.volumes === undefined || !this.pod?.spec.volumes?.some((v) => v.configMap || v.secret || v.projected || v.downwardAPI)) return
+    if (
+      this.memory.volumes === undefined ||
+      !this.pod?.spec.volumes?.some((v) => v.configMap || v.secret || v.projected || v.downwardAPI)
+    )
+      return
     this.inBackground('refresh-volumes', () => this.prepareVolumes())
+  }
+
+  /** Keeps the logs of what runs from growing without end: one older file stays beside the present one. */
+  async rotateLogs(bytesMax: number): Promise<void> {
+    const { host, runtime, world } = this.context
+    for (const container of this.contents.containers) {
+      if (container.state !== 'running') continue
+      const path = `${host.logDirectory(this.identity)}/${logPathOf(container.name, container.attempt)}`
+      try {
+        if (await host.rotateLog(path, bytesMax)) await runtime.reopenLog(container.id)
+      } catch (error) {
+        world.log.warn({ err: error, path }, 'a log could not be rotated')
+      }
+    }
   }
 
   /** The kubelet ends; containers go on. */
@@ -158,7 +189,9 @@ export class PodWorker {
       if (action.kind === 'delete-object' && !statusIsWritten) continue
       this.launch(action)
     }
-    const wakes = [plan.wakeAtMs, await this.lookForImages(nowMs), this.statusRetryMs(nowMs)].filter((at) => at !== undefined)
+    const wakes = [plan.wakeAtMs, await this.lookForImages(nowMs), this.statusRetryMs(nowMs)].filter(
+      (at) => at !== undefined,
+    )
     if (wakes.length > 0) this.wakeIn(Math.min(...wakes) - nowMs)
   }
 
@@ -169,7 +202,8 @@ export class PodWorker {
 
   private judgeAdmission(pod: Pod | undefined): void {
     const { memory } = this
-    if (!pod || memory.admission !== 'waiting' || pod.metadata.deletionTimestamp !== undefined || isTerminal(pod)) return
+    if (!pod || memory.admission !== 'waiting' || pod.metadata.deletionTimestamp !== undefined || isTerminal(pod))
+      return
     memory.admission = this.context.admit(this)
     if (typeof memory.admission === 'object') this.event('Warning', memory.admission.reason, memory.admission.message)
   }
@@ -179,10 +213,22 @@ export class PodWorker {
   /** True if the object's status says all there is to say. Starts a write otherwise. */
   private writeStatus(nowMs: number): boolean {
     const { pod, memory, context } = this
-    if (!pod || memory.deletedFromApi || memory.admission === 'waiting' && pod.metadata.deletionTimestamp === undefined && !isTerminal(pod)) return true
+    if (
+      !pod ||
+      memory.deletedFromApi ||
+      (memory.admission === 'waiting' && pod.metadata.deletionTimestamp === undefined && !isTerminal(pod))
+    )
+      return true
     if (memory.inFlight.has(WRITE_STATUS)) return false
     const status = podStatusOf(
-      { pod, contents: this.contents, memory, backoffs: this.backoffs, hostIp: context.hostIp, runtime: context.runtime.kind },
+      {
+        pod,
+        contents: this.contents,
+        memory,
+        backoffs: this.backoffs,
+        hostIp: context.hostIp,
+        runtime: context.runtime.kind,
+      },
       nowMs,
     )
     const patch = mergePatchOf(pod.status ?? {}, status)
@@ -193,7 +239,9 @@ export class PodWorker {
       try {
         // The uid keeps the status from a younger pod of the same name.
         const body = { metadata: { uid }, status: patch }
-        this.written = await context.client.patch<Pod>(RESOURCES.pods, { namespace, name }, 'merge', body, { subresource: 'status' })
+        this.written = await context.client.patch<Pod>(RESOURCES.pods, { namespace, name }, 'merge', body, {
+          subresource: 'status',
+        })
       } catch (error) {
         // The informer will say so too.
         if (error instanceof CallError && error.code === 'NotFound') return
@@ -218,17 +266,30 @@ export class PodWorker {
       const last = this.contents.containers.filter((container) => container.name === name).at(-1)
       if (!last || this.toldBackoffs.has(last.id)) continue
       this.toldBackoffs.add(last.id)
-      this.event('Warning', 'BackOff', `Back-off restarting failed container ${name} in pod ${this.identity.name}_${this.identity.namespace}(${this.identity.uid})`)
+      this.event(
+        'Warning',
+        'BackOff',
+        `Back-off restarting failed container ${name} in pod ${this.identity.name}_${this.identity.namespace}(${this.identity.uid})`,
+      )
     }
-    for (const id of this.toldBackoffs) if (!this.contents.containers.some((container) => container.id === id)) this.toldBackoffs.delete(id)
+    for (const id of this.toldBackoffs)
+      if (!this.contents.containers.some((container) => container.id === id)) this.toldBackoffs.delete(id)
   }
 
   // -------------------------------------------------------------------------------------------------------------- probes
 
   private watchProbes(pod: Pod | undefined): void {
     const { memory, context } = this
-    const active = pod !== undefined && pod.metadata.deletionTimestamp === undefined && !isTerminal(pod) && memory.ended === undefined
-    const running = new Map(this.contents.containers.filter((container) => container.state === 'running').map((container) => [container.id, container]))
+    const active =
+      pod !== undefined &&
+      pod.metadata.deletionTimestamp === undefined &&
+      !isTerminal(pod) &&
+      memory.ended === undefined
+    const running = new Map(
+      this.contents.containers
+        .filter((container) => container.state === 'running')
+        .map((container) => [container.id, container]),
+    )
     for (const [id, prober] of this.probers)
       if (!active || !running.has(id)) {
         prober.stop()
@@ -296,10 +357,25 @@ export class PodWorker {
           const count = (memory.failures.get(key)?.count ?? 0) + 1
           const nowMs = context.world.clock.nowMs()
           const { reason, message, delays } = describeFailure(action, error)
-          memory.failures.set(key, { count, atMs: nowMs, retryAtMs: nowMs + failureDelayMs(count, delays.first, delays.longest), reason, message })
+          memory.failures.set(key, {
+            count,
+            atMs: nowMs,
+            retryAtMs: nowMs + failureDelayMs(count, delays.first, delays.longest),
+            reason,
+            message,
+          })
           this.tellFailure(action, reason, message)
-          const level = error instanceof CallError || error instanceof RuntimeError || error instanceof ConfigError || error instanceof StartError ? 'info' : 'warn'
-          context.world.log[level]({ err: error, pod: `${this.identity.namespace}/${this.identity.name}`, operation: key, count }, 'an operation on a pod failed; it will be repeated')
+          const level =
+            error instanceof CallError ||
+            error instanceof RuntimeError ||
+            error instanceof ConfigError ||
+            error instanceof StartError
+              ? 'info'
+              : 'warn'
+          context.world.log[level](
+            { err: error, pod: `${this.identity.namespace}/${this.identity.name}`, operation: key, count },
+            'an operation on a pod failed; it will be repeated',
+          )
         }),
     )
   }
@@ -311,7 +387,11 @@ export class PodWorker {
       case 'prepare-volumes':
         return this.event('Warning', 'FailedMount', message)
       case 'start-container':
-        return this.event('Warning', reason === 'InvalidImageName' ? 'InspectFailed' : 'Failed', reason === 'ErrImagePull' ? message : `Error: ${message}`)
+        return this.event(
+          'Warning',
+          reason === 'InvalidImageName' ? 'InspectFailed' : 'Failed',
+          reason === 'ErrImagePull' ? message : `Error: ${message}`,
+        )
       case 'stop-container':
         return this.event('Warning', 'FailedKillPod', `error killing container ${action.name}: ${message}`)
       default:
@@ -334,7 +414,11 @@ export class PodWorker {
         return this.stopContainer(action)
       case 'remove-container':
         await runtime.removeContainer(action.id)
-        return host.removeFile(`${host.logDirectory(this.identity)}/${action.name}/${action.attempt}.log`)
+        for (const suffix of ['', '.1'])
+          await host.removeFile(
+            `${host.logDirectory(this.identity)}/${logPathOf(action.name, action.attempt)}${suffix}`,
+          )
+        return
       case 'stop-sandbox':
         return runtime.stopSandbox(action.id)
       case 'remove-sandbox':
@@ -361,7 +445,11 @@ export class PodWorker {
   private async deleteObject(): Promise<void> {
     const { namespace, name, uid } = this.identity
     try {
-      await this.context.client.delete(RESOURCES.pods, { namespace, name }, { gracePeriodSeconds: 0, preconditions: { uid } })
+      await this.context.client.delete(
+        RESOURCES.pods,
+        { namespace, name },
+        { gracePeriodSeconds: 0, preconditions: { uid } },
+      )
     } catch (error) {
       // Gone already, or another one has its name: in both cases ours is gone.
       if (!(error instanceof CallError && (error.code === 'NotFound' || error.code === 'Conflict'))) throw error
@@ -376,10 +464,15 @@ export class PodWorker {
     const { namespace } = this.identity
     const names = references(pod)
     const fetch = async (kind: 'configmaps' | 'secrets', list: string[]) => {
-      const entries = await Promise.all(list.map(async (name) => [name, await objects.get(kind, namespace, name, OBJECT_AGE_MS)] as const))
+      const entries = await Promise.all(
+        list.map(async (name) => [name, await objects.get(kind, namespace, name, OBJECT_AGE_MS)] as const),
+      )
       return new Map(entries.flatMap(([name, keys]) => (keys ? [[name, keys] as const] : [])))
     }
-    const [configMaps, secrets] = await Promise.all([fetch('configmaps', names.configMaps), fetch('secrets', names.secrets)])
+    const [configMaps, secrets] = await Promise.all([
+      fetch('configmaps', names.configMaps),
+      fetch('secrets', names.secrets),
+    ])
     const podIp = pod.spec.hostNetwork ? hostIp : currentSandbox(this.contents)?.ip
     return { pod, nodeName, hostIp, podIp, configMaps, secrets, services: services.list(), allocatable }
   }
@@ -406,11 +499,16 @@ export class PodWorker {
     }
     if (volume.emptyDir) {
       const { medium, sizeLimit } = volume.emptyDir
-      await host.makeDirectory(directory, { mode: 0o777, ...(medium === 'Memory' ? { memoryBytes: quantity(sizeLimit) } : {}) })
+      await host.makeDirectory(directory, {
+        mode: 0o777,
+        ...(medium === 'Memory' ? { memoryBytes: quantity(sizeLimit) } : {}),
+      })
       return directory
     }
     const kind = Object.keys(volume).find((key) => key !== 'name') ?? 'nothing'
-    throw new ConfigError(`MountVolume.SetUp failed for volume "${volume.name}": volumes of kind ${kind} are not supported yet`)
+    throw new ConfigError(
+      `MountVolume.SetUp failed for volume "${volume.name}": volumes of kind ${kind} are not supported yet`,
+    )
   }
 
   // ---------------------------------------------------------------------------------------------------------- containers
@@ -418,14 +516,18 @@ export class PodWorker {
   private async startContainer(action: PodAction & { kind: 'start-container' }): Promise<void> {
     const { runtime, host, hostDns, nodeMemoryBytes } = this.context
     const pod = this.mustPod()
-    const container = [...(pod.spec.initContainers ?? []), ...pod.spec.containers].find((one) => one.name === action.name)
+    const container = [...(pod.spec.initContainers ?? []), ...pod.spec.containers].find(
+      (one) => one.name === action.name,
+    )
     const sandbox = this.contents.sandboxes.find((one) => one.id === action.sandboxId)
     if (!container || !sandbox) throw new StartError('PodGone', `no container or sandbox for ${action.name}`, SOON)
     const image = await this.ensureImage(pod, container)
     const context = await this.podContext(pod)
     if (!pod.spec.hostNetwork && sandbox.ip !== undefined && this.memory.hostsPath === undefined) {
       const directory = `${host.podDirectory(this.identity.uid)}/etc`
-      await host.writeFiles(directory, [{ path: 'hosts', bytes: new TextEncoder().encode(hostsFile(pod, sandbox.ip)), mode: 0o644 }])
+      await host.writeFiles(directory, [
+        { path: 'hosts', bytes: new TextEncoder().encode(hostsFile(pod, sandbox.ip)), mode: 0o644 },
+      ])
       this.memory.hostsPath = `${directory}/hosts`
     }
     const spec = await containerSpecOf(container, context, {
@@ -443,13 +545,23 @@ export class PodWorker {
     try {
       id = await runtime.createContainer(action.sandboxId, spec, sandboxSpecOf(pod, sandbox.attempt, host, hostDns))
     } catch (error) {
-      throw new StartError('CreateContainerError', (error as Error).message, { first: 1000, longest: 30_000 }, { cause: error })
+      throw new StartError(
+        'CreateContainerError',
+        (error as Error).message,
+        { first: 1000, longest: 30_000 },
+        { cause: error },
+      )
     }
     this.event('Normal', 'Created', `Created container: ${container.name}`)
     try {
       await runtime.startContainer(id)
     } catch (error) {
-      throw new StartError('RunContainerError', (error as Error).message, { first: 1000, longest: 30_000 }, { cause: error })
+      throw new StartError(
+        'RunContainerError',
+        (error as Error).message,
+        { first: 1000, longest: 30_000 },
+        { cause: error },
+      )
     }
     this.event('Normal', 'Started', `Started container ${container.name}`)
     await this.postStart(container, id, sandbox.ip)
@@ -461,23 +573,37 @@ export class PodWorker {
     const outcome = await runHandler({ ...this.context, container, containerId, podIp }, hook, POST_START_MS)
     if (outcome.ok) return
     this.event('Warning', 'FailedPostStartHook', `PostStartHook failed: ${outcome.message}`)
-    await this.context.runtime.stopContainer(containerId, (this.lastKnown?.spec.terminationGracePeriodSeconds ?? 30) * 1000)
+    await this.context.runtime.stopContainer(
+      containerId,
+      (this.lastKnown?.spec.terminationGracePeriodSeconds ?? 30) * 1000,
+    )
   }
 
   private async stopContainer(action: PodAction & { kind: 'stop-container' }): Promise<void> {
     const { runtime, world, hostIp } = this.context
     const { clock } = world
-    const container = [...(this.lastKnown?.spec.initContainers ?? []), ...(this.lastKnown?.spec.containers ?? [])].find((one) => one.name === action.name)
-    this.event('Normal', 'Killing', action.why.startsWith('Container ') ? action.why : `Stopping container ${action.name}`)
+    const container = [...(this.lastKnown?.spec.initContainers ?? []), ...(this.lastKnown?.spec.containers ?? [])].find(
+      (one) => one.name === action.name,
+    )
+    this.event(
+      'Normal',
+      'Killing',
+      action.why.startsWith('Container ') ? action.why : `Stopping container ${action.name}`,
+    )
     const startMs = clock.monotonicMs()
     const hook = container?.lifecycle?.preStop
     if (container && hook && action.graceMs > 0) {
       const podIp = currentSandbox(this.contents)?.ip ?? hostIp
-      const outcome = await runHandler({ ...this.context, container, containerId: action.id, podIp }, hook, action.graceMs)
+      const outcome = await runHandler(
+        { ...this.context, container, containerId: action.id, podIp },
+        hook,
+        action.graceMs,
+      )
       if (!outcome.ok) this.event('Warning', 'FailedPreStopHook', `PreStopHook failed: ${outcome.message}`)
     }
     // A hook that used the grace up leaves the container two seconds, as in Kubernetes.
-    const leftMs = action.graceMs === 0 ? 0 : Math.max(hook ? 2000 : 0, action.graceMs - (clock.monotonicMs() - startMs))
+    const leftMs =
+      action.graceMs === 0 ? 0 : Math.max(hook ? 2000 : 0, action.graceMs - (clock.monotonicMs() - startMs))
     await runtime.stopContainer(action.id, leftMs)
   }
 
@@ -493,7 +619,12 @@ export class PodWorker {
       present = await runtime.image(name, use)
     } catch (error) {
       if (error instanceof RuntimeError && error.code === 'IMAGE_NAME')
-        throw new StartError('InvalidImageName', `Failed to apply default image tag "${name}": ${error.message}`, PULL_DELAYS, { cause: error })
+        throw new StartError(
+          'InvalidImageName',
+          `Failed to apply default image tag "${name}": ${error.message}`,
+          PULL_DELAYS,
+          { cause: error },
+        )
       throw error
     }
     if (present && isAtHand(present, policy)) {
@@ -501,17 +632,26 @@ export class PodWorker {
       return present
     }
     if (policy === 'Never')
-      throw new StartError('ErrImageNeverPull', `Container image "${name}" is not present with pull policy of Never`, { first: IMAGE_LOOK_MS, longest: 10_000 })
+      throw new StartError('ErrImageNeverPull', `Container image "${name}" is not present with pull policy of Never`, {
+        first: IMAGE_LOOK_MS,
+        longest: 10_000,
+      })
     this.event('Normal', 'Pulling', `Pulling image "${name}"`)
     const startMs = this.context.world.clock.monotonicMs()
     try {
       const image = await runtime.pullImage(name, { ...use, ...(await this.credentials(pod, name)) })
       const tookMs = Math.round(this.context.world.clock.monotonicMs() - startMs)
-      this.event('Normal', 'Pulled', `Successfully pulled image "${name}" in ${tookMs}ms. Image size: ${image.sizeBytes} bytes.`)
+      this.event(
+        'Normal',
+        'Pulled',
+        `Successfully pulled image "${name}" in ${tookMs}ms. Image size: ${image.sizeBytes} bytes.`,
+      )
       return image
     } catch (error) {
       if (error instanceof RuntimeError && error.code === 'UNAVAILABLE') throw error
-      throw new StartError('ErrImagePull', `Failed to pull image "${name}": ${(error as Error).message}`, PULL_DELAYS, { cause: error })
+      throw new StartError('ErrImagePull', `Failed to pull image "${name}": ${(error as Error).message}`, PULL_DELAYS, {
+        cause: error,
+      })
     }
   }
 
@@ -535,10 +675,12 @@ export class PodWorker {
     let wait = false
     for (const container of [...(pod.spec.initContainers ?? []), ...pod.spec.containers]) {
       const failure = memory.failures.get(`start-container ${container.name}`)
-      if (!failure || !/^ErrImage/.test(failure.reason) || failure.retryAtMs <= nowMs) continue
+      if (!failure || !failure.reason.startsWith('ErrImage') || failure.retryAtMs <= nowMs) continue
       wait = true
       if (nowMs - failure.atMs < IMAGE_LOOK_MS) continue
-      const image = await context.runtime.image(imageOf(container), { ownCommand: (container.command ?? []).length > 0 }).catch(() => undefined)
+      const image = await context.runtime
+        .image(imageOf(container), { ownCommand: (container.command ?? []).length > 0 })
+        .catch(() => undefined)
       if (!image || !isAtHand(image, pullPolicyOf(container))) continue
       failure.retryAtMs = nowMs
       this.poke()
@@ -555,13 +697,19 @@ function isAtHand(image: ImageInfo, policy: string): boolean {
   return policy !== 'Always' || image.digests.length === 0
 }
 
-function credentialsIn(bytes: Uint8Array | undefined, registry: string): { username: string; password: string } | undefined {
+function credentialsIn(
+  bytes: Uint8Array | undefined,
+  registry: string,
+): { username: string; password: string } | undefined {
   if (!bytes) return undefined
   try {
-    const { auths = {} } = JSON.parse(new TextDecoder().decode(bytes)) as { auths?: Record<string, { username?: string; password?: string; auth?: string }> }
+    const { auths = {} } = JSON.parse(new TextDecoder().decode(bytes)) as {
+      auths?: Record<string, { username?: string; password?: string; auth?: string }>
+    }
     for (const [server, entry] of Object.entries(auths)) {
       if (!server.replace(/^https?:\/\//, '').startsWith(registry)) continue
-      if (entry.username !== undefined && entry.password !== undefined) return { username: entry.username, password: entry.password }
+      if (entry.username !== undefined && entry.password !== undefined)
+        return { username: entry.username, password: entry.password }
       const [username = '', ...password] = new TextDecoder().decode(Buffer.from(entry.auth ?? '', 'base64')).split(':')
       return { username, password: password.join(':') }
     }
@@ -575,14 +723,19 @@ const SOON = { first: 500, longest: 10_000 }
 const PULL_DELAYS = { first: 10_000, longest: 300_000 }
 const PROBE_NAMES: Record<ProbeKind, string> = { startup: 'Startup', liveness: 'Liveness', readiness: 'Readiness' }
 
-function describeFailure(action: PodAction | undefined, error: unknown): { reason: string; message: string; delays: { first: number; longest: number } } {
+function describeFailure(
+  action: PodAction | undefined,
+  error: unknown,
+): { reason: string; message: string; delays: { first: number; longest: number } } {
   const message = error instanceof Error ? error.message : String(error)
   if (error instanceof StartError) return { reason: error.reason, message, delays: error.delays }
   // The runtime starts again soon.
-  if (error instanceof RuntimeError && error.code === 'UNAVAILABLE') return { reason: 'RuntimeUnavailable', message, delays: { first: 300, longest: 2000 } }
+  if (error instanceof RuntimeError && error.code === 'UNAVAILABLE')
+    return { reason: 'RuntimeUnavailable', message, delays: { first: 300, longest: 2000 } }
   if (action === undefined) return { reason: 'StatusNotWritten', message, delays: { first: 200, longest: 5000 } }
-  if (action.kind === 'start-container') return { reason: 'CreateContainerConfigError', message, delays: { first: 1000, longest: 10_000 } }
-  if (action.kind === 'start-sandbox') return { reason: 'FailedCreatePodSandBox', message, delays: { first: 1000, longest: 30_000 } }
+  if (action.kind === 'start-container')
+    return { reason: 'CreateContainerConfigError', message, delays: { first: 1000, longest: 10_000 } }
+  if (action.kind === 'start-sandbox')
+    return { reason: 'FailedCreatePodSandBox', message, delays: { first: 1000, longest: 30_000 } }
   return { reason: 'Failed', message, delays: SOON }
 }
-

@@ -43,7 +43,11 @@ export class Prober {
   }
 
   static needed(container: Container): boolean {
-    return container.startupProbe !== undefined || container.livenessProbe !== undefined || container.readinessProbe !== undefined
+    return (
+      container.startupProbe !== undefined ||
+      container.livenessProbe !== undefined ||
+      container.readinessProbe !== undefined
+    )
   }
 
   stop(): void {
@@ -54,7 +58,11 @@ export class Prober {
 
   private probe(kind: ProbeKind): Probe | undefined {
     const { container } = this.options
-    return kind === 'startup' ? container.startupProbe : kind === 'liveness' ? container.livenessProbe : container.readinessProbe
+    return kind === 'startup'
+      ? container.startupProbe
+      : kind === 'liveness'
+        ? container.livenessProbe
+        : container.readinessProbe
   }
 
   private schedule(kind: ProbeKind, first: boolean): void {
@@ -77,7 +85,10 @@ export class Prober {
     if (kind === 'startup' && this.state.started) return
     if (kind !== 'startup' && !this.state.started) {
       // Looked at again soon after the container counts as started.
-      this.timers.set(kind, this.options.world.clock.setTimer(1000, () => void this.run(kind, probe)))
+      this.timers.set(
+        kind,
+        this.options.world.clock.setTimer(1000, () => void this.run(kind, probe)),
+      )
       return
     }
     const outcome = await runHandler(this.options, probe, (probe.timeoutSeconds ?? 1) * 1000)
@@ -98,7 +109,9 @@ export class Prober {
     if (kind !== 'readiness' && failed)
       this.set({
         failed: `failed ${kind} probe, will be restarted`,
-        ...(probe.terminationGracePeriodSeconds === undefined ? {} : { graceSeconds: probe.terminationGracePeriodSeconds }),
+        ...(probe.terminationGracePeriodSeconds === undefined
+          ? {}
+          : { graceSeconds: probe.terminationGracePeriodSeconds }),
       })
   }
 
@@ -134,7 +147,12 @@ export async function runHandler(
         timeoutMs,
       )
     }
-    if (handler.tcpSocket) return await on.host.tcpConnect(handler.tcpSocket.host || on.podIp, portOf(on.container, handler.tcpSocket.port), timeoutMs)
+    if (handler.tcpSocket)
+      return await on.host.tcpConnect(
+        handler.tcpSocket.host || on.podIp,
+        portOf(on.container, handler.tcpSocket.port),
+        timeoutMs,
+      )
     if (handler.sleep) {
       const { seconds } = handler.sleep
       await new Promise<void>((resolve) => on.world.clock.setTimer(seconds * 1000, resolve))
@@ -156,4 +174,5 @@ function portOf(container: Container, port: string | number): number {
 }
 
 /** `host:port`, with brackets where IPv6 needs them. */
-export const authority = (host: string, port: number) => (CONNECT_HOST_IPV6.test(host) ? `[${host}]:${port}` : `${host}:${port}`)
+export const authority = (host: string, port: number) =>
+  CONNECT_HOST_IPV6.test(host) ? `[${host}]:${port}` : `${host}:${port}`

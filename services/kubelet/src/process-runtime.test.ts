@@ -26,7 +26,14 @@ describe('processes as containers', () => {
     runtime = new ProcessRuntime({ directory: join(dir, 'process'), hostIp: '127.0.0.1', log: world.log })
     kubelet = await startKubelet(
       world,
-      { cluster: 't', nodeName: 'n0', client: api, host: new RealHost(dir), nodeIp: '127.0.0.1', podCidr: '10.244.9.0/24' },
+      {
+        cluster: 't',
+        nodeName: 'n0',
+        client: api,
+        host: new RealHost(dir),
+        nodeIp: '127.0.0.1',
+        podCidr: '10.244.9.0/24',
+      },
       runtime,
     )
     await kubelet.whenReady()
@@ -34,7 +41,11 @@ describe('processes as containers', () => {
   const pod = (name: string): Pod | undefined => api.object<Pod>(RESOURCES.pods, `default/${name}`)
   const status = (name: string) => pod(name)?.status?.containerStatuses?.[0]
   const create = (name: string, spec: object) =>
-    api.seed(RESOURCES.pods, { metadata: { name, namespace: 'default' }, spec: { nodeName: 'n0', ...spec }, status: { phase: 'Pending' } } as unknown as Pod)
+    api.seed(RESOURCES.pods, {
+      metadata: { name, namespace: 'default' },
+      spec: { nodeName: 'n0', ...spec },
+      status: { phase: 'Pending' },
+    } as unknown as Pod)
   const idOf = (name: string) => (status(name)?.containerID ?? '').replace('process://', '')
   const recordOf = (id: string) => readProcessRecord(join(dir, 'process/containers', id, 'process.json'))
   const logOf = (name: string, container: string, attempt = 0) => {
@@ -45,7 +56,10 @@ describe('processes as containers', () => {
   async function until(what: string, holds: () => boolean, withinMs = 15_000): Promise<void> {
     const end = performance.now() + withinMs
     while (!holds()) {
-      if (performance.now() > end) assert.fail(`not within ${withinMs} ms: ${what}; pods: ${JSON.stringify(api.objects(RESOURCES.pods), undefined, 1)}`)
+      if (performance.now() > end)
+        assert.fail(
+          `not within ${withinMs} ms: ${what}; pods: ${JSON.stringify(api.objects(RESOURCES.pods), undefined, 1)}`,
+        )
       await new Promise((resolve) => setTimeout(resolve, 10))
     }
   }
@@ -58,14 +72,21 @@ describe('processes as containers', () => {
   })
 
   test('a command runs with its environment, volumes and log, and its end is the pod’s', async () => {
-    api.seed(RESOURCES.configmaps, { metadata: { name: 'conf', namespace: 'default' }, data: { greeting: 'good day' } } as never)
+    api.seed(RESOURCES.configmaps, {
+      metadata: { name: 'conf', namespace: 'default' },
+      data: { greeting: 'good day' },
+    } as never)
     create('job', {
       restartPolicy: 'Never',
       containers: [
         {
           name: 'main',
           image: 'anything:1',
-          command: ['sh', '-c', 'cat /etc/conf/greeting; echo; echo $WHO; cat etc/conf/greeting; echo; echo oops >&2; exit 3'],
+          command: [
+            'sh',
+            '-c',
+            'cat /etc/conf/greeting; echo; echo $WHO; cat etc/conf/greeting; echo; echo oops >&2; exit 3',
+          ],
           env: [{ name: 'WHO', valueFrom: { fieldRef: { fieldPath: 'metadata.name' } } }],
           volumeMounts: [{ name: 'conf', mountPath: '/etc/conf' }],
         },
@@ -75,11 +96,16 @@ describe('processes as containers', () => {
     await until('it has failed', () => pod('job')?.status?.phase === 'Failed')
     assert.equal(status('job')?.state.terminated?.exitCode, 3)
     assert.deepEqual([...logOf('job', 'main')].sort(), ['good day', 'good day', 'job', 'oops'])
-    assert.match(pod('job')?.status?.podIP ?? '', process.platform === 'linux' ? /^127\.244\.9\.\d+$/ : /^127\.0\.0\.1$/)
+    assert.match(
+      pod('job')?.status?.podIP ?? '',
+      process.platform === 'linux' ? /^127\.244\.9\.\d+$/ : /^127\.0\.0\.1$/,
+    )
   })
 
   test('a process outlives the kubelet and its runtime, and is found again', async () => {
-    create('long', { containers: [{ name: 'main', image: 'busybox', command: ['sh', '-c', 'echo one; while :; do sleep 0.05; done'] }] })
+    create('long', {
+      containers: [{ name: 'main', image: 'busybox', command: ['sh', '-c', 'echo one; while :; do sleep 0.05; done'] }],
+    })
     await until('it is ready', () => status('long')?.ready === true)
     const id = idOf('long')
     const record = recordOf(id)
@@ -103,14 +129,26 @@ describe('processes as containers', () => {
 
   test('one that ignores SIGTERM is killed when its grace is over', async () => {
     const record = recordOf(idOf('long'))
-    create('stubborn', { containers: [{ name: 'main', image: 'busybox', command: ['sh', '-c', 'trap "" TERM; while :; do sleep 0.05; done'] }] })
+    create('stubborn', {
+      containers: [
+        { name: 'main', image: 'busybox', command: ['sh', '-c', 'trap "" TERM; while :; do sleep 0.05; done'] },
+      ],
+    })
     await until('it is ready', () => status('stubborn')?.ready === true)
     const stubborn = recordOf(idOf('stubborn'))
-    for (const name of ['long', 'stubborn', 'job']) await api.delete(RESOURCES.pods, { namespace: 'default', name }, { gracePeriodSeconds: 1 })
+    for (const name of ['long', 'stubborn', 'job'])
+      await api.delete(RESOURCES.pods, { namespace: 'default', name }, { gracePeriodSeconds: 1 })
     await until('the objects are gone', () => api.objects(RESOURCES.pods).length === 0)
     await until('the kubelet forgot them', () => kubelet.pods().length === 0)
     assert.ok(record && stubborn && !isLive(record) && !isLive(stubborn))
-    assert.deepEqual([readdirSync(join(dir, 'process/containers')), readdirSync(join(dir, 'process/sandboxes')), readdirSync(join(dir, 'logs'))], [[], [], []])
+    assert.deepEqual(
+      [
+        readdirSync(join(dir, 'process/containers')),
+        readdirSync(join(dir, 'process/sandboxes')),
+        readdirSync(join(dir, 'logs')),
+      ],
+      [[], [], []],
+    )
   })
 
   test('exec probes tell readiness; a command that is not there is told', async () => {
@@ -132,13 +170,26 @@ describe('processes as containers', () => {
 
   test('an image that no program stands for: ErrImagePull, and what to do', async () => {
     create('unknown', { containers: [{ name: 'main', image: 'example.com/team/app:7' }] })
-    await until('it waits', () => ['ErrImagePull', 'ImagePullBackOff'].includes(status('unknown')?.state.waiting?.reason ?? ''))
+    await until('it waits', () =>
+      ['ErrImagePull', 'ImagePullBackOff'].includes(status('unknown')?.state.waiting?.reason ?? ''),
+    )
     assert.match(status('unknown')?.state.waiting?.message ?? '', /give the container a command/)
-    assert.match(JSON.stringify(await runtime.pullImage('memcached').catch((error: Error) => error.message)), /apt-get install memcached|process:memcached/)
+    assert.match(
+      JSON.stringify(await runtime.pullImage('memcached').catch((error: Error) => error.message)),
+      /apt-get install memcached|process:memcached/,
+    )
   })
 
   test('nginx is configured for its pod', () => {
-    const text = nginxConfig({ directory: '/d', address: '127.244.9.2', port: 80, hostname: 'web', image: 'nginx', html: undefined, isRoot: true })
+    const text = nginxConfig({
+      directory: '/d',
+      address: '127.244.9.2',
+      port: 80,
+      hostname: 'web',
+      image: 'nginx',
+      html: undefined,
+      isRoot: true,
+    })
     assert.match(text, /listen 127\.244\.9\.2:80;/)
     assert.match(text, /Served by web/)
   })

@@ -44,7 +44,11 @@ function containerRequests(container: Container): PodRequests {
   const { requests = {}, limits = {} } = container.resources ?? {}
   // A limit without a request is also the request.
   const of = (name: string) => requests[name] ?? limits[name]
-  return { cpuMilli: milliCpu(of('cpu')), memoryBytes: quantity(of('memory')), storageBytes: quantity(of('ephemeral-storage')) }
+  return {
+    cpuMilli: milliCpu(of('cpu')),
+    memoryBytes: quantity(of('memory')),
+    storageBytes: quantity(of('ephemeral-storage')),
+  }
 }
 
 /** The larger of the sum over containers (sidecars with them) and the largest moment of the init containers; plus overhead. */
@@ -78,7 +82,11 @@ function raise(to: PodRequests, at: PodRequests): void {
   for (const key of KEYS) to[key] = Math.max(to[key], at[key])
 }
 function plus(a: PodRequests, b: PodRequests): PodRequests {
-  return { cpuMilli: a.cpuMilli + b.cpuMilli, memoryBytes: a.memoryBytes + b.memoryBytes, storageBytes: a.storageBytes + b.storageBytes }
+  return {
+    cpuMilli: a.cpuMilli + b.cpuMilli,
+    memoryBytes: a.memoryBytes + b.memoryBytes,
+    storageBytes: a.storageBytes + b.storageBytes,
+  }
 }
 
 export interface Allocatable extends PodRequests {
@@ -96,7 +104,10 @@ export interface AdmissionRefusal {
  */
 export function admit(pod: Pod, admitted: readonly Pod[], allocatable: Allocatable): AdmissionRefusal | undefined {
   if (admitted.length + 1 > allocatable.pods)
-    return { reason: 'OutOfpods', message: `Pod was rejected: Node didn't have enough resource: pods, requested: 1, used: ${admitted.length}, capacity: ${allocatable.pods}` }
+    return {
+      reason: 'OutOfpods',
+      message: `Pod was rejected: Node didn't have enough resource: pods, requested: 1, used: ${admitted.length}, capacity: ${allocatable.pods}`,
+    }
   const used = { cpuMilli: 0, memoryBytes: 0, storageBytes: 0 }
   for (const other of admitted) add(used, podRequests(other))
   const asked = podRequests(pod)

@@ -32,6 +32,8 @@ export interface ContainerRuntime {
   stopContainer(containerId: string, graceMs: number): Promise<void>
   /** Ends it at once if it runs. Its log files are the kubelet's to remove. */
   removeContainer(containerId: string): Promise<void>
+  /** Its log file was renamed: what it writes from now on goes into a new one. */
+  reopenLog(containerId: string): Promise<void>
   /** Runs a command in a running container. The output is cut at `OUTPUT_BYTES_MAX`. @throws RuntimeError TIMEOUT */
   exec(containerId: string, command: readonly string[], timeoutMs: number): Promise<ExecResult>
 

@@ -18,7 +18,8 @@ export function cgroupProcesses(path: string): number[] {
   const walk = (dir: string) => {
     try {
       for (const line of readFileSync(join(dir, 'cgroup.procs'), 'utf8').split('\n')) if (line) found.add(Number(line))
-      for (const entry of readdirSync(dir, { withFileTypes: true })) if (entry.isDirectory()) walk(join(dir, entry.name))
+      for (const entry of readdirSync(dir, { withFileTypes: true }))
+        if (entry.isDirectory()) walk(join(dir, entry.name))
     } catch {
       // A cgroup that is not there, or went away while we looked, has no process.
     }
@@ -32,7 +33,8 @@ export function cgroupProcesses(path: string): number[] {
 export function removeCgroup(path: string): void {
   const remove = (dir: string) => {
     if (!existsSync(dir)) return
-    for (const entry of readdirSync(dir, { withFileTypes: true })) if (entry.isDirectory()) remove(join(dir, entry.name))
+    for (const entry of readdirSync(dir, { withFileTypes: true }))
+      if (entry.isDirectory()) remove(join(dir, entry.name))
     try {
       rmdirSync(dir)
     } catch {

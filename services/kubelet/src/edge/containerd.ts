@@ -1,6 +1,17 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { createHash } from 'node:crypto'
-import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, renameSync, rmSync, statSync, writeFileSync } from 'node:fs'
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from 'node:fs'
 import { join } from 'node:path'
 import type { Log } from '@capstan/actor'
 import { CriRuntime } from './cri-runtime.js'
@@ -77,7 +88,9 @@ class Supervisor implements Containerd {
     this.socketPath = this.paths.socket
     this.log = options.log.child({ component: 'containerd' })
     if (Buffer.byteLength(this.socketPath) > SOCKET_PATH_MAX)
-      throw new Error(`${this.socketPath} is longer than ${SOCKET_PATH_MAX} bytes, which is all that a socket's path may have: use a shorter directory`)
+      throw new Error(
+        `${this.socketPath} is longer than ${SOCKET_PATH_MAX} bytes, which is all that a socket's path may have: use a shorter directory`,
+      )
     for (const dir of [this.paths.root, this.paths.state, this.paths.cniConf]) mkdirSync(dir, { recursive: true })
     this.snapshotter = chooseSnapshotter(options.dir)
     writeFileSync(this.paths.config, containerdConfig(this.paths, { ...options, snapshotter: this.snapshotter }))
@@ -103,7 +116,9 @@ class Supervisor implements Containerd {
     while (!(await this.runtime.info()).ready) {
       if (this.child?.exitCode !== null || performance.now() > until) {
         await this.stop()
-        throw new Error(`containerd did not start; its last words, from ${this.paths.log}:\n${lastLines(this.paths.log)}`)
+        throw new Error(
+          `containerd did not start; its last words, from ${this.paths.log}:\n${lastLines(this.paths.log)}`,
+        )
       }
       await new Promise((resolve) => setTimeout(resolve, 10))
     }
@@ -200,7 +215,9 @@ class Supervisor implements Containerd {
  * Removes what a containerd of this directory left on the host, dead or alive: containers, shims, mounts, network
  * namespaces, cgroups, the runtime's state. Images stay. Works from what it finds; idempotent.
  */
-export async function clearContainerd(options: Pick<ContainerdOptions, 'dir' | 'cgroupParent' | 'netns' | 'bridge'>): Promise<void> {
+export async function clearContainerd(
+  options: Pick<ContainerdOptions, 'dir' | 'cgroupParent' | 'netns' | 'bridge'>,
+): Promise<void> {
   const paths = pathsOf(options.dir)
   await endRecorded(paths.pid)
   const shims = () => shimsOf(paths).map((shim) => shim.pid)
@@ -220,11 +237,15 @@ export async function clearContainerd(options: Pick<ContainerdOptions, 'dir' | '
   removeCgroup(options.cgroupParent)
 }
 
-async function removeNetwork(paths: ContainerdPaths, options: Pick<ContainerdOptions, 'netns' | 'bridge'>): Promise<void> {
+async function removeNetwork(
+  paths: ContainerdPaths,
+  options: Pick<ContainerdOptions, 'netns' | 'bridge'>,
+): Promise<void> {
   rmSync(paths.cniState, { recursive: true, force: true })
   const results = '/var/lib/cni/results'
   if (existsSync(results))
-    for (const file of readdirSync(results)) if (file.startsWith(`${networkName(paths)}-`)) rmSync(join(results, file), { force: true })
+    for (const file of readdirSync(results))
+      if (file.startsWith(`${networkName(paths)}-`)) rmSync(join(results, file), { force: true })
   const inside = options.netns ? ['-n', options.netns] : []
   // Nothing there: nothing to do.
   await runCommand('ip', [...inside, 'link', 'del', options.bridge ?? 'cni0']).catch(() => '')
@@ -245,7 +266,13 @@ function shimSockets(state: string): Map<string, string> {
   const tasks = join(state, 'io.containerd.runtime.v2.task/k8s.io')
   for (const id of existsSync(tasks) ? readdirSync(tasks) : []) {
     const file = join(tasks, id, 'address')
-    if (existsSync(file)) sockets.set(id, readFileSync(file, 'utf8').trim().replace(/^unix:\/\//, ''))
+    if (existsSync(file))
+      sockets.set(
+        id,
+        readFileSync(file, 'utf8')
+          .trim()
+          .replace(/^unix:\/\//, ''),
+      )
   }
   return sockets
 }
@@ -265,7 +292,8 @@ function shimsOf(paths: ContainerdPaths): { pid: number; id: string }[] {
     if (!/^\d+$/.test(entry) || Number(entry) === process.pid) continue
     try {
       const [command = '', ...args] = readFileSync(`/proc/${entry}/cmdline`, 'utf8').split('\0')
-      if (/containerd-shim/.test(command) && args.includes(paths.socket)) found.push({ pid: Number(entry), id: args[args.indexOf('-id') + 1] ?? '' })
+      if (/containerd-shim/.test(command) && args.includes(paths.socket))
+        found.push({ pid: Number(entry), id: args[args.indexOf('-id') + 1] ?? '' })
     } catch {
       // It ended while we looked.
     }
@@ -312,7 +340,8 @@ function pathsOf(dir: string): ContainerdPaths {
 }
 
 /** Distinct for each directory: results of all networks of a host lie in one place. */
-const networkName = (paths: ContainerdPaths) => `capstan-${createHash('sha256').update(paths.dir).digest('hex').slice(0, 12)}`
+const networkName = (paths: ContainerdPaths) =>
+  `capstan-${createHash('sha256').update(paths.dir).digest('hex').slice(0, 12)}`
 
 /** TOML for containerd 1.6 and 1.7 (configuration version 2). */
 export function containerdConfig(
@@ -419,4 +448,3 @@ function readRecord(file: string): Record<string, string> {
     return {} // Torn by a crash: importing again is harmless.
   }
 }
-

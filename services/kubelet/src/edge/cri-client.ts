@@ -1,5 +1,13 @@
 import { fileURLToPath } from 'node:url'
-import { Client, credentials, type GrpcObject, loadPackageDefinition, Metadata, type ServiceError, status } from '@grpc/grpc-js'
+import {
+  Client,
+  credentials,
+  type GrpcObject,
+  loadPackageDefinition,
+  Metadata,
+  type ServiceError,
+  status,
+} from '@grpc/grpc-js'
 import { loadSync } from '@grpc/proto-loader'
 import { RuntimeError, type RuntimeErrorCode } from '../runtime.js'
 
@@ -25,7 +33,11 @@ export class CriClient {
     const definition = loadSync(PROTO, { longs: Number, enums: String, defaults: true, arrays: true, objects: true })
     const services = (loadPackageDefinition(definition)['runtime'] as GrpcObject)['v1'] as Record<
       string,
-      new (address: string, credentials: unknown, options: object) => Client
+      new (
+        address: string,
+        credentials: unknown,
+        options: object,
+      ) => Client
     >
     const options = {
       'grpc.max_receive_message_length': RECEIVE_BYTES_MAX,
@@ -63,7 +75,8 @@ export class CriClient {
       const call = (client as unknown as Record<string, Method>)[name]
       if (!call) throw new Error(`CRI has no ${method}`)
       call.call(client, request, new Metadata(), { deadline: Date.now() + timeoutMs }, (error, reply) => {
-        if (error) reject(new RuntimeError(codeOf(error), `${method}: ${error.details || error.message}`, { cause: error }))
+        if (error)
+          reject(new RuntimeError(codeOf(error), `${method}: ${error.details || error.message}`, { cause: error }))
         else resolve(reply)
       })
     })

@@ -30,7 +30,17 @@ const IMPORT_SEEN_MS = 5000
 const CPU_PERIOD = 100_000
 
 // What a container must not see of the host's kernel, as the OCI defaults have it.
-const MASKED_PATHS = ['/proc/acpi', '/proc/kcore', '/proc/keys', '/proc/latency_stats', '/proc/timer_list', '/proc/timer_stats', '/proc/sched_debug', '/proc/scsi', '/sys/firmware']
+const MASKED_PATHS = [
+  '/proc/acpi',
+  '/proc/kcore',
+  '/proc/keys',
+  '/proc/latency_stats',
+  '/proc/timer_list',
+  '/proc/timer_stats',
+  '/proc/sched_debug',
+  '/proc/scsi',
+  '/sys/firmware',
+]
 const READONLY_PATHS = ['/proc/asound', '/proc/bus', '/proc/fs', '/proc/irq', '/proc/sys', '/proc/sysrq-trigger']
 
 export interface CriRuntimeOptions {
@@ -48,7 +58,10 @@ export class CriRuntime implements ContainerRuntime {
   readonly kind = 'containerd'
   private readonly client: CriClient
   /** What can't change any more: of exited containers all, of running ones the start. Only ids of the last `list` are kept. */
-  private containerFacts = new Map<string, Pick<ContainerState, 'startedAtMs' | 'finishedAtMs' | 'exitCode' | 'reason' | 'message'>>()
+  private containerFacts = new Map<
+    string,
+    Pick<ContainerState, 'startedAtMs' | 'finishedAtMs' | 'exitCode' | 'reason' | 'message'>
+  >()
   private sandboxIps = new Map<string, string>()
 
   constructor(private readonly options: CriRuntimeOptions) {
@@ -57,8 +70,16 @@ export class CriRuntime implements ContainerRuntime {
 
   async info(): Promise<RuntimeInfo> {
     try {
-      const [version, status] = await Promise.all([this.client.call('Version', {}, 3000), this.client.call('Status', {}, 3000)])
-      const conditions = (status['status']?.conditions ?? []) as { type: string; status: boolean; reason: string; message: string }[]
+      const [version, status] = await Promise.all([
+        this.client.call('Version', {}, 3000),
+        this.client.call('Status', {}, 3000),
+      ])
+      const conditions = (status['status']?.conditions ?? []) as {
+        type: string
+        status: boolean
+        reason: string
+        message: string
+      }[]
       const of = (type: string) => conditions.find((c) => c.type === type)
       const bad = conditions.filter((c) => !c.status)
       return {
@@ -80,7 +101,9 @@ export class CriRuntime implements ContainerRuntime {
       this.client.call('ListContainers', filter),
     ])
     const sandboxes = await Promise.all((sandboxReply['items'] as CriMessage[]).map((item) => this.sandboxState(item)))
-    const containers = await Promise.all((containerReply['containers'] as CriMessage[]).map((item) => this.containerState(item)))
+    const containers = await Promise.all(
+      (containerReply['containers'] as CriMessage[]).map((item) => this.containerState(item)),
+    )
     if (podUid === undefined) this.forgetOthers(sandboxes, containers)
     return {
       sandboxes: sandboxes.filter((s): s is SandboxState => s !== undefined && s.pod.uid !== '').sort(byCreation),
@@ -124,6 +147,10 @@ export class CriRuntime implements ContainerRuntime {
     await ignoreMissing(this.client.call('RemoveContainer', { containerId }, START_MS))
   }
 
+  async reopenLog(containerId: string): Promise<void> {
+    await this.client.call('ReopenContainerLog', { containerId })
+  }
+
   async exec(containerId: string, command: readonly string[], timeoutMs: number): Promise<ExecResult> {
     const timeout = Math.max(1, Math.ceil(timeoutMs / 1000))
     const reply = await this.client.call('ExecSync', { containerId, cmd: command, timeout }, timeout * 1000 + 2000)
@@ -139,17 +166,24 @@ export class CriRuntime implements ContainerRuntime {
       const reply = await this.client.callImages('ImageStatus', { image: { image: name } })
       return reply['image'] ? imageInfo(reply['image']) : undefined
     } catch (error) {
-      if (error instanceof RuntimeError && error.code === 'REFUSED') throw new RuntimeError('IMAGE_NAME', error.message, { cause: error })
+      if (error instanceof RuntimeError && error.code === 'REFUSED')
+        throw new RuntimeError('IMAGE_NAME', error.message, { cause: error })
       throw error
     }
   }
 
   async pullImage(name: string, { credentials }: ImageUse = {}): Promise<ImageInfo> {
     try {
-      await this.client.callImages('PullImage', { image: { image: name }, ...(credentials ? { auth: credentials } : {}) }, PULL_MS)
+      await this.client.callImages(
+        'PullImage',
+        { image: { image: name }, ...(credentials ? { auth: credentials } : {}) },
+        PULL_MS,
+      )
     } catch (error) {
       if (!(error instanceof RuntimeError) || error.code === 'UNAVAILABLE') throw error
-      throw new RuntimeError('IMAGE_PULL', `${error.message} (without a registry: capstan image import FILE)`, { cause: error })
+      throw new RuntimeError('IMAGE_PULL', `${error.message} (without a registry: capstan image import FILE)`, {
+        cause: error,
+      })
     }
     const image = await this.image(name)
     if (!image) throw new RuntimeError('IMAGE_PULL', `${name} was pulled and is not there`)
@@ -171,7 +205,8 @@ export class CriRuntime implements ContainerRuntime {
     const names = [...output.matchAll(/^unpacking (\S+)/gm)].map((match) => match[1] as string)
     const until = performance.now() + IMPORT_SEEN_MS
     for (const name of names)
-      while (!(await this.image(name)) && performance.now() < until) await new Promise((resolve) => setTimeout(resolve, 20))
+      while (!(await this.image(name)) && performance.now() < until)
+        await new Promise((resolve) => setTimeout(resolve, 20))
     return names
   }
 
@@ -223,7 +258,11 @@ export class CriRuntime implements ContainerRuntime {
     }
     return {
       id,
-      pod: { uid: item['metadata']?.uid ?? '', namespace: item['metadata']?.namespace ?? '', name: item['metadata']?.name ?? '' },
+      pod: {
+        uid: item['metadata']?.uid ?? '',
+        namespace: item['metadata']?.namespace ?? '',
+        name: item['metadata']?.name ?? '',
+      },
       attempt: item['metadata']?.attempt ?? 0,
       ready,
       ip,
@@ -304,7 +343,11 @@ const STATES: Record<string, ContainerState['state']> = {
 }
 
 function namespaces(spec: SandboxSpec): object {
-  return { network: spec.hostNetwork ? 'NODE' : 'POD', pid: spec.hostPid ? 'NODE' : 'CONTAINER', ipc: spec.hostIpc ? 'NODE' : 'POD' }
+  return {
+    network: spec.hostNetwork ? 'NODE' : 'POD',
+    pid: spec.hostPid ? 'NODE' : 'CONTAINER',
+    ipc: spec.hostIpc ? 'NODE' : 'POD',
+  }
 }
 
 function containerConfig(spec: ContainerSpec, sandbox: SandboxSpec): object {
@@ -332,7 +375,9 @@ function containerConfig(spec: ContainerSpec, sandbox: SandboxSpec): object {
     linux: {
       resources: {
         cpuShares: resources.cpuShares,
-        ...(cpuQuotaMilli === undefined ? {} : { cpuPeriod: CPU_PERIOD, cpuQuota: Math.max(1000, (cpuQuotaMilli * CPU_PERIOD) / 1000) }),
+        ...(cpuQuotaMilli === undefined
+          ? {}
+          : { cpuPeriod: CPU_PERIOD, cpuQuota: Math.max(1000, (cpuQuotaMilli * CPU_PERIOD) / 1000) }),
         ...(memoryLimitBytes === undefined ? {} : { memoryLimitInBytes: memoryLimitBytes }),
         oomScoreAdj: resources.oomScoreAdj,
       },
@@ -387,7 +432,8 @@ async function ignoreMissing(call: Promise<unknown>): Promise<void> {
   try {
     await call
   } catch (error) {
-    if (error instanceof RuntimeError && (error.code === 'NOT_FOUND' || /not found|does not exist/.test(error.message))) return
+    if (error instanceof RuntimeError && (error.code === 'NOT_FOUND' || /not found|does not exist/.test(error.message)))
+      return
     throw error
   }
 }

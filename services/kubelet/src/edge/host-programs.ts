@@ -47,7 +47,8 @@ export function findProgram(name: string, path: string | undefined, workingDir =
     const file = name.startsWith('/') ? name : join(workingDir, name)
     return isExecutable(file) ? file : undefined
   }
-  for (const dir of [...(path ?? '').split(':').filter(Boolean), ...SYSTEM_PATH]) if (isExecutable(join(dir, name))) return join(dir, name)
+  for (const dir of [...(path ?? '').split(':').filter(Boolean), ...SYSTEM_PATH])
+    if (isExecutable(join(dir, name))) return join(dir, name)
   return undefined
 }
 
@@ -72,9 +73,11 @@ export function nginxConfig(options: {
   isRoot: boolean
 }): string {
   const { directory, address, port, hostname, image, html, isRoot } = options
-  const colour = /:green$/.test(image) ? ' style="color: green"' : ''
+  const colour = image.endsWith(':green') ? ' style="color: green"' : ''
   const page = `<!DOCTYPE html>\\n<title>Welcome to nginx!</title>\\n<h1${colour.replaceAll('"', '\\"')}>Welcome to nginx!</h1>\\n<p>Served by ${hostname}</p>\\n`
-  const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi'].map((kind) => `  ${kind}_temp_path ${directory}/${kind};`).join('\n')
+  const temporary = ['client_body', 'proxy', 'fastcgi', 'uwsgi', 'scgi']
+    .map((kind) => `  ${kind}_temp_path ${directory}/${kind};`)
+    .join('\n')
   return `daemon off;
 ${isRoot ? 'user nobody nogroup;\n' : ''}worker_processes 1;
 pid ${directory}/nginx.pid;

@@ -1,11 +1,26 @@
-import { appendFileSync, closeSync, existsSync, type FSWatcher, fstatSync, mkdirSync, openSync, readFileSync, readSync, watch, writeFileSync } from 'node:fs'
+import {
+  appendFileSync,
+  closeSync,
+  existsSync,
+  type FSWatcher,
+  fstatSync,
+  mkdirSync,
+  openSync,
+  readFileSync,
+  readSync,
+  watch,
+  writeFileSync,
+} from 'node:fs'
 import { dirname, join } from 'node:path'
+import { spawn } from 'node:child_process'
 import { formatLogRecord } from '../log-format.js'
 
 const READ_BYTES = 64 * 1024
 const LINE_BYTES_MAX = 16 * 1024
 const POLL_MS = 2000
 const NEWLINE = 0x0a
+/** What was carried over gives its disk space back in steps of so much. */
+const RELEASE_BYTES = 8 * 1024 * 1024
 
 /**
  * Carries what a process wrote to its raw output files over into the log file that `kubectl logs` reads, line by line with
@@ -14,6 +29,7 @@ const NEWLINE = 0x0a
  */
 export class LogPump {
   private readonly offsets: Record<'stdout' | 'stderr', number>
+  private readonly released = { stdout: 0, stderr: 0 }
   private watcher: FSWatcher | undefined
   private readonly timer: NodeJS.Timeout
   private readonly record: string
@@ -35,7 +51,9 @@ export class LogPump {
   pump(last = false): void {
     const before = this.offsets.stdout + this.offsets.stderr
     for (const stream of ['stdout', 'stderr'] as const) this.carry(stream, last)
-    if (this.offsets.stdout + this.offsets.stderr !== before) writeFileSync(this.record, JSON.stringify(this.offsets))
+    if (this.offsets.stdout + this.offsets.stderr === before) return
+    writeFileSync(this.record, JSON.stringify(this.offsets))
+    for (const stream of ['stdout', 'stderr'] as const) this.release(stream)
   }
 
   stop(): void {
@@ -53,6 +71,22 @@ export class LogPump {
     } catch {
       // No watch to be had (their number is limited): the timer finds it, a little later.
     }
+  }
+
+  /** The process appends: the file can't be cut without losing what comes just then, but a hole in it takes no space. */
+  private release(stream: 'stdout' | 'stderr'): void {
+    if (this.offsets[stream] - this.released[stream] < RELEASE_BYTES) return
+    this.released[stream] = this.offsets[stream]
+    const args = [
+      '--punch-hole',
+      '--offset',
+      '0',
+      '--length',
+      String(this.offsets[stream]),
+      join(this.directory, stream),
+    ]
+    // Where there is no such tool or file system the space stays taken until the container is removed.
+    spawn('fallocate', args, { stdio: 'ignore' }).on('error', () => {})
   }
 
   private carry(stream: 'stdout' | 'stderr', last: boolean): void {

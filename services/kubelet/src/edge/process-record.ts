@@ -36,7 +36,9 @@ export function readProcessRecord(path: string): ProcessRecord | undefined {
   if (!existsSync(path)) return undefined
   try {
     const record = JSON.parse(readFileSync(path, 'utf8')) as Partial<ProcessRecord>
-    return typeof record.pid === 'number' && typeof record.startTicks === 'number' ? (record as ProcessRecord) : undefined
+    return typeof record.pid === 'number' && typeof record.startTicks === 'number'
+      ? (record as ProcessRecord)
+      : undefined
   } catch {
     return undefined // Torn by a crash of the machine: that process is gone too.
   }

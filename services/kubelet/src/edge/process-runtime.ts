@@ -1,6 +1,18 @@
 import { type ChildProcess, spawn } from 'node:child_process'
 import { randomBytes } from 'node:crypto'
-import { closeSync, existsSync, mkdirSync, openSync, readdirSync, readFileSync, renameSync, rmSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
+import {
+  closeSync,
+  existsSync,
+  mkdirSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs'
 import { createServer } from 'node:net'
 import { hostname } from 'node:os'
 import { dirname, join } from 'node:path'
@@ -86,8 +98,14 @@ export class ProcessRuntime implements ContainerRuntime {
     const wanted = (pod: { uid: string }) => podUid === undefined || pod.uid === podUid
     for (const stored of this.containers.values()) if (wanted(stored.state.pod)) this.look(stored)
     return {
-      sandboxes: [...this.sandboxes.values()].filter(({ state }) => wanted(state.pod)).map(({ state }) => ({ ...state })).sort(byCreation),
-      containers: [...this.containers.values()].filter(({ state }) => wanted(state.pod)).map(({ state }) => ({ ...state })).sort(byCreation),
+      sandboxes: [...this.sandboxes.values()]
+        .filter(({ state }) => wanted(state.pod))
+        .map(({ state }) => ({ ...state }))
+        .sort(byCreation),
+      containers: [...this.containers.values()]
+        .filter(({ state }) => wanted(state.pod))
+        .map(({ state }) => ({ ...state }))
+        .sort(byCreation),
     }
   }
 
@@ -105,7 +123,15 @@ export class ProcessRuntime implements ContainerRuntime {
   async startSandbox(spec: SandboxSpec): Promise<string> {
     const id = newId()
     const ip = spec.hostNetwork ? undefined : await this.newAddress()
-    const state: SandboxState = { id, pod: spec.pod, attempt: spec.attempt, ready: true, ip, createdAtMs: Date.now(), annotations: spec.annotations }
+    const state: SandboxState = {
+      id,
+      pod: spec.pod,
+      attempt: spec.attempt,
+      ready: true,
+      ip,
+      createdAtMs: Date.now(),
+      annotations: spec.annotations,
+    }
     mkdirSync(spec.logDirectory, { recursive: true })
     this.sandboxes.set(id, { spec, state })
     this.saveSandbox(id)
@@ -124,13 +150,15 @@ export class ProcessRuntime implements ContainerRuntime {
 
   async removeSandbox(sandboxId: string): Promise<void> {
     await this.stopSandbox(sandboxId)
-    for (const { state } of [...this.containers.values()]) if (state.sandboxId === sandboxId) await this.removeContainer(state.id)
+    for (const { state } of this.containers.values())
+      if (state.sandboxId === sandboxId) await this.removeContainer(state.id)
     this.sandboxes.delete(sandboxId)
     rmSync(join(this.sandboxDir, `${sandboxId}.json`), { force: true })
   }
 
   async createContainer(sandboxId: string, spec: ContainerSpec, sandbox: SandboxSpec): Promise<string> {
-    if (!this.sandboxes.get(sandboxId)?.state.ready) throw new RuntimeError('NOT_FOUND', `no running sandbox ${sandboxId}`)
+    if (!this.sandboxes.get(sandboxId)?.state.ready)
+      throw new RuntimeError('NOT_FOUND', `no running sandbox ${sandboxId}`)
     const id = newId()
     const state: ContainerState = {
       id,
@@ -158,12 +186,19 @@ export class ProcessRuntime implements ContainerRuntime {
 
   async startContainer(containerId: string): Promise<void> {
     const stored = this.mustFind(containerId)
-    if (stored.state.state !== 'created') throw new RuntimeError('REFUSED', `container ${containerId} was started already`)
+    if (stored.state.state !== 'created')
+      throw new RuntimeError('REFUSED', `container ${containerId} was started already`)
     try {
       await this.launch(stored)
     } catch (error) {
       const message = (error as Error).message
-      Object.assign(stored.state, { state: 'exited', exitCode: 128, finishedAtMs: Date.now(), reason: 'StartError', message })
+      Object.assign(stored.state, {
+        state: 'exited',
+        exitCode: 128,
+        finishedAtMs: Date.now(),
+        reason: 'StartError',
+        message,
+      })
       this.save(stored)
       throw error
     }
@@ -178,7 +213,8 @@ export class ProcessRuntime implements ContainerRuntime {
     if (!record) return
     const until = performance.now() + graceMs
     if (graceMs > 0) signalGroup(record.pid, 'SIGTERM')
-    while (isLive(record) && performance.now() < until) await new Promise((resolve) => setTimeout(resolve, STOP_LOOK_MS))
+    while (isLive(record) && performance.now() < until)
+      await new Promise((resolve) => setTimeout(resolve, STOP_LOOK_MS))
     // What the command left behind in its group ends with it.
     signalGroup(record.pid, 'SIGKILL')
     while (isLive(record)) await new Promise((resolve) => setTimeout(resolve, STOP_LOOK_MS))
@@ -203,7 +239,13 @@ export class ProcessRuntime implements ContainerRuntime {
     const program = findProgram(words[0] ?? '', env['PATH'], cwd)
     if (!program) throw new RuntimeError('REFUSED', `exec: "${words[0] ?? ''}": executable file not found in $PATH`)
     return new Promise((resolve, reject) => {
-      const child = spawn(program, words.slice(1), { env, cwd, stdio: ['ignore', 'pipe', 'pipe'], detached: true, ...identityOf(stored.spec) })
+      const child = spawn(program, words.slice(1), {
+        env,
+        cwd,
+        stdio: ['ignore', 'pipe', 'pipe'],
+        detached: true,
+        ...identityOf(stored.spec),
+      })
       const output = { stdout: [] as Buffer[], stderr: [] as Buffer[] }
       const bytes = { stdout: 0, stderr: 0 }
       for (const stream of ['stdout', 'stderr'] as const)
@@ -228,7 +270,8 @@ export class ProcessRuntime implements ContainerRuntime {
   }
 
   async image(name: string, use: ImageUse = {}): Promise<ImageInfo | undefined> {
-    if (!/^[a-z0-9]/i.test(name) || /\s/.test(name)) throw new RuntimeError('IMAGE_NAME', `not the name of an image: ${JSON.stringify(name)}`)
+    if (!/^[a-z0-9]/i.test(name) || /\s/.test(name))
+      throw new RuntimeError('IMAGE_NAME', `not the name of an image: ${JSON.stringify(name)}`)
     const image = { id: `process:${name}`, tags: [name], digests: [], sizeBytes: 0 }
     if (use.ownCommand) return image
     const known = programFor(name)
@@ -248,12 +291,18 @@ export class ProcessRuntime implements ContainerRuntime {
   }
 
   async importImage(archivePath: string): Promise<string[]> {
-    throw new RuntimeError('UNSUPPORTED', `the process runtime takes no images (${archivePath}): it runs programs of this host`)
+    throw new RuntimeError(
+      'UNSUPPORTED',
+      `the process runtime takes no images (${archivePath}): it runs programs of this host`,
+    )
   }
 
   async listImages(): Promise<ImageInfo[]> {
     return []
   }
+
+  /** Lines are appended by name: the next one goes into a new file. */
+  async reopenLog(): Promise<void> {}
 
   async removeImage(): Promise<void> {}
 
@@ -262,7 +311,11 @@ export class ProcessRuntime implements ContainerRuntime {
     const usage = groupUsage()
     return running.map(({ state }) => {
       const record = readProcessRecord(join(this.pathOf(state.id), 'process.json'))
-      return { pod: state.pod, container: state.name, ...(usage.get(record?.pid ?? -1) ?? { cpuNanoseconds: 0, memoryBytes: 0 }) }
+      return {
+        pod: state.pod,
+        container: state.name,
+        ...(usage.get(record?.pid ?? -1) ?? { cpuNanoseconds: 0, memoryBytes: 0 }),
+      }
     })
   }
 
@@ -325,10 +378,16 @@ export class ProcessRuntime implements ContainerRuntime {
     const { spec, state } = stored
     if (spec.command) return [...spec.command, ...(spec.args ?? [])]
     const known = programFor(spec.image)
-    const program = known?.programs.map((name) => findProgram(name, process.env['PATH'])).find((path) => path !== undefined)
+    const program = known?.programs
+      .map((name) => findProgram(name, process.env['PATH']))
+      .find((path) => path !== undefined)
     if (!known || !program) throw new RuntimeError('REFUSED', `no program of this host stands for image ${spec.image}`)
-    if (known.configure === 'nginx' && !spec.args) return [program, '-p', this.pathOf(state.id), '-e', 'stderr', '-c', await this.configureNginx(stored)]
-    const args = baseNameOf(spec.image) === 'busybox' && program.endsWith('busybox') ? ['sh', ...(spec.args ?? [])] : [...known.args, ...(spec.args ?? [])]
+    if (known.configure === 'nginx' && !spec.args)
+      return [program, '-p', this.pathOf(state.id), '-e', 'stderr', '-c', await this.configureNginx(stored)]
+    const args =
+      baseNameOf(spec.image) === 'busybox' && program.endsWith('busybox')
+        ? ['sh', ...(spec.args ?? [])]
+        : [...known.args, ...(spec.args ?? [])]
     return [program, ...args]
   }
 
@@ -339,22 +398,42 @@ export class ProcessRuntime implements ContainerRuntime {
     // Low ports are root's: then the same one, thousands higher.
     const port = (await mayListen(address, wanted)) ? wanted : wanted + 8000
     if (port !== wanted)
-      this.log.warn({ pod: spec.pod.name, address, wanted, port }, 'this process may not listen on the port that the pod names: nginx listens on another one, Services do not find it')
+      this.log.warn(
+        { pod: spec.pod.name, address, wanted, port },
+        'this process may not listen on the port that the pod names: nginx listens on another one, Services do not find it',
+      )
     const html = spec.mounts.find((mount) => mount.containerPath === '/usr/share/nginx/html')?.hostPath
     const file = join(directory, 'nginx.conf')
-    writeFileSync(file, nginxConfig({ directory, address, port, hostname: name, image: spec.image, html, isRoot: process.getuid?.() === 0 }))
+    writeFileSync(
+      file,
+      nginxConfig({
+        directory,
+        address,
+        port,
+        hostname: name,
+        image: spec.image,
+        html,
+        isRoot: process.getuid?.() === 0,
+      }),
+    )
     return file
   }
 
   /** Mounts show below the container's working directory, and their paths are replaced where a command's words begin with them. */
-  private environment({ spec, state, hostname: name }: StoredContainer, command: readonly string[]): { env: Record<string, string>; cwd: string; words: string[] } {
+  private environment(
+    { spec, state, hostname: name }: StoredContainer,
+    command: readonly string[],
+  ): { env: Record<string, string>; cwd: string; words: string[] } {
     const root = join(this.pathOf(state.id), 'root')
     const mounts = [...spec.mounts].sort((a, b) => b.containerPath.length - a.containerPath.length)
     const onHost = (text: string) => {
       for (const { containerPath, hostPath } of mounts) {
         if (containerPath === '/etc/hosts') continue
         const path = containerPath.replace(/[.*+?^${}()|[\]\\]/g, '\\$&')
-        text = text.replace(new RegExp(`(^|[\\s"'=:<>(,;])${path}(?=$|[\\s/"':<>),;|&])`, 'g'), (_, before: string) => `${before}${hostPath}`)
+        text = text.replace(
+          new RegExp(`(^|[\\s"'=:<>(,;])${path}(?=$|[\\s/"':<>),;|&])`, 'g'),
+          (_, before: string) => `${before}${hostPath}`,
+        )
       }
       return text
     }
@@ -362,7 +441,13 @@ export class ProcessRuntime implements ContainerRuntime {
     const own = Object.fromEntries(spec.env.map(([key, value]) => [key, onHost(value)]))
     const workingDir = spec.workingDir === undefined ? root : onHost(spec.workingDir)
     return {
-      env: { PATH: process.env['PATH'] ?? '/usr/local/bin:/usr/bin:/bin', HOME: root, HOSTNAME: name || hostname(), POD_IP: ip, ...own },
+      env: {
+        PATH: process.env['PATH'] ?? '/usr/local/bin:/usr/bin:/bin',
+        HOME: root,
+        HOSTNAME: name || hostname(),
+        POD_IP: ip,
+        ...own,
+      },
       cwd: existsSync(workingDir) ? workingDir : root,
       words: command.map(onHost),
     }
@@ -405,7 +490,9 @@ export class ProcessRuntime implements ContainerRuntime {
   }
 
   private load(): void {
-    for (const file of readdirSync(this.sandboxDir).filter((name) => name.endsWith('.json')).sort()) {
+    for (const file of readdirSync(this.sandboxDir)
+      .filter((name) => name.endsWith('.json'))
+      .sort()) {
       const stored = readJson<StoredSandbox>(join(this.sandboxDir, file))
       if (stored) this.sandboxes.set(stored.state.id, stored)
     }
@@ -414,7 +501,8 @@ export class ProcessRuntime implements ContainerRuntime {
       if (!stored) continue
       this.containers.set(id, stored)
       // Started, and we ended before it was written down.
-      if (stored.state.state === 'created' && existsSync(join(this.pathOf(id), 'process.json'))) Object.assign(stored.state, { state: 'running', startedAtMs: stored.state.createdAtMs })
+      if (stored.state.state === 'created' && existsSync(join(this.pathOf(id), 'process.json')))
+        Object.assign(stored.state, { state: 'running', startedAtMs: stored.state.createdAtMs })
       if (stored.state.state === 'running') {
         this.look(stored)
         if ((stored.state.state as string) === 'running') this.pump(stored)
@@ -443,21 +531,28 @@ export class ProcessRuntime implements ContainerRuntime {
   private async newAddress(): Promise<string> {
     if (process.platform !== 'linux') return this.options.hostIp
     const taken = new Set([...this.sandboxes.values()].map(({ state }) => state.ip))
-    for (let last = 2; last < 255; last++) if (!taken.has(`${this.addressPrefix}.${last}`)) return `${this.addressPrefix}.${last}`
+    for (let last = 2; last < 255; last++)
+      if (!taken.has(`${this.addressPrefix}.${last}`)) return `${this.addressPrefix}.${last}`
     throw new RuntimeError('REFUSED', 'no free pod address')
   }
 }
 
 const newId = () => randomBytes(16).toString('hex')
 
-const byCreation = (a: { createdAtMs: number; id: string }, b: { createdAtMs: number; id: string }) => a.createdAtMs - b.createdAtMs || (a.id < b.id ? -1 : 1)
+const byCreation = (a: { createdAtMs: number; id: string }, b: { createdAtMs: number; id: string }) =>
+  a.createdAtMs - b.createdAtMs || (a.id < b.id ? -1 : 1)
 
 /** Of another user only root can start processes. @throws RuntimeError REFUSED */
 function identityOf({ security }: ContainerSpec): { uid?: number; gid?: number } {
   const { runAsUser, runAsGroup } = security
   const me = process.getuid?.()
-  if (me === 0) return { ...(runAsUser === undefined ? {} : { uid: runAsUser }), ...(runAsGroup === undefined ? {} : { gid: runAsGroup }) }
-  if (runAsUser !== undefined && runAsUser !== me) throw new RuntimeError('REFUSED', `without root the process runtime can't run anything as user ${runAsUser}`)
+  if (me === 0)
+    return {
+      ...(runAsUser === undefined ? {} : { uid: runAsUser }),
+      ...(runAsGroup === undefined ? {} : { gid: runAsGroup }),
+    }
+  if (runAsUser !== undefined && runAsUser !== me)
+    throw new RuntimeError('REFUSED', `without root the process runtime can't run anything as user ${runAsUser}`)
   return {}
 }
 
@@ -491,10 +586,16 @@ function groupUsage(): Map<number, { cpuNanoseconds: number; memoryBytes: number
     if (!/^\d+$/.test(entry)) continue
     try {
       const stat = readFileSync(`/proc/${entry}/stat`, 'utf8')
-      const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ').map(Number)
+      const fields = stat
+        .slice(stat.lastIndexOf(')') + 2)
+        .split(' ')
+        .map(Number)
       const [group = 0, ticks, pages = 0] = [fields[2], (fields[11] ?? 0) + (fields[12] ?? 0), fields[21]]
       const sum = usage.get(group) ?? { cpuNanoseconds: 0, memoryBytes: 0 }
-      usage.set(group, { cpuNanoseconds: sum.cpuNanoseconds + (ticks * 1e9) / CLOCK_TICKS, memoryBytes: sum.memoryBytes + pages * PAGE_BYTES })
+      usage.set(group, {
+        cpuNanoseconds: sum.cpuNanoseconds + (ticks * 1e9) / CLOCK_TICKS,
+        memoryBytes: sum.memoryBytes + pages * PAGE_BYTES,
+      })
     } catch {
       // It ended while we looked.
     }

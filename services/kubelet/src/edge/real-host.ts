@@ -1,17 +1,48 @@
 import { createHash } from 'node:crypto'
 import { existsSync, readFileSync } from 'node:fs'
-import { chmod, lstat, mkdir, open, readdir, readlink, realpath, rename, rm, stat, statfs, symlink, unlink, writeFile } from 'node:fs/promises'
+import {
+  chmod,
+  lstat,
+  mkdir,
+  open,
+  readdir,
+  readlink,
+  realpath,
+  rename,
+  rm,
+  stat,
+  statfs,
+  symlink,
+  unlink,
+  writeFile,
+} from 'node:fs/promises'
 import { request as httpRequest } from 'node:http'
 import { request as httpsRequest } from 'node:https'
 import { connect } from 'node:net'
 import { arch, availableParallelism, freemem, hostname, release, totalmem } from 'node:os'
 import { dirname, join, normalize } from 'node:path'
-import { HostError, type HostInfo, type HttpProbe, type LogFile, type NodeHost, type ProbeOutcome, type VolumeFile } from '../host.js'
+import {
+  HostError,
+  type HostInfo,
+  type HttpProbe,
+  type LogFile,
+  type NodeHost,
+  type ProbeOutcome,
+  type VolumeFile,
+} from '../host.js'
 import type { DnsConfig } from '../runtime.js'
 import { mountsBelow } from './mounts.js'
 import { runCommand } from './run-command.js'
 
-const ARCHITECTURES: Record<string, string> = { x64: 'amd64', arm64: 'arm64', arm: 'arm', ia32: '386', ppc64: 'ppc64le', riscv64: 'riscv64', s390x: 's390x' }
+const ARCHITECTURES: Record<string, string> = {
+  x64: 'amd64',
+  arm64: 'arm64',
+  arm: 'arm',
+  ia32: '386',
+  ppc64: 'ppc64le',
+  riscv64: 'riscv64',
+  s390x: 's390x',
+}
 const PROBE_BODY_BYTES_MAX = 10 * 1024
 const DATA_LINK = '..data'
 
@@ -67,7 +98,10 @@ export class RealHost implements NodeHost {
 
   async podDirectories(): Promise<string[]> {
     const list = async (dir: string) => (existsSync(dir) ? readdir(dir) : [])
-    const uids = [...(await list(this.pods)), ...(await list(this.logs)).map((name) => name.slice(name.lastIndexOf('_') + 1))]
+    const uids = [
+      ...(await list(this.pods)),
+      ...(await list(this.logs)).map((name) => name.slice(name.lastIndexOf('_') + 1)),
+    ]
     return [...new Set(uids)].sort()
   }
 
@@ -79,7 +113,8 @@ export class RealHost implements NodeHost {
 
   async removeLogs(podUid: string): Promise<void> {
     if (!existsSync(this.logs)) return
-    for (const name of await readdir(this.logs)) if (name.endsWith(`_${podUid}`)) await rm(join(this.logs, name), { recursive: true, force: true })
+    for (const name of await readdir(this.logs))
+      if (name.endsWith(`_${podUid}`)) await rm(join(this.logs, name), { recursive: true, force: true })
   }
 
   async makeDirectory(path: string, { mode, memoryBytes }: { mode: number; memoryBytes?: number }): Promise<void> {
@@ -112,7 +147,8 @@ export class RealHost implements NodeHost {
     await symlink(version, `${link}.new`)
     await rename(`${link}.new`, link)
     const tops = new Set(files.map(({ path }) => safe(path).split('/')[0] as string))
-    for (const name of tops) if (!(await exists(join(directory, name)))) await symlink(`${DATA_LINK}/${name}`, join(directory, name))
+    for (const name of tops)
+      if (!(await exists(join(directory, name)))) await symlink(`${DATA_LINK}/${name}`, join(directory, name))
     for (const name of await readdir(directory)) {
       if (name === DATA_LINK || name === version || tops.has(name)) continue
       await rm(join(directory, name), { recursive: true, force: true })
@@ -141,7 +177,8 @@ export class RealHost implements NodeHost {
     if (!(await exists(path))) await mkdir(path, { recursive: true })
     // A link in the volume may point anywhere; the container must not get at that.
     const [inside, top] = await Promise.all([realpath(path), realpath(volumePath)])
-    if (inside !== top && !inside.startsWith(`${top}/`)) throw new HostError(`subPath ${subPath} leads out of its volume`)
+    if (inside !== top && !inside.startsWith(`${top}/`))
+      throw new HostError(`subPath ${subPath} leads out of its volume`)
     return inside
   }
 
@@ -155,12 +192,23 @@ export class RealHost implements NodeHost {
           const { bytesRead } = await file.read(buffer, 0, lengthBytes, offset)
           return buffer.subarray(0, bytesRead)
         },
+        async replaced() {
+          const [opened, named] = await Promise.all([file.stat(), stat(path).catch(() => undefined)])
+          return named !== undefined && named.ino !== opened.ino
+        },
         close: () => file.close(),
       }
     } catch (error) {
       if ((error as NodeJS.ErrnoException).code === 'ENOENT') return undefined
       throw error
     }
+  }
+
+  async rotateLog(path: string, bytesMax: number): Promise<boolean> {
+    const found = await stat(path).catch(() => undefined)
+    if (!found || found.size <= bytesMax) return false
+    await rename(path, `${path}.1`)
+    return true
   }
 
   async removeFile(path: string): Promise<void> {
@@ -179,7 +227,8 @@ export class RealHost implements NodeHost {
         request.destroy()
         resolve(outcome)
       }
-      const fail = (why: string) => done({ ok: false, message: `Get "${probe.scheme}://${probe.host}:${probe.port}${probe.path}": ${why}` })
+      const fail = (why: string) =>
+        done({ ok: false, message: `Get "${probe.scheme}://${probe.host}:${probe.port}${probe.path}": ${why}` })
       const request = send(
         // Certificates are not looked at: a probe asks whether somebody answers, not who.
         { host: probe.host, port: probe.port, path: probe.path, headers, agent: false, rejectUnauthorized: false },
@@ -208,7 +257,10 @@ export class RealHost implements NodeHost {
         socket.destroy()
         resolve(outcome)
       }
-      const timer = setTimeout(() => done({ ok: false, message: `dial tcp ${host}:${port}: no answer within ${timeoutMs} ms` }), timeoutMs)
+      const timer = setTimeout(
+        () => done({ ok: false, message: `dial tcp ${host}:${port}: no answer within ${timeoutMs} ms` }),
+        timeoutMs,
+      )
       socket.once('connect', () => done({ ok: true, message: '' }))
       socket.once('error', (error) => done({ ok: false, message: `dial tcp ${host}:${port}: ${error.message}` }))
     })
@@ -218,7 +270,8 @@ export class RealHost implements NodeHost {
 /** A path from an object: stays below where it is put. @throws HostError */
 function safe(path: string): string {
   const clean = normalize(path)
-  if (clean.startsWith('/') || clean === '..' || clean.startsWith('../')) throw new HostError(`${path} leads out of its volume`)
+  if (clean.startsWith('/') || clean === '..' || clean.startsWith('../'))
+    throw new HostError(`${path} leads out of its volume`)
   return clean
 }
 

@@ -31,7 +31,10 @@ export class PlannedPod {
   }
 
   decide(): PodPlan {
-    this.plan = decidePodActions({ pod: this.pod, contents: this.contents, memory: this.memory, orphanGraceMs: 2000 }, this.nowMs)
+    this.plan = decidePodActions(
+      { pod: this.pod, contents: this.contents, memory: this.memory, orphanGraceMs: 2000 },
+      this.nowMs,
+    )
     return this.plan
   }
 
@@ -65,7 +68,14 @@ export class PlannedPod {
 
   delete(graceSeconds: number): void {
     if (!this.pod) return
-    this.pod = { ...this.pod, metadata: { ...this.pod.metadata, deletionTimestamp: '2030-01-01T00:00:00Z', deletionGracePeriodSeconds: graceSeconds } }
+    this.pod = {
+      ...this.pod,
+      metadata: {
+        ...this.pod.metadata,
+        deletionTimestamp: '2030-01-01T00:00:00Z',
+        deletionGracePeriodSeconds: graceSeconds,
+      },
+    }
   }
 
   private apply(action: PodAction): void {
@@ -75,7 +85,15 @@ export class PlannedPod {
         memory.volumes = new Map()
         break
       case 'start-sandbox':
-        contents.sandboxes.push({ id: `s${++this.ids}`, pod: identity, attempt: action.attempt, ready: true, ip: '10.0.0.2', createdAtMs: nowMs, annotations: {} })
+        contents.sandboxes.push({
+          id: `s${++this.ids}`,
+          pod: identity,
+          attempt: action.attempt,
+          ready: true,
+          ip: '10.0.0.2',
+          createdAtMs: nowMs,
+          annotations: {},
+        })
         break
       case 'start-container':
         contents.containers.push({

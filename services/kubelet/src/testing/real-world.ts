@@ -3,7 +3,10 @@ import { grants, identityToken, Subjects } from '@capstan/protocol'
 import { MemoryBroker, RealClock, RealDisk, RealRandom, silentLog } from '@capstan/real'
 
 /** Real time and an in-process bus, for tests with real containers. */
-export function realWorlds(cluster: string, directory: string): (component: 'kubelet' | 'apiserver', name: string) => World {
+export function realWorlds(
+  cluster: string,
+  directory: string,
+): (component: 'kubelet' | 'apiserver', name: string) => World {
   const broker = new MemoryBroker()
   const subjects = new Subjects(cluster)
   return (component, name) => {
