@@ -1,27 +1,29 @@
 import { forbidden, invalid, type StatusCause } from '../causes.js'
 import { asList, asNumber, asObject, asText, isObject, type Json, type KubeObject, sameJson } from '../kube-object.js'
+import { parseQuantity } from '../quantity.js'
 import { formatAge } from '../time.js'
 import { ageColumn, defineKind, specOf, statusOf } from './define.js'
 import { defaultPodSpec, defaultRequests, validatePodSpec } from './pod-spec.js'
 
 const CONDITION_TEXT = '<none>'
 
-/** Guaranteed: every container limits what it requests, cpu and memory. BestEffort: none requests anything. */
+/**
+ * Guaranteed: every container limits cpu and memory, and requests as much. BestEffort: none requests or limits either. Of a
+ * decoded spec; a request that is not set is the limit, zero is not set.
+ */
 export function qosClass(spec: Json): 'Guaranteed' | 'Burstable' | 'BestEffort' {
-  const containers = [...asList(spec['containers']), ...asList(spec['initContainers'])].map((c) =>
-    asObject(c['resources']),
-  )
-  const some = containers.some((r) =>
-    Object.keys({ ...asObject(r['requests']), ...asObject(r['limits']) }).some((n) => n === 'cpu' || n === 'memory'),
-  )
-  if (!some) return 'BestEffort'
-  const all = containers.every((r) =>
-    ['cpu', 'memory'].every((name) => {
-      const limit = asObject(r['limits'])[name]
-      return limit !== undefined && String(asObject(r['requests'])[name] ?? limit) === String(limit)
-    }),
-  )
-  return all ? 'Guaranteed' : 'Burstable'
+  const containers = [...asList(spec['containers']), ...asList(spec['initContainers'])].map((container) => {
+    const { requests, limits } = asObject(container['resources'])
+    return ['cpu', 'memory'].map((name) => {
+      const limit = parseQuantity(String(asObject(limits)[name] ?? 0))
+      const request = parseQuantity(String(asObject(requests)[name] ?? limit))
+      return { limit, request }
+    })
+  })
+  const all = containers.flat()
+  if (all.every(({ limit, request }) => limit.nanos === 0n && request.nanos === 0n)) return 'BestEffort'
+  const isGuaranteed = all.every(({ limit, request }) => limit.nanos > 0n && limit.compare(request) === 0)
+  return isGuaranteed ? 'Guaranteed' : 'Burstable'
 }
 
 /** The STATUS and RESTARTS columns, worked out as kubectl's server does. */
