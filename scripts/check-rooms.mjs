@@ -6,7 +6,18 @@ const root = process.argv[2] ?? join(import.meta.dirname, '..')
 
 // What each room may import of ours, besides itself. `types:` only as `import type`.
 const PORTS = ['@capstan/actor']
-const LIBS = ['@capstan/actor', '@capstan/protocol', '@capstan/api', '@capstan/client', '@capstan/certs', '@capstan/metrics', 'raft-ts', '@capstan/mvcc', '@capstan/real', '@capstan/sim']
+const LIBS = [
+  '@capstan/actor',
+  '@capstan/protocol',
+  '@capstan/api',
+  '@capstan/client',
+  '@capstan/certs',
+  '@capstan/metrics',
+  'raft-ts',
+  '@capstan/mvcc',
+  '@capstan/real',
+  '@capstan/sim',
+]
 const MAY_IMPORT = {
   'libs/actor': [],
   'libs/raft-ts': [],
@@ -47,9 +58,7 @@ const AMBIENT = [
 function isEdge(path) {
   return (
     /^(libs\/real|libs\/certs|services\/cli|test)\//.test(path) ||
-    /\.test\.ts$/.test(path) ||
-    /\/src\/main\.ts$/.test(path) ||
-    /-edge\.ts$/.test(path) ||
+    ['.test.ts', '/src/main.ts', '-edge.ts'].some((end) => path.endsWith(end)) ||
     /\/edge\//.test(path) ||
     /\/src\/testing[^/]*\.ts$/.test(path) ||
     /\/src\/testing\//.test(path)
@@ -70,7 +79,10 @@ function* sources(dir) {
 function blank(code) {
   return code.replace(
     /\/\*[\s\S]*?\*\/|\/\/[^\n]*|'(?:\\.|[^'\\\n])*'|"(?:\\.|[^"\\\n])*"|`(?:\\.|[^`\\])*`/g,
-    (text) => (text[0] === '`' ? text.replace(/(?<=^|\})[^$]*?(?=\$\{|`|$)/g, (s) => s.replace(/[^\n]/g, ' ')) : text.replace(/[^\n]/g, ' ')),
+    (text) =>
+      text[0] === '`'
+        ? text.replace(/(?<=^|\})[^$]*?(?=\$\{|`|$)/g, (s) => s.replace(/[^\n]/g, ' '))
+        : text.replace(/[^\n]/g, ' '),
   )
 }
 
@@ -80,7 +92,9 @@ const rooms = ['libs', 'services'].flatMap((top) =>
   existsSync(join(root, top)) ? readdirSync(join(root, top)).map((name) => `${top}/${name}`) : [],
 )
 const serviceNames = new Set(
-  rooms.filter((r) => r.startsWith('services/') && existsSync(join(root, r, 'package.json'))).map((r) => JSON.parse(readFileSync(join(root, r, 'package.json'), 'utf8')).name),
+  rooms
+    .filter((r) => r.startsWith('services/') && existsSync(join(root, r, 'package.json')))
+    .map((r) => JSON.parse(readFileSync(join(root, r, 'package.json'), 'utf8')).name),
 )
 
 for (const room of [...rooms, 'chaos', 'test']) {
@@ -90,22 +104,33 @@ for (const room of [...rooms, 'chaos', 'test']) {
     const code = readFileSync(file, 'utf8')
     const isTest = /\.test\.ts$|\/testing/.test(path)
     const say = (index, text) => breaches.push(`${path}:${code.slice(0, index).split('\n').length}: ${text}`)
-    for (const match of code.matchAll(/(?:^|\n)\s*(import|export)\s+(type\s+)?[^'"\n;]*?(?:\{[^}]*\})?[^'"\n;]*?from\s+'([^']+)'|\bimport\(\s*'([^']+)'\s*\)|(?:^|\n)import\s+'([^']+)'/g)) {
+    for (const match of code.matchAll(
+      /(?:^|\n)\s*(import|export)\s+(type\s+)?[^'"\n;]*?(?:\{[^}]*\})?[^'"\n;]*?from\s+'([^']+)'|\bimport\(\s*'([^']+)'\s*\)|(?:^|\n)import\s+'([^']+)'/g,
+    )) {
       const specifier = match[3] ?? match[4] ?? match[5]
       const typeOnly = Boolean(match[2])
       const base = specifier.startsWith('@') ? specifier.split('/').slice(0, 2).join('/') : specifier.split('/')[0]
-      if (AMBIENT_MODULES.test(specifier) && !isEdge(path)) say(match.index + 1, `imports ${specifier} outside the edge: take it from the World`)
+      if (AMBIENT_MODULES.test(specifier) && !isEdge(path))
+        say(match.index + 1, `imports ${specifier} outside the edge: take it from the World`)
       const own = LIBS.includes(base) || serviceNames.has(base)
-      if (specifier.startsWith('.') && !join('/', path, '..', specifier).startsWith(`/${room}/`)) say(match.index + 1, `reaches into another room by ${specifier}`)
+      if (specifier.startsWith('.') && !join('/', path, '..', specifier).startsWith(`/${room}/`))
+        say(match.index + 1, `reaches into another room by ${specifier}`)
       if (!own) continue
       const name = JSON.parse(readFileSync(join(root, room, 'package.json'), 'utf8')).name
       if (base === name) continue
-      if (serviceNames.has(base) && !WHOLE.includes(room)) say(match.index + 1, `${room} imports the service ${base}: services talk by messages`)
-      if (room.startsWith('libs/') && !serviceNames.has(base) && !(isTest && !['libs/actor', 'libs/raft-ts', 'libs/mvcc', 'libs/api'].includes(room))) {
+      if (serviceNames.has(base) && !WHOLE.includes(room))
+        say(match.index + 1, `${room} imports the service ${base}: services talk by messages`)
+      if (
+        room.startsWith('libs/') &&
+        !serviceNames.has(base) &&
+        !(isTest && !['libs/actor', 'libs/raft-ts', 'libs/mvcc', 'libs/api'].includes(room))
+      ) {
         const may = MAY_IMPORT[room] ?? PORTS
-        if (!may.includes(base) && !(typeOnly && may.includes(`types:${base}`))) say(match.index + 1, `${room} may not import ${base}`)
+        if (!may.includes(base) && !(typeOnly && may.includes(`types:${base}`)))
+          say(match.index + 1, `${room} may not import ${base}`)
       }
-      if (SERVICE_OR_WHOLE.test(room) && !WHOLE.includes(room) && base === '@capstan/real' && !isEdge(path)) say(match.index + 1, `only main.ts and edges choose a world: ${base}`)
+      if (SERVICE_OR_WHOLE.test(room) && !WHOLE.includes(room) && base === '@capstan/real' && !isEdge(path))
+        say(match.index + 1, `only main.ts and edges choose a world: ${base}`)
     }
     if (isEdge(path)) continue
     const plain = blank(code)

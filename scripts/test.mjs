@@ -18,5 +18,17 @@ function testFiles(dir) {
 }
 
 ensureBuilt(rooms)
+run(process.execPath, [join(root, 'scripts/check-rooms.mjs')])
+run(join(root, 'node_modules/.bin/oxlint'), ['--quiet', ...rooms])
 const files = (rooms.length > 0 ? rooms : ['libs', 'services', 'chaos', 'test']).flatMap(testFiles)
-run(process.execPath, ['--enable-source-maps', '--test', `--test-concurrency=${Math.max(2, availableParallelism() - 1)}`, '--test-reporter=spec', ...files], { stdio: 'inherit' })
+run(
+  process.execPath,
+  [
+    '--enable-source-maps',
+    '--test',
+    `--test-concurrency=${Math.max(2, availableParallelism() - 1)}`,
+    '--test-reporter=spec',
+    ...files,
+  ],
+  { stdio: 'inherit' },
+)

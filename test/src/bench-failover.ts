@@ -20,14 +20,20 @@ export async function benchFailover(options: { kills: number; quietMinutes: numb
         'three masters up',
         async () => {
           const status = await cluster.status()
-          return status.masters.every((m) => m.role !== 'down') && status.masters.some((m) => m.role === 'leader') ? status : undefined
+          return status.masters.every((m) => m.role !== 'down') && status.masters.some((m) => m.role === 'leader')
+            ? status
+            : undefined
         },
         { timeoutMs: 30_000 },
       )
       const leader = before.masters.find((m) => m.role === 'leader')
       if (!leader) throw new Error('no leader')
       const others = before.masters.filter((m) => m !== leader).map((m) => m.url)
-      const load = new WriteLoad(cluster.kubeconfig, others, { perSecond: WRITES_PER_SECOND, namespace: 'load', prefix: `k${kill}` })
+      const load = new WriteLoad(cluster.kubeconfig, others, {
+        perSecond: WRITES_PER_SECOND,
+        namespace: 'load',
+        prefix: `k${kill}`,
+      })
       await eventually('a steady load', async () => load.acknowledged.length > WRITES_PER_SECOND, { timeoutMs: 20_000 })
       const killedMs = performance.now()
       process.kill(-leader.pid, 'SIGKILL')
@@ -38,9 +44,13 @@ export async function benchFailover(options: { kills: number; quietMinutes: numb
       acknowledged += load.acknowledged.length
       await cluster.capstan(['machine', 'start', leader.name])
       missing += await countMissing(cluster, load)
-      console.log(`kill ${String(kill).padStart(2)}: ${leader.name}, gap in writes ${gap.toFixed(0)} ms, ${load.acknowledged.length} acknowledged, ${load.failed} not`)
+      console.log(
+        `kill ${String(kill).padStart(2)}: ${leader.name}, gap in writes ${gap.toFixed(0)} ms, ${load.acknowledged.length} acknowledged, ${load.failed} not`,
+      )
     }
-    console.log(`gap in writes over ${gaps.length} kills: median ${median(gaps).toFixed(0)} ms, worst ${Math.max(...gaps).toFixed(0)} ms`)
+    console.log(
+      `gap in writes over ${gaps.length} kills: median ${median(gaps).toFixed(0)} ms, worst ${Math.max(...gaps).toFixed(0)} ms`,
+    )
     console.log(`acknowledged ${acknowledged}, missing afterwards ${missing} (each read through every master)`)
     if (options.quietMinutes > 0) await quiet(cluster, options.quietMinutes)
     if (missing > 0) process.exitCode = 1
@@ -66,9 +76,16 @@ async function countMissing(cluster: ClusterUnderTest, load: WriteLoad): Promise
       async () => {
         const client = new HttpsClient(cluster.kubeconfig, master.url)
         try {
-          const { status: code, body } = await client.request('GET', '/api/v1/namespaces/load/configmaps', undefined, 20_000)
+          const { status: code, body } = await client.request(
+            'GET',
+            '/api/v1/namespaces/load/configmaps',
+            undefined,
+            20_000,
+          )
           if (code !== 200) return undefined
-          return new Set((JSON.parse(body) as { items: { metadata: { name: string } }[] }).items.map((i) => i.metadata.name))
+          return new Set(
+            (JSON.parse(body) as { items: { metadata: { name: string } }[] }).items.map((i) => i.metadata.name),
+          )
         } finally {
           client.close()
         }
@@ -86,11 +103,17 @@ async function countMissing(cluster: ClusterUnderTest, load: WriteLoad): Promise
 /** Counts elections over some minutes of load without a fault: the term must stay what it is. */
 async function quiet(cluster: ClusterUnderTest, minutes: number): Promise<void> {
   const before = await cluster.status()
-  const load = new WriteLoad(cluster.kubeconfig, before.masters.map((m) => m.url), { perSecond: WRITES_PER_SECOND, namespace: 'load', prefix: 'quiet' })
+  const load = new WriteLoad(
+    cluster.kubeconfig,
+    before.masters.map((m) => m.url),
+    { perSecond: WRITES_PER_SECOND, namespace: 'load', prefix: 'quiet' },
+  )
   await new Promise((resolve) => setTimeout(resolve, minutes * 60_000))
   await load.stop()
   const after = await cluster.status()
   const elections = Math.max(...after.masters.map((m) => m.term)) - Math.max(...before.masters.map((m) => m.term))
-  console.log(`${minutes} minutes of ${WRITES_PER_SECOND} writes/s without a fault: ${elections} elections, ${load.acknowledged.length} acknowledged, ${load.failed} not`)
+  console.log(
+    `${minutes} minutes of ${WRITES_PER_SECOND} writes/s without a fault: ${elections} elections, ${load.acknowledged.length} acknowledged, ${load.failed} not`,
+  )
   if (elections > 0) process.exitCode = 1
 }

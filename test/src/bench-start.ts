@@ -19,7 +19,9 @@ export async function benchStart(options: { runs: number; idleSeconds: number })
       await cluster.down()
     }
   }
-  console.log(`time to all Ready over ${seconds.length} runs: median ${median(seconds).toFixed(2)} s, worst ${Math.max(...seconds).toFixed(2)} s`)
+  console.log(
+    `time to all Ready over ${seconds.length} runs: median ${median(seconds).toFixed(2)} s, worst ${Math.max(...seconds).toFixed(2)} s`,
+  )
 }
 
 function reportMemory(directory: string, idleSeconds: number): void {

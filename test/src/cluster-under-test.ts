@@ -45,7 +45,10 @@ export class ClusterUnderTest {
   static async up(options: { data?: string; flags?: string[]; print?: boolean } = {}): Promise<ClusterUnderTest> {
     const data = options.data ?? mkdtempSync(join(tmpdir(), 'capstan-test-'))
     const cluster = new ClusterUnderTest(data, options.data === undefined)
-    const ran = await cluster.capstan(['up', '--detach', ...(options.flags ?? [])], { timeoutMs: 300_000, print: options.print ?? false })
+    const ran = await cluster.capstan(['up', '--detach', ...(options.flags ?? [])], {
+      timeoutMs: 300_000,
+      print: options.print ?? false,
+    })
     if (ran.code !== 0) {
       await cluster.down()
       throw new Error(`capstan up failed with code ${ran.code}:\n${ran.stderr}\n${ran.stdout}`)
@@ -59,7 +62,11 @@ export class ClusterUnderTest {
 
   capstan(args: string[], options: { timeoutMs?: number; print?: boolean } = {}): Promise<Ran> {
     const [command = '', ...rest] = args
-    return exec(process.execPath, [join(ROOT, 'services/cli/dist/main.js'), command, '--data', this.data, ...rest], options)
+    return exec(
+      process.execPath,
+      [join(ROOT, 'services/cli/dist/main.js'), command, '--data', this.data, ...rest],
+      options,
+    )
   }
 
   kubectl(args: string[], options: { input?: string; timeoutMs?: number } = {}): Promise<Ran> {

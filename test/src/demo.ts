@@ -31,14 +31,17 @@ async function step<T>(title: string, act: () => Promise<T>): Promise<T> {
 }
 
 const isReady = (pod: PodList['items'][number]) =>
-  !pod.metadata.deletionTimestamp && (pod.status.conditions ?? []).some((c) => c.type === 'Ready' && c.status === 'True')
+  !pod.metadata.deletionTimestamp &&
+  (pod.status.conditions ?? []).some((c) => c.type === 'Ready' && c.status === 'True')
 
 async function story(cluster: ClusterUnderTest): Promise<void> {
   const pods = async () => (await cluster.json<PodList>(['get', 'pods', '-l', 'app=nginx'])).items
   const readyPods = async () => (await pods()).filter(isReady)
 
   await step('three nodes are Ready', () =>
-    eventually('3 Ready nodes', async () => (await cluster.status()).nodes.filter((n) => n.ready).length === 3, { timeoutMs: 20_000 }),
+    eventually('3 Ready nodes', async () => (await cluster.status()).nodes.filter((n) => n.ready).length === 3, {
+      timeoutMs: 20_000,
+    }),
   )
   await step('kubectl apply -f examples/nginx.yaml, rollout status', async () => {
     await cluster.must(['apply', '-f', join(ROOT, 'examples/nginx.yaml')])
@@ -52,7 +55,9 @@ async function story(cluster: ClusterUnderTest): Promise<void> {
   const clusterIp = await step('kubectl expose, curl to the cluster IP: nginx answers', async () => {
     await cluster.must(['expose', 'deployment/nginx', '--port=80'])
     const service = await cluster.json<{ spec: { clusterIP: string } }>(['get', 'service', 'nginx'])
-    await eventually('an answer of nginx', async () => (await curl(service.spec.clusterIP)).code === 0, { timeoutMs: 10_000 })
+    await eventually('an answer of nginx', async () => (await curl(service.spec.clusterIP)).code === 0, {
+      timeoutMs: 10_000,
+    })
     return service.spec.clusterIP
   })
 
@@ -62,7 +67,8 @@ async function story(cluster: ClusterUnderTest): Promise<void> {
     process.kill(-leader.pid, 'SIGKILL')
     await eventually(
       'a write',
-      async () => (await cluster.kubectl(['create', 'configmap', `after-${leader.name}`, '--from-literal=a=b'])).code === 0,
+      async () =>
+        (await cluster.kubectl(['create', 'configmap', `after-${leader.name}`, '--from-literal=a=b'])).code === 0,
       { timeoutMs: 10_000 },
     )
   })
@@ -71,9 +77,13 @@ async function story(cluster: ClusterUnderTest): Promise<void> {
   assert.ok(victim, 'a node with a pod')
   await step(`kill of ${victim} with its containers: five pods run elsewhere`, async () => {
     assert.equal((await cluster.capstan(['machine', 'kill', victim])).code, 0)
-    await eventually('5 ready pods elsewhere', async () => (await readyPods()).filter((p) => p.spec.nodeName !== victim).length === 5, {
-      timeoutMs: 20_000,
-    })
+    await eventually(
+      '5 ready pods elsewhere',
+      async () => (await readyPods()).filter((p) => p.spec.nodeName !== victim).length === 5,
+      {
+        timeoutMs: 20_000,
+      },
+    )
   })
   await step('the Service answers, with at most one retry for each request', async () => {
     for (let i = 0; i < 20; i++) {

@@ -12,22 +12,35 @@ import { ClusterUnderTest, eventually, exec, ROOT } from './cluster-under-test.j
 const lacks = [
   process.getuid?.() === 0 ? '' : 'root',
   spawnSync('kubectl', ['version', '--client']).status === 0 ? '' : 'kubectl',
-  spawnSync('sh', ['-c', 'command -v apt-get containerd']).status === 0 || spawnSync('sh', ['-c', 'command -v apt-get']).status === 0 ? '' : 'Debian packages',
+  spawnSync('sh', ['-c', 'command -v apt-get containerd']).status === 0 ||
+  spawnSync('sh', ['-c', 'command -v apt-get']).status === 0
+    ? ''
+    : 'Debian packages',
 ].filter(Boolean)
 
 interface Pod {
   metadata: { name: string; uid: string; deletionTimestamp?: string }
   spec: { nodeName?: string }
-  status: { podIP?: string; conditions?: { type: string; status: string }[]; containerStatuses?: { restartCount: number; containerID?: string }[] }
+  status: {
+    podIP?: string
+    conditions?: { type: string; status: string }[]
+    containerStatuses?: { restartCount: number; containerID?: string }[]
+  }
 }
 
-const isReady = (pod: Pod) => !pod.metadata.deletionTimestamp && (pod.status.conditions ?? []).some((c) => c.type === 'Ready' && c.status === 'True')
+const isReady = (pod: Pod) =>
+  !pod.metadata.deletionTimestamp &&
+  (pod.status.conditions ?? []).some((c) => c.type === 'Ready' && c.status === 'True')
 
-describe('a cluster of three masters and three nodes', { skip: lacks.length > 0 ? `needs ${lacks.join(', ')}` : false, timeout: 240_000 }, () => {
+describe('a cluster of three masters and three nodes', {
+  skip: lacks.length > 0 ? `needs ${lacks.join(', ')}` : false,
+  timeout: 240_000,
+}, () => {
   let cluster: ClusterUnderTest
   const pods = async () => (await cluster.json<{ items: Pod[] }>(['get', 'pods', '-l', 'app=nginx'])).items
   const readyPods = async () => (await pods()).filter(isReady)
-  const rolledOut = () => cluster.must(['rollout', 'status', 'deployment/nginx', '--timeout=60s'], { timeoutMs: 70_000 })
+  const rolledOut = () =>
+    cluster.must(['rollout', 'status', 'deployment/nginx', '--timeout=60s'], { timeoutMs: 70_000 })
   const curl = (url: string) => exec('curl', ['-sS', '-i', '-f', '--max-time', '2', url])
   const podOf = (answer: string) => /^X-Pod: (\S+)/m.exec(answer)?.[1]
   let clusterIp = ''
@@ -48,7 +61,10 @@ describe('a cluster of three masters and three nodes', { skip: lacks.length > 0 
     await cluster.must(['apply', '-f', join(ROOT, 'examples/nginx.yaml')])
     await rolledOut()
     assert.match(await cluster.must(['logs', 'deployment/nginx']), /nginx/)
-    assert.match(await cluster.must(['describe', 'deployment', 'nginx']), /1 desired \| 1 updated \| 1 total \| 1 available/)
+    assert.match(
+      await cluster.must(['describe', 'deployment', 'nginx']),
+      /1 desired \| 1 updated \| 1 total \| 1 available/,
+    )
   })
 
   test('scale spreads over the nodes, and the Service over the pods, from the host and from a pod', async () => {
@@ -68,8 +84,21 @@ describe('a cluster of three masters and three nodes', { skip: lacks.length > 0 
       },
       { timeoutMs: 20_000, periodMs: 20 },
     )
-    await cluster.must(['run', 'client', '--image=busybox', '--restart=Never', '--', 'sh', '-c', `wget -q -O - http://${clusterIp}/ && echo reached`])
-    await eventually('the pod’s answer', async () => /reached/.test((await cluster.kubectl(['logs', 'client'])).stdout), { timeoutMs: 20_000 })
+    await cluster.must([
+      'run',
+      'client',
+      '--image=busybox',
+      '--restart=Never',
+      '--',
+      'sh',
+      '-c',
+      `wget -q -O - http://${clusterIp}/ && echo reached`,
+    ])
+    await eventually(
+      'the pod’s answer',
+      async () => /reached/.test((await cluster.kubectl(['logs', 'client'])).stdout),
+      { timeoutMs: 20_000 },
+    )
     await cluster.must(['delete', 'pod', 'client', '--wait=false'])
   })
 
@@ -84,10 +113,14 @@ describe('a cluster of three masters and three nodes', { skip: lacks.length > 0 
 
   test('a misspelt field, an unknown kind and a wrong name are refused in Kubernetes’ words', async () => {
     const yaml = readFileSync(join(ROOT, 'examples/nginx.yaml'), 'utf8')
-    const misspelt = await cluster.kubectl(['apply', '-f', '-'], { input: yaml.replace('replicas:', 'replicass:').replace('name: nginx', 'name: wrong') })
+    const misspelt = await cluster.kubectl(['apply', '-f', '-'], {
+      input: yaml.replace('replicas:', 'replicass:').replace('name: nginx', 'name: wrong'),
+    })
     assert.notEqual(misspelt.code, 0)
     assert.match(misspelt.stderr, /unknown field "spec\.replicass"/)
-    const kind = await cluster.kubectl(['apply', '-f', '-'], { input: 'apiVersion: v1\nkind: Nothing\nmetadata:\n  name: x\n' })
+    const kind = await cluster.kubectl(['apply', '-f', '-'], {
+      input: 'apiVersion: v1\nkind: Nothing\nmetadata:\n  name: x\n',
+    })
     assert.match(kind.stderr, /no matches for kind "Nothing"/)
     const name = await cluster.kubectl(['create', 'configmap', 'Wrong_Name'])
     assert.match(name.stderr, /lowercase RFC 1123 subdomain/)
@@ -105,7 +138,11 @@ describe('a cluster of three masters and three nodes', { skip: lacks.length > 0 
     const pid = (await cluster.status()).nodes.find((n) => n.name === node)?.pid as number
     process.kill(pid, 'SIGKILL')
     await cluster.capstan(['machine', 'start', node])
-    await eventually('the node is Ready', async () => (await cluster.status()).nodes.find((n) => n.name === node)?.ready, { timeoutMs: 20_000 })
+    await eventually(
+      'the node is Ready',
+      async () => (await cluster.status()).nodes.find((n) => n.name === node)?.ready,
+      { timeoutMs: 20_000 },
+    )
     assert.deepEqual(await idsOn(), ids)
   })
 
@@ -115,9 +152,15 @@ describe('a cluster of three masters and three nodes', { skip: lacks.length > 0 
     assert.ok(leader)
     await cluster.must(['create', 'configmap', 'before', '--from-literal=a=b'])
     process.kill(-leader.pid, 'SIGKILL')
-    await eventually('a write', async () => (await cluster.kubectl(['create', 'configmap', 'after', '--from-literal=a=b'])).code === 0, { timeoutMs: 10_000 })
+    await eventually(
+      'a write',
+      async () => (await cluster.kubectl(['create', 'configmap', 'after', '--from-literal=a=b'])).code === 0,
+      { timeoutMs: 10_000 },
+    )
     await cluster.capstan(['machine', 'start', leader.name])
-    await eventually('three masters', async () => (await cluster.status()).masters.every((m) => m.role !== 'down'), { timeoutMs: 20_000 })
+    await eventually('three masters', async () => (await cluster.status()).masters.every((m) => m.role !== 'down'), {
+      timeoutMs: 20_000,
+    })
     for (const { url } of masters)
       await eventually(
         `both objects through ${url}`,
@@ -129,24 +172,49 @@ describe('a cluster of three masters and three nodes', { skip: lacks.length > 0 
   test('a node that is killed with its containers: its pods run elsewhere, and it comes back clean', async () => {
     const victim = (await readyPods())[0]?.spec.nodeName as string
     assert.equal((await cluster.capstan(['machine', 'kill', victim])).code, 0)
-    await eventually('5 ready pods elsewhere', async () => (await readyPods()).filter((p) => p.spec.nodeName !== victim).length === 5, { timeoutMs: 20_000 })
+    await eventually(
+      '5 ready pods elsewhere',
+      async () => (await readyPods()).filter((p) => p.spec.nodeName !== victim).length === 5,
+      { timeoutMs: 20_000 },
+    )
     for (let i = 0; i < 10; i++) {
       const first = await curl(`http://${clusterIp}/`)
-      assert.ok(first.code === 0 || (await curl(`http://${clusterIp}/`)).code === 0, `request ${i} failed twice: ${first.stderr}`)
+      assert.ok(
+        first.code === 0 || (await curl(`http://${clusterIp}/`)).code === 0,
+        `request ${i} failed twice: ${first.stderr}`,
+      )
     }
     await cluster.capstan(['machine', 'start', victim])
-    await eventually('the node is Ready', async () => (await cluster.status()).nodes.find((n) => n.name === victim)?.ready, { timeoutMs: 30_000 })
+    await eventually(
+      'the node is Ready',
+      async () => (await cluster.status()).nodes.find((n) => n.name === victim)?.ready,
+      { timeoutMs: 30_000 },
+    )
     await eventually('nothing is left over on it', async () => (await pods()).length === 5, { timeoutMs: 20_000 })
   })
 
   test('all masters killed at once and started again: every object is there, and pods that ran keep running', async () => {
-    const before = (await pods()).map((p) => `${p.metadata.uid} ${(p.status.containerStatuses ?? []).map((c) => `${c.containerID} ${c.restartCount}`).join()}`).sort()
+    const before = (await pods())
+      .map(
+        (p) =>
+          `${p.metadata.uid} ${(p.status.containerStatuses ?? []).map((c) => `${c.containerID} ${c.restartCount}`).join()}`,
+      )
+      .sort()
     const { masters } = await cluster.status()
     for (const { pid } of masters) process.kill(-pid, 'SIGKILL')
     for (const { name } of masters) await cluster.capstan(['machine', 'start', name])
-    await eventually('the API answers', async () => (await cluster.kubectl(['get', 'configmap', 'before', 'after'])).code === 0, { timeoutMs: 30_000 })
+    await eventually(
+      'the API answers',
+      async () => (await cluster.kubectl(['get', 'configmap', 'before', 'after'])).code === 0,
+      { timeoutMs: 30_000 },
+    )
     await eventually('five pods are ready', async () => (await readyPods()).length === 5, { timeoutMs: 30_000 })
-    const now = (await pods()).map((p) => `${p.metadata.uid} ${(p.status.containerStatuses ?? []).map((c) => `${c.containerID} ${c.restartCount}`).join()}`).sort()
+    const now = (await pods())
+      .map(
+        (p) =>
+          `${p.metadata.uid} ${(p.status.containerStatuses ?? []).map((c) => `${c.containerID} ${c.restartCount}`).join()}`,
+      )
+      .sort()
     assert.deepEqual(now, before)
   })
 
@@ -159,7 +227,11 @@ describe('a cluster of three masters and three nodes', { skip: lacks.length > 0 
     assert.ok(!mounts.includes(data), 'no mount below the data directory')
     const processes = readdirSync('/proc').filter((entry) => {
       try {
-        return /^\d+$/.test(entry) && Number(entry) !== process.pid && readFileSync(`/proc/${entry}/cmdline`, 'utf8').includes(data)
+        return (
+          /^\d+$/.test(entry) &&
+          Number(entry) !== process.pid &&
+          readFileSync(`/proc/${entry}/cmdline`, 'utf8').includes(data)
+        )
       } catch {
         return false
       }

@@ -37,7 +37,12 @@ export class HttpsClient {
   request(method: string, path: string, body?: unknown, timeoutMs = 5000): Promise<HttpAnswer> {
     const session = this.connected()
     return new Promise((resolve, reject) => {
-      const stream = session.request({ ':method': method, ':path': path, 'content-type': 'application/json', accept: 'application/json' })
+      const stream = session.request({
+        ':method': method,
+        ':path': path,
+        'content-type': 'application/json',
+        accept: 'application/json',
+      })
       let status = 0
       let text = ''
       const timer = setTimeout(() => {

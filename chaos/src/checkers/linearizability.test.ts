@@ -47,7 +47,11 @@ test('revisions never go back', () => {
 })
 
 test('a search without end is unknown, which is no pass', () => {
-  const many: History = Array.from({ length: 40 }, (_, i) => ({ client: `c${i}`, input: { type: 'put', value: `v${i}` } as const, invokedMs: 0 }))
+  const many: History = Array.from({ length: 40 }, (_, i) => ({
+    client: `c${i}`,
+    input: { type: 'put', value: `v${i}` } as const,
+    invokedMs: 0,
+  }))
   many.push(get('never written', 1, 5, 6))
   assert.equal(checkLinearizable(many, registerModel, 500).verdict, 'unknown')
 })
@@ -55,7 +59,8 @@ test('a search without end is unknown, which is no pass', () => {
 /** A plain register without revisions, checked by trying every order. */
 const plain: Model<string, { put?: string }, string> = {
   initial: '',
-  step: (state, input, output) => (input.put !== undefined ? input.put : output === undefined || output === state ? state : undefined),
+  step: (state, input, output) =>
+    input.put !== undefined ? input.put : output === undefined || output === state ? state : undefined,
   stateKey: (state) => state,
 }
 
@@ -66,7 +71,13 @@ function bruteForce(history: Operation<{ put?: string }, string>[]): boolean {
     return left.some((o) => {
       if (o.invokedMs > firstReturn) return false
       const next = plain.step(state, o.input, o.output)
-      return next !== undefined && place(left.filter((other) => other !== o), next)
+      return (
+        next !== undefined &&
+        place(
+          left.filter((other) => other !== o),
+          next,
+        )
+      )
     })
   }
   return place(history, plain.initial)
@@ -74,7 +85,13 @@ function bruteForce(history: Operation<{ put?: string }, string>[]): boolean {
 
 test('it agrees with trying every order', () => {
   const operation = fc
-    .record({ isPut: fc.boolean(), value: fc.constantFrom('a', 'b'), at: fc.integer({ min: 0, max: 20 }), takes: fc.integer({ min: 0, max: 10 }), open: fc.integer({ min: 0, max: 9 }) })
+    .record({
+      isPut: fc.boolean(),
+      value: fc.constantFrom('a', 'b'),
+      at: fc.integer({ min: 0, max: 20 }),
+      takes: fc.integer({ min: 0, max: 10 }),
+      open: fc.integer({ min: 0, max: 9 }),
+    })
     .map(({ isPut, value, at, takes, open }): Operation<{ put?: string }, string> => {
       const base = { client: 'c', input: isPut ? { put: value } : {}, invokedMs: at }
       return open === 0 && isPut ? base : { ...base, output: isPut ? '' : value, returnedMs: at + takes }

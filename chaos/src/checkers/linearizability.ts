@@ -39,7 +39,11 @@ interface Event<I, O> {
 const STEPS_MAX = 2_000_000
 
 /** `stepsMax` bounds the search. */
-export function checkLinearizable<S, I, O>(history: readonly Operation<I, O>[], model: Model<S, I, O>, stepsMax = STEPS_MAX): Verdict<I, O> {
+export function checkLinearizable<S, I, O>(
+  history: readonly Operation<I, O>[],
+  model: Model<S, I, O>,
+  stepsMax = STEPS_MAX,
+): Verdict<I, O> {
   const head = eventList(history)
   const placed = new Bits(history.length)
   const seen = new Set<string>()
@@ -50,7 +54,11 @@ export function checkLinearizable<S, I, O>(history: readonly Operation<I, O>[], 
   let deepest = 0
   let stuck: Operation<I, O>[] = []
   while (head.next) {
-    if (++steps > stepsMax) return { verdict: 'unknown', explanation: `gave up after ${stepsMax} steps with ${stack.length} of ${history.length} operations placed` }
+    if (++steps > stepsMax)
+      return {
+        verdict: 'unknown',
+        explanation: `gave up after ${stepsMax} steps with ${stack.length} of ${history.length} operations placed`,
+      }
     if (event?.kind === 'call') {
       const next = model.step(state, event.operation.input, event.operation.output)
       if (next !== undefined) {
@@ -79,8 +87,15 @@ export function checkLinearizable<S, I, O>(history: readonly Operation<I, O>[], 
     }
     const last = stack.pop()
     if (!last) {
-      const names = stuck.map((o) => `${o.client}: ${JSON.stringify(o.input)} -> ${JSON.stringify(o.output)} [${o.invokedMs}..${o.returnedMs ?? '?'}]`)
-      return { verdict: 'illegal', explanation: `after ${deepest} operations none of these can come next:\n  ${names.join('\n  ')}`, stuck }
+      const names = stuck.map(
+        (o) =>
+          `${o.client}: ${JSON.stringify(o.input)} -> ${JSON.stringify(o.output)} [${o.invokedMs}..${o.returnedMs ?? '?'}]`,
+      )
+      return {
+        verdict: 'illegal',
+        explanation: `after ${deepest} operations none of these can come next:\n  ${names.join('\n  ')}`,
+        stuck,
+      }
     }
     state = last.state
     placed.clear(last.event.id)
@@ -106,7 +121,14 @@ function candidates<I, O>(head: Event<I, O>): Operation<I, O>[] {
 function eventList<I, O>(history: readonly Operation<I, O>[]): Event<I, O> {
   const events: { atMs: number; order: number; event: Event<I, O> }[] = []
   for (const [id, operation] of history.entries()) {
-    const make = (kind: 'call' | 'return'): Event<I, O> => ({ kind, id, operation, previous: undefined, next: undefined, match: undefined })
+    const make = (kind: 'call' | 'return'): Event<I, O> => ({
+      kind,
+      id,
+      operation,
+      previous: undefined,
+      next: undefined,
+      match: undefined,
+    })
     const call = make('call')
     const back = make('return')
     call.match = back
@@ -115,7 +137,14 @@ function eventList<I, O>(history: readonly Operation<I, O>[]): Event<I, O> {
   }
   // At one instant calls come before returns: they overlap.
   events.sort((a, b) => (a.atMs === b.atMs ? a.order - b.order || a.event.id - b.event.id : a.atMs - b.atMs))
-  const head: Event<I, O> = { kind: 'call', id: -1, operation: undefined as never, previous: undefined, next: undefined, match: undefined }
+  const head: Event<I, O> = {
+    kind: 'call',
+    id: -1,
+    operation: undefined as never,
+    previous: undefined,
+    next: undefined,
+    match: undefined,
+  }
   let last = head
   for (const { event } of events) {
     last.next = event

@@ -55,7 +55,8 @@ export const registerModel: Model<State, RegisterInput, RegisterOutput> = {
 const UNKNOWN_REVISION = -1
 
 function write(state: State, value: string | undefined, output: RegisterOutput | undefined): State | undefined {
-  if (output === undefined) return { value, revision: value === undefined ? 0 : UNKNOWN_REVISION, highest: state.highest }
+  if (output === undefined)
+    return { value, revision: value === undefined ? 0 : UNKNOWN_REVISION, highest: state.highest }
   if (output.type !== 'written' || output.revision <= state.highest) return undefined
   return { value, revision: value === undefined ? 0 : output.revision, highest: output.revision }
 }

@@ -3,7 +3,12 @@ import test from 'node:test'
 import { checkWatch, type SeenEvent } from './watch.js'
 
 const truth: SeenEvent[] = [2, 3, 4, 5].map((revision) => ({ revision, key: `k${revision}`, type: 'put', value: 'v' }))
-const record = (events: SeenEvent[], toldUpTo = 5, fromRevision = 2) => ({ reader: 'r', fromRevision, events, toldUpTo })
+const record = (events: SeenEvent[], toldUpTo = 5, fromRevision = 2) => ({
+  reader: 'r',
+  fromRevision,
+  events,
+  toldUpTo,
+})
 
 test('everything once and in order is right', () => {
   assert.equal(checkWatch(record(truth), truth).verdict, 'ok')

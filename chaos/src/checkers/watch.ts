@@ -27,9 +27,23 @@ export function checkWatch(record: WatchRecord, truth: readonly SeenEvent[]): Wa
   const got = record.events
   for (let i = 0; i < Math.max(due.length, got.length); i++) {
     const [want, have] = [due[i], got[i]]
-    if (want && have && want.revision === have.revision && want.key === have.key && want.type === have.type && want.value === have.value) continue
+    if (
+      want &&
+      have &&
+      want.revision === have.revision &&
+      want.key === have.key &&
+      want.type === have.type &&
+      want.value === have.value
+    )
+      continue
     // Events beyond what it was told it has are early, not wrong; those it was told of and did not get are lost.
-    if (!want && have && have.revision > record.toldUpTo && truth.some((e) => e.revision === have.revision && e.key === have.key)) continue
+    if (
+      !want &&
+      have &&
+      have.revision > record.toldUpTo &&
+      truth.some((e) => e.revision === have.revision && e.key === have.key)
+    )
+      continue
     return {
       verdict: 'illegal',
       explanation: `${record.reader} was told that it has everything up to revision ${record.toldUpTo}; as event ${i} it should have got ${show(want)}, it got ${show(have)}`,

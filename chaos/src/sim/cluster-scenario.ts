@@ -2,7 +2,15 @@ import { CallError, Caller } from '@capstan/actor'
 import { type ApiClient, type KubeObject, RESOURCES } from '@capstan/client'
 import { type ReadIndexReply, Subjects, type WatchData } from '@capstan/protocol'
 import { Simulation, type SimRandom, type SimWorld } from '@capstan/sim'
-import { type ApiObject, checkBoundOnce, checkConverged, checkFenced, finalObjects, type ObjectEvent, tokensOf } from '../checkers/objects.js'
+import {
+  type ApiObject,
+  checkBoundOnce,
+  checkConverged,
+  checkFenced,
+  finalObjects,
+  type ObjectEvent,
+  tokensOf,
+} from '../checkers/objects.js'
 import { checkWatch, type SeenEvent, type WatchRecord } from '../checkers/watch.js'
 import { type FaultName, Nemesis } from './faults.js'
 import { addUp, type Scenario, type ScenarioOptions, type ScenarioReport } from './scenario.js'
@@ -15,7 +23,22 @@ const CONVERGE_MS = 60_000
 const DEPLOYMENTS_MAX = 4
 const REPLICAS_MAX = 4
 // What this scenario adds to the store's is machines that die and masters that cannot reach each other.
-const FAULTS: readonly FaultName[] = ['crashMachine', 'crashMachine', 'crashMachine', 'pauseMachine', 'pauseMachine', 'isolate', 'partition', 'oneWayCut', 'clogLink', 'lossyNetwork', 'slowDisk', 'jumpClock', 'reconnectBus', 'powerCut']
+const FAULTS: readonly FaultName[] = [
+  'crashMachine',
+  'crashMachine',
+  'crashMachine',
+  'pauseMachine',
+  'pauseMachine',
+  'isolate',
+  'partition',
+  'oneWayCut',
+  'clogLink',
+  'lossyNetwork',
+  'slowDisk',
+  'jumpClock',
+  'reconnectBus',
+  'powerCut',
+]
 
 /** The whole control plane and three hollow nodes under faults: promises S1–S3, C1, C2, C4. */
 export const clusterScenario: Scenario = {
@@ -39,7 +62,11 @@ class ClusterRun {
     private readonly options: ScenarioOptions,
   ) {
     this.simulation = new Simulation({ seed: `cluster/${seed}`, ...(options.print ? { print: options.print } : {}) })
-    this.cluster = new SimCluster(this.simulation, { masters: 3, nodes: 3, ...(options.bug ? { bug: options.bug } : {}) })
+    this.cluster = new SimCluster(this.simulation, {
+      masters: 3,
+      nodes: 3,
+      ...(options.bug ? { bug: options.bug } : {}),
+    })
   }
 
   async run(): Promise<ScenarioReport> {
@@ -52,7 +79,11 @@ class ClusterRun {
     const user = this.use(client)
     const nemesis = new Nemesis(
       simulation,
-      { machines: cluster.machines, linked: [...cluster.machines, 'user', 'watcher'], restart: (m) => cluster.restart(m) },
+      {
+        machines: cluster.machines,
+        linked: [...cluster.machines, 'user', 'watcher'],
+        restart: (m) => cluster.restart(m),
+      },
       { everyMs: [500, 5000], faults: FAULTS },
     )
     await simulation.run({ untilMs: simulation.nowMs + FAULTS_MS })
@@ -66,7 +97,13 @@ class ClusterRun {
     addUp(this.coverage, cluster.counters)
     addUp(this.coverage, nemesis.counts)
     this.violations.push(...cluster.problems.map((problem) => `member: ${problem}`))
-    return { violations: this.violations, traceHash: simulation.trace.hash, simulatedMs: simulation.nowMs, steps: simulation.steps, coverage: this.coverage }
+    return {
+      violations: this.violations,
+      traceHash: simulation.trace.hash,
+      simulatedMs: simulation.nowMs,
+      steps: simulation.steps,
+      coverage: this.coverage,
+    }
   }
 
   /** Somebody with kubectl: creates, scales, changes and deletes Deployments, and writes ConfigMaps. */
@@ -89,7 +126,10 @@ class ClusterRun {
     const dice = random.next()
     if (dice < 0.4) {
       const name = `config-${n}`
-      await client.create(RESOURCES.configmaps, { metadata: { name, namespace: 'default' }, data: { n: String(n) } } as KubeObject)
+      await client.create(RESOURCES.configmaps, {
+        metadata: { name, namespace: 'default' },
+        data: { n: String(n) },
+      } as KubeObject)
       this.acknowledged.add(name)
     } else if (names.length < DEPLOYMENTS_MAX && dice < 0.6) {
       const name = `web-${n}`
@@ -100,12 +140,17 @@ class ClusterRun {
     } else if (names.length > 0 && dice < 0.85) {
       const name = random.pick(names)
       const replicas = random.int(REPLICAS_MAX + 1)
-      const patch = random.chance(0.3) ? { spec: { replicas, template: { metadata: { annotations: { change: String(n) } } } } } : { spec: { replicas } }
+      const patch = random.chance(0.3)
+        ? { spec: { replicas, template: { metadata: { annotations: { change: String(n) } } } } }
+        : { spec: { replicas } }
       await this.insist(() => client.patch(RESOURCES.deployments, { namespace: 'default', name }, 'strategic', patch))
       this.wanted.set(name, replicas)
     } else if (names.length > 0) {
       const name = random.pick(names)
-      await this.insist(() => client.delete(RESOURCES.deployments, { namespace: 'default', name }, { propagationPolicy: 'Background' }), 'NotFound')
+      await this.insist(
+        () => client.delete(RESOURCES.deployments, { namespace: 'default', name }, { propagationPolicy: 'Background' }),
+        'NotFound',
+      )
       this.wanted.delete(name)
     }
   }
@@ -128,26 +173,44 @@ class ClusterRun {
     const { simulation, cluster } = this
     const history = await simulation.finish(readHistory(world, cluster), simulation.nowMs + 20_000, 'the whole history')
     const objects = finalObjects(history)
-    const say = (checker: string, found: string[]) => this.violations.push(...found.map((text) => `${checker}: ${text}`))
+    const say = (checker: string, found: string[]) =>
+      this.violations.push(...found.map((text) => `${checker}: ${text}`))
     say('binding', checkBoundOnce(history))
     say('fencing', checkFenced(cluster.fencedWrites, tokensOf(history)))
     say('convergence', checkConverged(objects, this.wanted))
     // S1, through every API server: the reader prefers the one on its own machine.
     for (const name of [...this.acknowledged].sort())
-      if (!objects.has(`/registry/core/configmaps/default/${name}`)) this.violations.push(`durability: ConfigMap ${name} was acknowledged and is gone`)
-    const listed = await simulation.finish(client.list(RESOURCES.configmaps, { namespace: 'default' }), simulation.nowMs + 20_000, 'a list')
+      if (!objects.has(`/registry/core/configmaps/default/${name}`))
+        this.violations.push(`durability: ConfigMap ${name} was acknowledged and is gone`)
+    const listed = await simulation.finish(
+      client.list(RESOURCES.configmaps, { namespace: 'default' }),
+      simulation.nowMs + 20_000,
+      'a list',
+    )
     const names = new Set(listed.items.map((item) => item.metadata.name))
-    for (const name of this.acknowledged) if (!names.has(name)) this.violations.push(`durability: ConfigMap ${name} was acknowledged and is not listed`)
+    for (const name of this.acknowledged)
+      if (!names.has(name)) this.violations.push(`durability: ConfigMap ${name} was acknowledged and is not listed`)
     const truth = history
       .filter((e) => e.key.startsWith('/registry/core/configmaps/'))
-      .map((e): SeenEvent => ({ revision: e.revision, key: e.key.slice('/registry/core/configmaps/'.length), type: e.object ? 'put' : 'delete', value: '' }))
+      .map(
+        (e): SeenEvent => ({
+          revision: e.revision,
+          key: e.key.slice('/registry/core/configmaps/'.length),
+          type: e.object ? 'put' : 'delete',
+          value: '',
+        }),
+      )
     const verdict = checkWatch(watcher.record, truth)
     if (verdict.verdict !== 'ok') this.violations.push(`watch: ${verdict.explanation}`)
     this.coverage['watchResumes'] = (this.coverage['watchResumes'] ?? 0) + watcher.resumes
     this.coverage['movedPods'] = movedPods(history)
     this.coverage['revisions'] = history.at(-1)?.revision ?? 0
     for (const master of cluster.masters) {
-      const status = await simulation.finish(cluster.parts.get(master)?.store?.status() ?? Promise.reject(new Error(`no store on ${master}`)), simulation.nowMs + 5000, 'a status')
+      const status = await simulation.finish(
+        cluster.parts.get(master)?.store?.status() ?? Promise.reject(new Error(`no store on ${master}`)),
+        simulation.nowMs + 5000,
+        'a status',
+      )
       addUp(this.coverage, Object.fromEntries(Object.entries(status.counters).map(([name, n]) => [`store.${name}`, n])))
     }
   }
@@ -163,7 +226,13 @@ function deployment(name: string, replicas: number, recreate: boolean): KubeObje
       replicas,
       ...(recreate ? { strategy: { type: 'Recreate' } } : {}),
       selector: { matchLabels: labels },
-      template: { metadata: { labels }, spec: { terminationGracePeriodSeconds: 2, containers: [{ name: 'c', image: 'nginx', resources: { requests: { cpu: '100m' } } }] } },
+      template: {
+        metadata: { labels },
+        spec: {
+          terminationGracePeriodSeconds: 2,
+          containers: [{ name: 'c', image: 'nginx', resources: { requests: { cpu: '100m' } } }],
+        },
+      },
     },
   }
   return object
@@ -177,7 +246,9 @@ function movedPods(history: readonly ObjectEvent[]): number {
   for (const { key, object } of history) {
     if (key.startsWith('/registry/core/nodes/') && object) {
       const taints = ((object.spec ?? {}) as { taints?: { key: string }[] }).taints ?? []
-      const gone = taints.some((t) => t.key === 'node.kubernetes.io/unreachable' || t.key === 'node.kubernetes.io/not-ready')
+      const gone = taints.some(
+        (t) => t.key === 'node.kubernetes.io/unreachable' || t.key === 'node.kubernetes.io/not-ready',
+      )
       if (gone) unreachable.add(object.metadata.name)
       else unreachable.delete(object.metadata.name)
     }
@@ -236,7 +307,12 @@ class ApiWatcher {
             this.position = resourceVersion
             this.record.toldUpTo = Math.max(this.record.toldUpTo, Number(resourceVersion))
             if (type === 'BOOKMARK') return
-            this.record.events.push({ revision: Number(resourceVersion), key: `${namespace}/${name}`, type: type === 'DELETED' ? 'delete' : 'put', value: '' })
+            this.record.events.push({
+              revision: Number(resourceVersion),
+              key: `${namespace}/${name}`,
+              type: type === 'DELETED' ? 'delete' : 'put',
+              value: '',
+            })
           },
           end: () => resolve(),
         },
@@ -266,7 +342,11 @@ async function readHistory(world: SimWorld, cluster: SimCluster): Promise<Object
         data(body) {
           const { events: more, revision } = body as WatchData
           for (const { kv, type } of more)
-            events.push({ revision: kv.modRevision, key: decode(kv.key), object: type === 'put' ? (JSON.parse(decode(kv.value)) as ApiObject) : undefined })
+            events.push({
+              revision: kv.modRevision,
+              key: decode(kv.key),
+              object: type === 'put' ? (JSON.parse(decode(kv.value)) as ApiObject) : undefined,
+            })
           done(revision)
         },
         beat: (position) => done((position as { revision?: number } | null)?.revision ?? 0),

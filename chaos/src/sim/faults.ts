@@ -122,7 +122,9 @@ export class Nemesis {
       case 'oneWayCut':
         return this.cut([name], lasts, false)
       case 'clogLink':
-        return this.change(random.pick(targets.linked), random.pick(targets.linked), lasts, { delayMs: [20, random.between(50, 800)] })
+        return this.change(random.pick(targets.linked), random.pick(targets.linked), lasts, {
+          delayMs: [20, random.between(50, 800)],
+        })
       case 'lossyNetwork':
         return this.everywhere(lasts, { loss: random.between(0.01, 0.2) })
       case 'duplicateMessages':
@@ -160,17 +162,25 @@ export class Nemesis {
   }
 
   private cut(side: readonly string[], lasts: number, bothWays: boolean): void {
-    for (const a of side) for (const b of this.targets.linked) if (!side.includes(b)) {
-      this.change(a, b, lasts, { cut: true })
-      if (bothWays) this.change(b, a, lasts, { cut: true })
-    }
+    for (const a of side)
+      for (const b of this.targets.linked)
+        if (!side.includes(b)) {
+          this.change(a, b, lasts, { cut: true })
+          if (bothWays) this.change(b, a, lasts, { cut: true })
+        }
   }
 
   private everywhere(lasts: number, condition: { loss?: number; duplicate?: number }): void {
-    for (const a of this.targets.linked) for (const b of this.targets.linked) if (a !== b) this.change(a, b, lasts, condition)
+    for (const a of this.targets.linked)
+      for (const b of this.targets.linked) if (a !== b) this.change(a, b, lasts, condition)
   }
 
-  private change(from: string, to: string, lasts: number, condition: { cut?: boolean; delayMs?: [number, number]; loss?: number; duplicate?: number }): void {
+  private change(
+    from: string,
+    to: string,
+    lasts: number,
+    condition: { cut?: boolean; delayMs?: [number, number]; loss?: number; duplicate?: number },
+  ): void {
     if (from === to) return
     const { network } = this.simulation
     Object.assign(network.link(from, to), condition)

@@ -41,13 +41,17 @@ async function one(scenario: string, seed: string): Promise<number> {
   const result = await runSeed({ scenario, seed, print: values.print })
   for (const violation of result.report?.violations ?? []) console.log(violation)
   if (result.error) console.log(result.error)
-  console.log(`${scenario} ${seed}: ${failed(result) ? 'FAILED' : 'ok'}, trace hash ${result.report?.traceHash ?? '-'}, ${(result.wallMs / 1000).toFixed(1)} s`)
+  console.log(
+    `${scenario} ${seed}: ${failed(result) ? 'FAILED' : 'ok'}, trace hash ${result.report?.traceHash ?? '-'}, ${(result.wallMs / 1000).toFixed(1)} s`,
+  )
   console.log(JSON.stringify(result.report?.coverage ?? {}))
   return failed(result) ? 1 : 0
 }
 
 async function many(count: number): Promise<number> {
-  const orders = names.flatMap((scenario) => Array.from({ length: count }, (_, i): SeedOrder => ({ scenario, seed: seedAt(i) })))
+  const orders = names.flatMap((scenario) =>
+    Array.from({ length: count }, (_, i): SeedOrder => ({ scenario, seed: seedAt(i) })),
+  )
   const again = orders.filter((_, i) => i % TWICE_EVERY === 0)
   const hashes = new Map<string, string>()
   const coverage = new Map<string, Record<string, number>>()
@@ -80,7 +84,12 @@ async function many(count: number): Promise<number> {
   })
   const wallMs = performance.now() - started
   for (const [scenario, sum] of coverage) {
-    console.log(`${scenario}: ${Object.entries(sum).sort(([a], [b]) => (a < b ? -1 : 1)).map(([name, n]) => `${name} ${n}`).join(', ')}`)
+    console.log(
+      `${scenario}: ${Object.entries(sum)
+        .sort(([a], [b]) => (a < b ? -1 : 1))
+        .map(([name, n]) => `${name} ${n}`)
+        .join(', ')}`,
+    )
     // A run of a few seeds need not meet everything.
     if (count < 20) continue
     for (const name of COVERED[scenario] ?? [])
@@ -111,7 +120,11 @@ async function planted(): Promise<number> {
       () => found !== undefined,
     )
     const clean = found && (await runSeed({ scenario, seed: found.order.seed }))
-    const verdict = !found ? 'NOT FOUND' : clean && failed(clean) ? 'found, but its seed fails without the bug too' : `found by ${checker} with seed ${found.order.seed} after ${seeds} seeds`
+    const verdict = !found
+      ? 'NOT FOUND'
+      : clean && failed(clean)
+        ? 'found, but its seed fails without the bug too'
+        : `found by ${checker} with seed ${found.order.seed} after ${seeds} seeds`
     if (!found || (clean && failed(clean))) missed++
     console.log(`planted ${bug} (${scenario}): ${verdict}`)
   }
@@ -128,14 +141,21 @@ function repeatLine({ order, report }: SeedResult): string {
 
 function commit(): string {
   try {
-    return execFileSync('git', ['rev-parse', '--short', 'HEAD'], { encoding: 'utf8', stdio: ['ignore', 'pipe', 'ignore'] }).trim()
+    return execFileSync('git', ['rev-parse', '--short', 'HEAD'], {
+      encoding: 'utf8',
+      stdio: ['ignore', 'pipe', 'ignore'],
+    }).trim()
   } catch {
     return 'unknown'
   }
 }
 
 /** Gives the orders to child processes, one at a time each. */
-async function work(orders: readonly SeedOrder[], take: (result: SeedResult) => void, enough: () => boolean = () => false): Promise<void> {
+async function work(
+  orders: readonly SeedOrder[],
+  take: (result: SeedResult) => void,
+  enough: () => boolean = () => false,
+): Promise<void> {
   let next = 0
   const loop = async (): Promise<void> => {
     let child: ChildProcess | undefined

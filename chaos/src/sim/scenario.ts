@@ -11,7 +11,14 @@ export interface ScenarioOptions {
   print?: (line: string) => void
 }
 
-export const PLANTED_BUGS = ['ack-before-sync', 'skip-pre-vote', 'stale-read', 'watch-last-lost', 'double-bind', 'fence-left-out'] as const
+export const PLANTED_BUGS = [
+  'ack-before-sync',
+  'skip-pre-vote',
+  'stale-read',
+  'watch-last-lost',
+  'double-bind',
+  'fence-left-out',
+] as const
 export type PlantedBug = (typeof PLANTED_BUGS)[number]
 
 export interface ScenarioReport {

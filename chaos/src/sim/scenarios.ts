@@ -16,6 +16,13 @@ export const PLANTED: readonly { bug: PlantedBug; scenario: string; checker: str
 
 /** What the seeds of a run must have covered, all together. */
 export const COVERED: Record<string, readonly string[]> = {
-  store: ['operations', 'unknownOutcomes', 'watchResumes', 'store.elections', 'store.truncations', 'store.snapshotsInstalled'],
+  store: [
+    'operations',
+    'unknownOutcomes',
+    'watchResumes',
+    'store.elections',
+    'store.truncations',
+    'store.snapshotsInstalled',
+  ],
   cluster: ['operations', 'store.elections', 'lockTakeovers', 'watchResumes', 'movedPods'],
 }

@@ -28,7 +28,11 @@ export async function runSeed(order: SeedOrder): Promise<SeedResult> {
     })
     return { order, report, wallMs: performance.now() - started }
   } catch (error) {
-    return { order, error: error instanceof Error ? (error.stack ?? error.message) : String(error), wallMs: performance.now() - started }
+    return {
+      order,
+      error: error instanceof Error ? (error.stack ?? error.message) : String(error),
+      wallMs: performance.now() - started,
+    }
   }
 }
 

@@ -66,7 +66,8 @@ export class SimCluster {
     const work = this.masters.includes(machine) ? this.startMaster(machine, directory) : this.startNode(machine)
     work.catch((error: unknown) => {
       // A start that a crash interrupted leaves nothing to say.
-      if (this.simulation.machine(machine).up && boot === this.bootNumber) this.problems.push(`${machine} does not start: ${error instanceof Error ? error.stack : String(error)}`)
+      if (this.simulation.machine(machine).up && boot === this.bootNumber)
+        this.problems.push(`${machine} does not start: ${error instanceof Error ? error.stack : String(error)}`)
     })
   }
 
@@ -102,7 +103,11 @@ export class SimCluster {
     const schedulerWorld = this.world(name, { component: 'scheduler', name })
     master.scheduler = startScheduler(schedulerWorld, { client: recorded(schedulerWorld), identity: name })
     const managerWorld = this.world(name, { component: 'controller-manager', name })
-    master.manager = await startControllerManager(managerWorld, { cluster: CLUSTER, machine: name, client: recorded(managerWorld) })
+    master.manager = await startControllerManager(managerWorld, {
+      cluster: CLUSTER,
+      machine: name,
+      client: recorded(managerWorld),
+    })
     master.store = await store
     void master.store.ended.then((why) => {
       if (why !== undefined) this.problems.push(`store of ${name} gave up: ${String(why)}`)
@@ -133,25 +138,43 @@ export class SimCluster {
   private world(machine: string, identity: Identity): SimWorld {
     const token = identityToken(identity)
     const inbox = this.subjects.inbox(token, `${machine}-${++this.bootNumber}`)
-    return this.simulation.machine(machine).world({ identity: token, inbox, grants: grants(CLUSTER, identity), directory: identity.component })
+    return this.simulation
+      .machine(machine)
+      .world({ identity: token, inbox, grants: grants(CLUSTER, identity), directory: identity.component })
   }
 
   /** The same client; every acknowledged write under a fence is noted with the revision at which it committed. */
   private recording(client: ApiClient): ApiClient {
-    const note = async <T extends KubeObject>(what: string, options: { fence?: { lock: { namespace: string; name: string }; token: string } } | undefined, run: () => Promise<T>): Promise<T> => {
+    const note = async <T extends KubeObject>(
+      what: string,
+      options: { fence?: { lock: { namespace: string; name: string }; token: string } } | undefined,
+      run: () => Promise<T>,
+    ): Promise<T> => {
       const result = await run()
       const revision = Number(result.metadata?.resourceVersion)
       if (options?.fence && Number.isFinite(revision) && revision > 0)
-        this.fencedWrites.push({ lock: `${options.fence.lock.namespace}/${options.fence.lock.name}`, token: Number(options.fence.token), revision, what })
+        this.fencedWrites.push({
+          lock: `${options.fence.lock.namespace}/${options.fence.lock.name}`,
+          token: Number(options.fence.token),
+          revision,
+          what,
+        })
       return result
     }
     return {
       get: (...a) => client.get(...a),
       list: (...a) => client.list(...a),
       watch: (...a) => client.watch(...a),
-      create: (resource, object, options) => note(`create of ${resource.resource}`, options, () => client.create(resource, object, options)),
-      update: (resource, object, options) => note(`update of ${resource.resource} ${object.metadata.name}`, options, () => client.update(resource, object, options)),
-      patch: (resource, ref, type, patch, options) => note(`patch of ${resource.resource} ${ref.name}`, options, () => client.patch(resource, ref, type, patch, options)),
+      create: (resource, object, options) =>
+        note(`create of ${resource.resource}`, options, () => client.create(resource, object, options)),
+      update: (resource, object, options) =>
+        note(`update of ${resource.resource} ${object.metadata.name}`, options, () =>
+          client.update(resource, object, options),
+        ),
+      patch: (resource, ref, type, patch, options) =>
+        note(`patch of ${resource.resource} ${ref.name}`, options, () =>
+          client.patch(resource, ref, type, patch, options),
+        ),
       delete: (...a) => client.delete(...a),
       deleteCollection: (...a) => client.deleteCollection(...a),
     }

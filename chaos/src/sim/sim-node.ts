@@ -10,7 +10,12 @@ export interface SimNode {
 }
 
 /** Kubelet and kube-proxy of a simulated node, over a runtime and packet rules that pretend. */
-export async function startSimNode(options: { name: string; cluster: string; kubelet: SimWorld; proxy: SimWorld }): Promise<SimNode> {
+export async function startSimNode(options: {
+  name: string
+  cluster: string
+  kubelet: SimWorld
+  proxy: SimWorld
+}): Promise<SimNode> {
   const { name, cluster } = options
   const kubelet = await startKubelet(
     options.kubelet,
@@ -25,6 +30,10 @@ export async function startSimNode(options: { name: string; cluster: string; kub
     new HollowRuntime(options.kubelet),
   )
   const rules = new HollowRules()
-  const proxy = startKubeProxy(options.proxy, { client: new BusApiClient(options.proxy, { cluster, machine: name }), nodeName: name, rules })
+  const proxy = startKubeProxy(options.proxy, {
+    client: new BusApiClient(options.proxy, { cluster, machine: name }),
+    nodeName: name,
+    rules,
+  })
   return { kubelet, proxy, rules }
 }

@@ -1,5 +1,13 @@
 import { CallError, Caller } from '@capstan/actor'
-import { grants, type Identity, identityToken, type RangeReply, Subjects, type TxnReply, type WatchData } from '@capstan/protocol'
+import {
+  grants,
+  type Identity,
+  identityToken,
+  type RangeReply,
+  Subjects,
+  type TxnReply,
+  type WatchData,
+} from '@capstan/protocol'
 import { Simulation, type SimRandom, type SimWorld } from '@capstan/sim'
 import { type StoreHandle, startStore } from '@capstan/store'
 import { checkLinearizable, type Operation } from '../checkers/linearizability.js'
@@ -45,13 +53,25 @@ class StoreRun {
   async run(): Promise<ScenarioReport> {
     const { simulation } = this
     for (const member of MEMBERS) this.boot(member, 'new')
-    await simulation.run({ until: () => MEMBERS.every((m) => this.handles.has(m)), untilMs: 10_000, what: 'three members started' })
-    const clients = Array.from({ length: CLIENTS }, (_, i) => new Client(this.clientWorld(`client-${i}`), this.subjects, i))
+    await simulation.run({
+      until: () => MEMBERS.every((m) => this.handles.has(m)),
+      untilMs: 10_000,
+      what: 'three members started',
+    })
+    const clients = Array.from(
+      { length: CLIENTS },
+      (_, i) => new Client(this.clientWorld(`client-${i}`), this.subjects, i),
+    )
     for (const client of clients) void this.work(client)
-    for (const [i, member] of MEMBERS.entries()) this.watches.push(new Watcher(this.clientWorld(`watcher-${i}`), this.subjects, member, () => this.over))
+    for (const [i, member] of MEMBERS.entries())
+      this.watches.push(new Watcher(this.clientWorld(`watcher-${i}`), this.subjects, member, () => this.over))
     const nemesis = new Nemesis(
       simulation,
-      { machines: MEMBERS, linked: [...MEMBERS, ...clients.map((c) => c.machine)], restart: (m) => this.boot(m, 'existing') },
+      {
+        machines: MEMBERS,
+        linked: [...MEMBERS, ...clients.map((c) => c.machine)],
+        restart: (m) => this.boot(m, 'existing'),
+      },
       { everyMs: [300, 3000], faults: FAULTS },
     )
     await simulation.run({ untilMs: FAULTS_UNTIL_MS })
@@ -59,7 +79,9 @@ class StoreRun {
     const healedMs = simulation.nowMs
     // Liveness: with all faults gone, writes succeed again, and everybody arrives at the same state.
     await simulation.run({ untilMs: healedMs + HEALED_MS / 2 })
-    const recovered = [...this.history.values()].flat().some((op) => op.invokedMs > healedMs && op.output?.type === 'written')
+    const recovered = [...this.history.values()]
+      .flat()
+      .some((op) => op.invokedMs > healedMs && op.output?.type === 'written')
     if (!recovered) this.violations.push(`convergence: no write was acknowledged in ${HEALED_MS / 2} ms without faults`)
     await this.checkDisturbance()
     this.over = true
@@ -102,7 +124,8 @@ class StoreRun {
       },
       (error: unknown) => {
         // A start that a crash interrupted leaves nothing to say.
-        if (this.simulation.machine(member).up) this.violations.push(`member: ${member} does not start: ${String(error)}`)
+        if (this.simulation.machine(member).up)
+          this.violations.push(`member: ${member} does not start: ${String(error)}`)
       },
     )
   }
@@ -148,12 +171,19 @@ class StoreRun {
     simulation.network.heal()
     await simulation.run({ untilMs: simulation.nowMs + 2000 })
     const after = await term()
-    if (after !== before) this.violations.push(`disturbance: ${follower} was cut off for 3 s while ${leader} led; the term rose from ${before} to ${after}`)
+    if (after !== before)
+      this.violations.push(
+        `disturbance: ${follower} was cut off for 3 s while ${leader} led; the term rose from ${before} to ${after}`,
+      )
   }
 
   private statuses() {
     const { simulation } = this
-    return simulation.finish(Promise.all(MEMBERS.map((m) => (this.handles.get(m) as StoreHandle).status())), simulation.nowMs + 10_000, 'statuses')
+    return simulation.finish(
+      Promise.all(MEMBERS.map((m) => (this.handles.get(m) as StoreHandle).status())),
+      simulation.nowMs + 10_000,
+      'statuses',
+    )
   }
 
   /** Each key is read through every member: what was acknowledged must be there (S1). */
@@ -161,8 +191,15 @@ class StoreRun {
     for (const key of KEYS)
       for (const member of MEMBERS) {
         const operation: Op = { client: `final/${member}`, input: { type: 'get' }, invokedMs: this.simulation.nowMs }
-        const output = await this.simulation.finish(client.execute(key, { type: 'get' }, member), this.simulation.nowMs + 10_000, 'a final read')
-        if (typeof output === 'string') this.violations.push(`convergence: ${member} does not serve a read after healing (${output}: ${client.lastError})`)
+        const output = await this.simulation.finish(
+          client.execute(key, { type: 'get' }, member),
+          this.simulation.nowMs + 10_000,
+          'a final read',
+        )
+        if (typeof output === 'string')
+          this.violations.push(
+            `convergence: ${member} does not serve a read after healing (${output}: ${client.lastError})`,
+          )
         else this.history.get(key)?.push(Object.assign(operation, { output, returnedMs: this.simulation.nowMs }))
       }
   }
@@ -170,15 +207,23 @@ class StoreRun {
   private async judge(client: Client): Promise<void> {
     for (const [key, history] of this.history) {
       const result = checkLinearizable(history, registerModel)
-      if (result.verdict !== 'ok') this.violations.push(`linearizability: key ${key}: ${result.verdict}: ${result.explanation}`)
+      if (result.verdict !== 'ok')
+        this.violations.push(`linearizability: key ${key}: ${result.verdict}: ${result.explanation}`)
     }
-    const truth = await this.simulation.finish(readAll(client.world, this.subjects), this.simulation.nowMs + 15_000, 'the whole history')
+    const truth = await this.simulation.finish(
+      readAll(client.world, this.subjects),
+      this.simulation.nowMs + 15_000,
+      'the whole history',
+    )
     for (const watcher of this.watches) {
       this.coverage['watchResumes'] = (this.coverage['watchResumes'] ?? 0) + watcher.resumes
       const result = checkWatch(watcher.record, truth)
       if (result.verdict !== 'ok') this.violations.push(`watch: ${result.explanation}`)
       const last = truth.at(-1)?.revision ?? 0
-      if (watcher.record.toldUpTo < last) this.violations.push(`watch: ${watcher.record.reader} stands at ${watcher.record.toldUpTo}, the store at ${last}, long after the last write`)
+      if (watcher.record.toldUpTo < last)
+        this.violations.push(
+          `watch: ${watcher.record.reader} stands at ${watcher.record.toldUpTo}, the store at ${last}, long after the last write`,
+        )
     }
     const hashes = await this.simulation.finish(
       Promise.all(MEMBERS.map((m) => (this.handles.get(m) as StoreHandle).stateHash())),
@@ -186,9 +231,12 @@ class StoreRun {
       'state hashes',
     )
     if (new Set(hashes.map((h) => `${h.appliedIndex} ${h.hash}`)).size !== 1)
-      this.violations.push(`equal state: ${hashes.map((h, i) => `${MEMBERS[i]} ${h.appliedIndex} ${h.hash.slice(0, 12)}`).join(', ')}`)
+      this.violations.push(
+        `equal state: ${hashes.map((h, i) => `${MEMBERS[i]} ${h.appliedIndex} ${h.hash.slice(0, 12)}`).join(', ')}`,
+      )
     const statuses = await this.statuses()
-    for (const status of statuses) addUp(this.coverage, Object.fromEntries(Object.entries(status.counters).map(([name, n]) => [`store.${name}`, n])))
+    for (const status of statuses)
+      addUp(this.coverage, Object.fromEntries(Object.entries(status.counters).map(([name, n]) => [`store.${name}`, n])))
     this.coverage['terms'] = Math.max(...statuses.map((s) => s.term))
   }
 
@@ -199,7 +247,9 @@ class StoreRun {
   private world(machine: string, identity: Identity): SimWorld {
     const token = identityToken(identity)
     const inbox = this.subjects.inbox(token, `i${Math.floor(this.simulation.nowMs)}`)
-    return this.simulation.machine(machine).world({ identity: token, inbox, grants: grants(CLUSTER, identity), directory: identity.component })
+    return this.simulation
+      .machine(machine)
+      .world({ identity: token, inbox, grants: grants(CLUSTER, identity), directory: identity.component })
   }
 }
 
@@ -231,8 +281,13 @@ class Client {
   }
 
   /** Asks one member, once. */
-  async execute(key: string, input: RegisterInput, member: string): Promise<RegisterOutput | 'not-applied' | 'unknown'> {
-    const call = (verb: string, body: unknown) => this.caller.call(this.subjects.store(member, this.world.bus.identity, verb), body, { timeoutMs: 2000 })
+  async execute(
+    key: string,
+    input: RegisterInput,
+    member: string,
+  ): Promise<RegisterOutput | 'not-applied' | 'unknown'> {
+    const call = (verb: string, body: unknown) =>
+      this.caller.call(this.subjects.store(member, this.world.bus.identity, verb), body, { timeoutMs: 2000 })
     const name = bytes(key)
     try {
       if (input.type === 'get') {
@@ -241,8 +296,10 @@ class Client {
         this.lastRevision.set(key, kv?.modRevision ?? 0)
         return { type: 'read', value: kv && text(kv.value), revision: kv?.modRevision ?? 0 }
       }
-      const compare = input.type === 'compareAndSet' ? [{ key: name, target: 'mod', result: '=', operand: input.expected }] : []
-      const op = input.type === 'delete' ? { type: 'delete', key: name } : { type: 'put', key: name, value: bytes(input.value) }
+      const compare =
+        input.type === 'compareAndSet' ? [{ key: name, target: 'mod', result: '=', operand: input.expected }] : []
+      const op =
+        input.type === 'delete' ? { type: 'delete', key: name } : { type: 'put', key: name, value: bytes(input.value) }
       const session = { clientId: `client-${this.number}`, seq: ++this.seq }
       const reply = (await call('txn', { compare, success: [op], failure: [], session })) as TxnReply
       if (!reply.succeeded) return { type: 'unchanged' }
@@ -284,10 +341,16 @@ class Watcher {
         data: (body) => {
           const { prevRevision, revision, events } = body as WatchData
           // The first message says where the stream starts; from then on each joins the one before.
-          if (prevRevision > position && position > record.fromRevision - 1 && prevRevision !== record.toldUpTo) throw new CallError('CONNECTION_LOST', 'maybe-applied', 'a message is missing')
+          if (prevRevision > position && position > record.fromRevision - 1 && prevRevision !== record.toldUpTo)
+            throw new CallError('CONNECTION_LOST', 'maybe-applied', 'a message is missing')
           for (const e of events) {
             if (e.kv.modRevision <= record.toldUpTo) continue
-            record.events.push({ revision: e.kv.modRevision, key: text(e.kv.key), type: e.type, value: e.type === 'put' ? text(e.kv.value) : '' })
+            record.events.push({
+              revision: e.kv.modRevision,
+              key: text(e.kv.key),
+              type: e.type,
+              value: e.type === 'put' ? text(e.kv.value) : '',
+            })
           }
           record.toldUpTo = Math.max(record.toldUpTo, revision)
           position = revision
@@ -319,7 +382,12 @@ function readAll(world: SimWorld, subjects: Subjects): Promise<SeenEvent[]> {
       {
         data(body) {
           for (const e of (body as WatchData).events)
-            events.push({ revision: e.kv.modRevision, key: text(e.kv.key), type: e.type, value: e.type === 'put' ? text(e.kv.value) : '' })
+            events.push({
+              revision: e.kv.modRevision,
+              key: text(e.kv.key),
+              type: e.type,
+              value: e.type === 'put' ? text(e.kv.value) : '',
+            })
         },
         beat() {
           resolve(events)

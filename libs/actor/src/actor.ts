@@ -162,7 +162,10 @@ class Supervised<M> implements ActorRef<M> {
     while (this.crashes.length > 0 && (this.crashes[0] as number) < now - windowMs) this.crashes.shift()
     this.crashes.push(now)
     if (this.crashes.length > (this.options.restartsMax ?? 10)) {
-      this.log.error({ err: error, crashes: this.crashes.length, windowMs }, 'actor keeps crashing; supervisor gives up')
+      this.log.error(
+        { err: error, crashes: this.crashes.length, windowMs },
+        'actor keeps crashing; supervisor gives up',
+      )
       this.options.onGiveUp?.(error)
       return false
     }

@@ -41,7 +41,16 @@ export class CallError extends Error {
 /** What an error becomes on the wire. An error without `code` and `outcome` is a bug: INTERNAL, maybe applied. */
 export function errorData(error: unknown): ErrorData {
   const e = error as Partial<ErrorData> & Error
-  if (error instanceof Error && typeof e.code === 'string' && (e.outcome === 'not-applied' || e.outcome === 'maybe-applied'))
-    return { code: e.code, outcome: e.outcome, text: e.message, ...(e.details === undefined ? {} : { details: e.details }) }
+  if (
+    error instanceof Error &&
+    typeof e.code === 'string' &&
+    (e.outcome === 'not-applied' || e.outcome === 'maybe-applied')
+  )
+    return {
+      code: e.code,
+      outcome: e.outcome,
+      text: e.message,
+      ...(e.details === undefined ? {} : { details: e.details }),
+    }
   return { code: 'INTERNAL', outcome: 'maybe-applied', text: error instanceof Error ? error.message : String(error) }
 }

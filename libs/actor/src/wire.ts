@@ -100,7 +100,9 @@ export class Caller {
       const deadline = clock.monotonicMs() + options.timeoutMs
       const timer = clock.setTimer(options.timeoutMs, () =>
         this.settle(id, (call) =>
-          call.reject(new CallError('TIMEOUT', 'maybe-applied', `no answer from ${subject} in ${options.timeoutMs} ms`)),
+          call.reject(
+            new CallError('TIMEOUT', 'maybe-applied', `no answer from ${subject} in ${options.timeoutMs} ms`),
+          ),
         ),
       )
       this.pending.set(id, { resolve, reject, timer, sent: false })
@@ -118,14 +120,22 @@ export class Caller {
     const id = this.nextId++
     const { clock } = this.world
     const creditsMax = options.creditsMax ?? 64
-    const reader = new Reader(this.world, this.frames, subject, id, creditsMax, options.timeoutMs, handlers, () => this.streams.delete(id))
+    const reader = new Reader(this.world, this.frames, subject, id, creditsMax, options.timeoutMs, handlers, () =>
+      this.streams.delete(id),
+    )
     const refusal = this.refusal()
     if (refusal) {
       clock.defer(() => reader.end('refused', refusal))
       return reader
     }
     this.streams.set(id, reader)
-    this.enqueue(subject, { id, deadline: clock.monotonicMs() + options.timeoutMs, body, credits: creditsMax, trace: options.trace })
+    this.enqueue(subject, {
+      id,
+      deadline: clock.monotonicMs() + options.timeoutMs,
+      body,
+      credits: creditsMax,
+      trace: options.trace,
+    })
     return reader
   }
 
@@ -136,7 +146,9 @@ export class Caller {
     this.stopWatchingBus()
     this.subscription.unsubscribe()
     for (const id of [...this.pending.keys()])
-      this.settle(id, (call) => call.reject(new CallError('CLOSED', call.sent ? 'maybe-applied' : 'not-applied', 'caller closed')))
+      this.settle(id, (call) =>
+        call.reject(new CallError('CLOSED', call.sent ? 'maybe-applied' : 'not-applied', 'caller closed')),
+      )
     for (const reader of [...this.streams.values()]) reader.cancel()
   }
 
@@ -160,7 +172,8 @@ export class Caller {
     const outbox = [...this.outbox]
     this.outbox.clear()
     for (const [subject, requests] of outbox)
-      for (let at = 0; at < requests.length; at += FRAME_REQUESTS_MAX) this.send(subject, requests.slice(at, at + FRAME_REQUESTS_MAX))
+      for (let at = 0; at < requests.length; at += FRAME_REQUESTS_MAX)
+        this.send(subject, requests.slice(at, at + FRAME_REQUESTS_MAX))
   }
 
   private send(subject: string, requests: OutRequest[]): void {
@@ -175,7 +188,12 @@ export class Caller {
       const reader = this.streams.get(r.id)
       if (reader) reader.opened(frameId, replyTo)
     }
-    const frame = [WIRE_VERSION, 'req', live[0]?.trace ?? null, live.map((r) => [r.id, Math.ceil(r.deadline - now), r.body, r.credits])]
+    const frame = [
+      WIRE_VERSION,
+      'req',
+      live[0]?.trace ?? null,
+      live.map((r) => [r.id, Math.ceil(r.deadline - now), r.body, r.credits]),
+    ]
     try {
       this.frames.publish(subject, frame, replyTo)
     } catch (error) {
@@ -218,7 +236,8 @@ export class Caller {
         if (reader) {
           if (failed) reader.end('refused', CallError.fromData(body as ErrorData))
           else reader.accepted()
-        } else this.settle(id, (call) => (failed ? call.reject(CallError.fromData(body as ErrorData)) : call.resolve(body)))
+        } else
+          this.settle(id, (call) => (failed ? call.reject(CallError.fromData(body as ErrorData)) : call.resolve(body)))
       }
     } else if (frame[1] === 'str') {
       const [, , id, seq, kind, body] = frame as [number, string, number, number, string, unknown]
@@ -299,14 +318,18 @@ class Reader implements InStream {
     this.accepted()
     if (kind === 'beat') {
       // A beat bears the seq of the last message sent before it.
-      if (seq >= this.expectedSeq) return this.end('lost', new CallError('CONNECTION_LOST', 'maybe-applied', `lost message ${this.expectedSeq}`))
+      if (seq >= this.expectedSeq)
+        return this.end('lost', new CallError('CONNECTION_LOST', 'maybe-applied', `lost message ${this.expectedSeq}`))
       if (seq === this.expectedSeq - 1 && this.queue.length <= this.creditsMax) this.queue.push({ kind, body })
       void this.work()
       return
     }
     if (seq < this.expectedSeq) return // Doubled.
     if (seq > this.expectedSeq) {
-      this.end('lost', new CallError('CONNECTION_LOST', 'maybe-applied', `gap: expected message ${this.expectedSeq}, got ${seq}`))
+      this.end(
+        'lost',
+        new CallError('CONNECTION_LOST', 'maybe-applied', `gap: expected message ${this.expectedSeq}, got ${seq}`),
+      )
       return
     }
     this.expectedSeq++
@@ -465,7 +488,11 @@ export function serve(world: WireWorld, options: ServeOptions): Server {
     }
   }
 
-  function take(message: BusMessage, trace: string | null, [id, remainingMs, body, credits]: [number, number, unknown, number]): void {
+  function take(
+    message: BusMessage,
+    trace: string | null,
+    [id, remainingMs, body, credits]: [number, number, unknown, number],
+  ): void {
     const replyTo = message.replyTo as string
     const fail = (error: unknown) => answer(replyTo, id, true, errorData(error))
     if (remainingMs <= 0) return // Too late: nobody waits any more.
@@ -490,7 +517,9 @@ export function serve(world: WireWorld, options: ServeOptions): Server {
         // The acceptance leaves before the first message: both travel on the same subject.
         answer(replyTo, id, false, null)
         flush()
-        stream = new Writer(world, frames, message.subject, replyTo, id, credits, streamOptions, () => streams.delete(key))
+        stream = new Writer(world, frames, message.subject, replyTo, id, credits, streamOptions, () =>
+          streams.delete(key),
+        )
         streams.set(key, stream)
         return stream
       },
@@ -584,7 +613,8 @@ class Writer implements OutStream {
       tickedMs = now
       if (now - this.heardMs > READER_GONE_MS) this.finish('lost')
       else if (this.starvedMs !== undefined && now - this.starvedMs > NO_CREDIT_MS) this.end('lagging')
-      else if (this.queue.length === 0 && now - this.sentMs >= BEAT_PERIOD_MS / 2) this.publish('beat', this.options.position?.() ?? null)
+      else if (this.queue.length === 0 && now - this.sentMs >= BEAT_PERIOD_MS / 2)
+        this.publish('beat', this.options.position?.() ?? null)
       else if (this.queue.length > 0) this.publish('beat', null)
     })
   }
@@ -694,7 +724,8 @@ class Reassembly {
     const now = this.world.clock.monotonicMs()
     if (index === 0) {
       for (const [other, entry] of this.partial)
-        if (now - entry.startedMs > CHUNKED_AGE_MS || this.partial.size >= CHUNKED_FRAMES_MAX) this.partial.delete(other)
+        if (now - entry.startedMs > CHUNKED_AGE_MS || this.partial.size >= CHUNKED_FRAMES_MAX)
+          this.partial.delete(other)
       this.partial.set(name, { pieces: [], bytes: 0, startedMs: now })
     }
     const entry = this.partial.get(name)
@@ -702,7 +733,10 @@ class Reassembly {
     entry.bytes += bytes.length
     if (entry.pieces.length !== index || entry.bytes > CHUNKED_BYTES_MAX) {
       this.partial.delete(name)
-      this.world.log.warn({ subject: message.subject, bytes: entry.bytes }, 'dropped a large frame: too large, or a piece is missing')
+      this.world.log.warn(
+        { subject: message.subject, bytes: entry.bytes },
+        'dropped a large frame: too large, or a piece is missing',
+      )
       return undefined
     }
     entry.pieces.push(bytes)
@@ -724,7 +758,10 @@ class Reassembly {
     } catch {
       // Told below, with what is known of it.
     }
-    this.world.log.warn({ subject: message.subject, bytes: bytes.length }, 'refused a message that is no frame of this wire version')
+    this.world.log.warn(
+      { subject: message.subject, bytes: bytes.length },
+      'refused a message that is no frame of this wire version',
+    )
     return undefined
   }
 }

@@ -49,8 +49,22 @@ export async function makeBusAuthority(): Promise<BusAuthority> {
 
 /** Signs the account anew, with the revocations as they are now. */
 export function accountJwt(authority: BusAuthority): Promise<string> {
-  const limits = { subs: UNLIMITED, data: UNLIMITED, payload: UNLIMITED, imports: UNLIMITED, exports: UNLIMITED, wildcards: true, conn: UNLIMITED, leaf: UNLIMITED }
-  return encodeAccount('CAPSTAN', keyOf(authority.accountSeed), { limits, revocations: authority.revocations }, { signer: keyOf(authority.operatorSeed) })
+  const limits = {
+    subs: UNLIMITED,
+    data: UNLIMITED,
+    payload: UNLIMITED,
+    imports: UNLIMITED,
+    exports: UNLIMITED,
+    wildcards: true,
+    conn: UNLIMITED,
+    leaf: UNLIMITED,
+  }
+  return encodeAccount(
+    'CAPSTAN',
+    keyOf(authority.accountSeed),
+    { limits, revocations: authority.revocations },
+    { signer: keyOf(authority.operatorSeed) },
+  )
 }
 
 /** Contents of a creds file for one identity, and its public key. */

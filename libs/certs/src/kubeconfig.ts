@@ -1,7 +1,13 @@
 import type { CertificateAndKey } from './x509.js'
 
 /** Text of a kubeconfig with everything in it: cluster, CA, user and context. */
-export function kubeconfig(options: { cluster: string; server: string; ca: string; user: string; client: CertificateAndKey }): string {
+export function kubeconfig(options: {
+  cluster: string
+  server: string
+  ca: string
+  user: string
+  client: CertificateAndKey
+}): string {
   const base64 = (text: string) => Buffer.from(text, 'utf8').toString('base64')
   const { cluster, user } = options
   return `apiVersion: v1

@@ -30,7 +30,10 @@ export async function makeCa(commonName: string, validity: Validity): Promise<Ce
     ...dates(validity),
     extensions: [
       new x509.BasicConstraintsExtension(true, undefined, true),
-      new x509.KeyUsagesExtension(x509.KeyUsageFlags.keyCertSign | x509.KeyUsageFlags.cRLSign | x509.KeyUsageFlags.digitalSignature, true),
+      new x509.KeyUsagesExtension(
+        x509.KeyUsageFlags.keyCertSign | x509.KeyUsageFlags.cRLSign | x509.KeyUsageFlags.digitalSignature,
+        true,
+      ),
       await x509.SubjectKeyIdentifierExtension.create(keys.publicKey),
     ],
   })
@@ -54,15 +57,31 @@ export function makeServerCertificate(
 }
 
 /** A client's certificate: the common name is its user name, the organisations are its groups (Kubernetes X.509 client certs). */
-export function makeClientCertificate(ca: CertificateAndKey, options: Validity & { user: string; groups: readonly string[] }): Promise<CertificateAndKey> {
-  const subject = [...options.groups.map((group) => `O=${escapeName(group)}`), `CN=${escapeName(options.user)}`].join(', ')
+export function makeClientCertificate(
+  ca: CertificateAndKey,
+  options: Validity & { user: string; groups: readonly string[] },
+): Promise<CertificateAndKey> {
+  const subject = [...options.groups.map((group) => `O=${escapeName(group)}`), `CN=${escapeName(options.user)}`].join(
+    ', ',
+  )
   return issue(ca, subject, options, [new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.clientAuth])])
 }
 
-async function issue(ca: CertificateAndKey, subject: string, validity: Validity, extensions: x509.Extension[]): Promise<CertificateAndKey> {
+async function issue(
+  ca: CertificateAndKey,
+  subject: string,
+  validity: Validity,
+  extensions: x509.Extension[],
+): Promise<CertificateAndKey> {
   const keys = await generateKeys()
   const issuer = new x509.X509Certificate(ca.cert)
-  const signingKey = await webcrypto.subtle.importKey('pkcs8', x509.PemConverter.decodeFirst(ca.key), ALGORITHM, false, ['sign'])
+  const signingKey = await webcrypto.subtle.importKey(
+    'pkcs8',
+    x509.PemConverter.decodeFirst(ca.key),
+    ALGORITHM,
+    false,
+    ['sign'],
+  )
   const cert = await x509.X509CertificateGenerator.create({
     subject,
     issuer: issuer.subject,
@@ -103,7 +122,10 @@ function serialNumber(): string {
   return Buffer.from(bytes).toString('hex')
 }
 
-const dates = ({ notBeforeMs, notAfterMs }: Validity) => ({ notBefore: new Date(notBeforeMs), notAfter: new Date(notAfterMs) })
+const dates = ({ notBeforeMs, notAfterMs }: Validity) => ({
+  notBefore: new Date(notBeforeMs),
+  notAfter: new Date(notAfterMs),
+})
 
 /** RFC 4514. */
 const escapeName = (name: string) => name.replace(/[,+"\\<>;=#]/g, '\\$&')

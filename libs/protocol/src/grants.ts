@@ -26,7 +26,13 @@ export function grants(cluster: string, identity: Identity): Grants {
       }
     case 'apiserver':
       return {
-        publish: [`${s.root}.store.*.from.${me}.*`, `${s.root}.node.*.from.${me}.*`, `${s.root}.api.*.from.${me}.*`, anyInbox, ownBeat],
+        publish: [
+          `${s.root}.store.*.from.${me}.*`,
+          `${s.root}.node.*.from.${me}.*`,
+          `${s.root}.api.*.from.${me}.*`,
+          anyInbox,
+          ownBeat,
+        ],
         subscribe: [s.apiServed(identity.name), ownInbox, s.beats()],
       }
     case 'scheduler':

@@ -89,7 +89,15 @@ export interface Compare {
 }
 
 export type TxnOp =
-  | { type: 'put'; key: Uint8Array; value: Uint8Array; lease?: number; prevKv?: boolean; ignoreValue?: boolean; ignoreLease?: boolean }
+  | {
+      type: 'put'
+      key: Uint8Array
+      value: Uint8Array
+      lease?: number
+      prevKv?: boolean
+      ignoreValue?: boolean
+      ignoreLease?: boolean
+    }
   | { type: 'delete'; key: Uint8Array; rangeEnd?: Uint8Array; prevKv?: boolean }
   | ({ type: 'range' } & Omit<RangeRequest, 'serializable'>)
   | { type: 'txn'; txn: Txn }

@@ -56,8 +56,10 @@ export class EventQueue {
       const left = 2 * at + 1
       const right = left + 1
       let least = at
-      if (left < this.heap.length && this.before(this.heap[left] as SimEvent, this.heap[least] as SimEvent)) least = left
-      if (right < this.heap.length && this.before(this.heap[right] as SimEvent, this.heap[least] as SimEvent)) least = right
+      if (left < this.heap.length && this.before(this.heap[left] as SimEvent, this.heap[least] as SimEvent))
+        least = left
+      if (right < this.heap.length && this.before(this.heap[right] as SimEvent, this.heap[least] as SimEvent))
+        least = right
       if (least === at) return
       this.swap(at, least)
       at = least

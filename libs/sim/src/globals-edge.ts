@@ -36,10 +36,12 @@ function install(): () => void {
   }
   Date.now = refuse('Date.now')
   Math.random = refuse('Math.random')
-  for (const name of FORBIDDEN) Object.defineProperty(globalThis, name, { value: refuse(name), configurable: true, writable: true })
+  for (const name of FORBIDDEN)
+    Object.defineProperty(globalThis, name, { value: refuse(name), configurable: true, writable: true })
   return () => {
     Date.now = saved.now
     Math.random = saved.random
-    for (const [name, value] of saved.timers) Object.defineProperty(globalThis, name, { value, configurable: true, writable: true })
+    for (const [name, value] of saved.timers)
+      Object.defineProperty(globalThis, name, { value, configurable: true, writable: true })
   }
 }

@@ -75,11 +75,17 @@ export class Network {
       this.transmit(from, to, message)
     }
     if (listeners === 0 && message.replyTo?.startsWith(`${from.inbox}.`))
-      this.arrive(from, from, { subject: message.replyTo, payload: new Uint8Array(0), replyTo: undefined, noResponders: true }, this.normal)
+      this.arrive(
+        from,
+        from,
+        { subject: message.replyTo, payload: new Uint8Array(0), replyTo: undefined, noResponders: true },
+        this.normal,
+      )
   }
 
   private transmit(from: SimBus, to: SimBus, message: BusMessage): void {
-    const condition = from.host.machine === to.host.machine ? this.normal : this.link(from.host.machine, to.host.machine)
+    const condition =
+      from.host.machine === to.host.machine ? this.normal : this.link(from.host.machine, to.host.machine)
     if (condition.cut || (condition.loss > 0 && this.random.chance(condition.loss)) || to.overloaded) {
       this.counters.lost++
       return

@@ -29,7 +29,10 @@ export class SimBus implements Bus {
   private closed = false
   private readonly grants: Grants
   private readonly listeners = new Set<Listener>()
-  private readonly requests = new Map<string, { resolve(m: BusMessage): void; reject(e: BusError): void; timer: { cancel(): void } }>()
+  private readonly requests = new Map<
+    string,
+    { resolve(m: BusMessage): void; reject(e: BusError): void; timer: { cancel(): void } }
+  >()
   private readonly mayAnswer = new Map<string, number>()
   private readonly changeListeners = new Set<(state: { connected: boolean; epoch: number }) => void>()
   private nextRequest = 1
@@ -52,7 +55,8 @@ export class SimBus implements Bus {
   publish(subject: string, payload: Uint8Array, options: { replyTo?: string } = {}): void {
     if (this.closed || !this.host.alive) throw new BusError('CLOSED', 'the connection is closed')
     if (!this.connected) throw new BusError('DISCONNECTED', 'no server is connected')
-    if (payload.length > this.payloadBytesMax) throw new BusError('PAYLOAD_TOO_LARGE', `${payload.length} bytes; at most ${this.payloadBytesMax}`)
+    if (payload.length > this.payloadBytesMax)
+      throw new BusError('PAYLOAD_TOO_LARGE', `${payload.length} bytes; at most ${this.payloadBytesMax}`)
     if (!this.mayPublish(subject)) throw new BusError('DENIED', `${this.identity} may not publish on ${subject}`)
     this.network.send(this, { subject, payload: payload.slice(), replyTo: options.replyTo })
   }

@@ -88,7 +88,8 @@ export class SimDisk {
 
   list(dir: string): string[] {
     const names = new Set<string>()
-    for (const path of this.files.keys()) if (path.startsWith(`${dir}/`)) names.add(path.slice(dir.length + 1).split('/')[0] as string)
+    for (const path of this.files.keys())
+      if (path.startsWith(`${dir}/`)) names.add(path.slice(dir.length + 1).split('/')[0] as string)
     return [...names].sort()
   }
 
@@ -100,7 +101,13 @@ export class SimDisk {
     this.takeSpace(sizeBytes)
     const zeroes = new Uint8Array(sizeBytes)
     // Preallocated zeroes are durable once the name is: nobody wrote anything else there.
-    const file: SimFile = { present: zeroes, sizeBytes, durable: zeroes.slice(), durableSizeBytes: sizeBytes, dirty: new Set() }
+    const file: SimFile = {
+      present: zeroes,
+      sizeBytes,
+      durable: zeroes.slice(),
+      durableSizeBytes: sizeBytes,
+      dirty: new Set(),
+    }
     this.files.set(path, file)
     return file
   }
@@ -156,7 +163,8 @@ export class SimDisk {
 
   syncDir(dir: string): void {
     const inDir = (path: string) => path.startsWith(`${dir}/`) && !path.slice(dir.length + 1).includes('/')
-    for (const path of [...this.durableNames.keys()]) if (inDir(path) && !this.files.has(path)) this.durableNames.delete(path)
+    for (const path of [...this.durableNames.keys()])
+      if (inDir(path) && !this.files.has(path)) this.durableNames.delete(path)
     for (const [path, file] of this.files) if (inDir(path)) this.durableNames.set(path, file)
   }
 
@@ -263,7 +271,9 @@ class MountedFile implements DiskFile {
   }
 
   read(offset: number, lengthBytes: number): Promise<Uint8Array> {
-    return this.queue(() => this.later('read', () => this.file.present.slice(offset, Math.min(offset + lengthBytes, this.file.sizeBytes))))
+    return this.queue(() =>
+      this.later('read', () => this.file.present.slice(offset, Math.min(offset + lengthBytes, this.file.sizeBytes))),
+    )
   }
 
   write(offset: number, bytes: Uint8Array): Promise<void> {

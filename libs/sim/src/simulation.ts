@@ -86,7 +86,8 @@ export class Simulation {
         const next = this.queue.peek()
         if (!next || next.atMs > options.untilMs) {
           this.time = options.untilMs
-          if (until) throw new Error(`not by ${options.untilMs} ms of virtual time: ${options.what ?? 'the awaited condition'}`)
+          if (until)
+            throw new Error(`not by ${options.untilMs} ms of virtual time: ${options.what ?? 'the awaited condition'}`)
           return
         }
         this.queue.pop()

@@ -42,7 +42,10 @@ test('with no ready endpoint those that still serve while they terminate are use
 })
 
 test('headless and ExternalName Services are not forwarded', () => {
-  assert.deepEqual(computeForwards([service({ clusterIP: 'None' }), service({ type: 'ExternalName' })], [], 'node-0'), [])
+  assert.deepEqual(
+    computeForwards([service({ clusterIP: 'None' }), service({ type: 'ExternalName' })], [], 'node-0'),
+    [],
+  )
 })
 
 test('traffic policy Local keeps to the own node', () => {
@@ -50,7 +53,11 @@ test('traffic policy Local keeps to the own node', () => {
     { addresses: ['10.244.0.1'], conditions: { ready: true }, nodeName: 'node-0' },
     { addresses: ['10.244.1.1'], conditions: { ready: true }, nodeName: 'node-1' },
   ]
-  const spec = { type: 'NodePort', externalTrafficPolicy: 'Local', ports: [{ name: 'http', port: 80, nodePort: 30_080 }] }
+  const spec = {
+    type: 'NodePort',
+    externalTrafficPolicy: 'Local',
+    ports: [{ name: 'http', port: 80, nodePort: 30_080 }],
+  }
   const [forward] = computeForwards([service(spec)], [slice(endpoints)], 'node-1')
   assert.equal(forward?.nodePort, 30_080)
   assert.equal(forward?.targets.length, 2)

@@ -49,7 +49,11 @@ export interface Forward {
 const SERVICE_NAME_LABEL = 'kubernetes.io/service-name'
 
 /** Sorted by name, so that the same state gives the same rules whatever the order of arrival. */
-export function computeForwards(services: readonly ServiceView[], slices: readonly EndpointSliceView[], nodeName: string): Forward[] {
+export function computeForwards(
+  services: readonly ServiceView[],
+  slices: readonly EndpointSliceView[],
+  nodeName: string,
+): Forward[] {
   const slicesOf = new Map<string, EndpointSliceView[]>()
   for (const slice of slices) {
     const service = slice.metadata.labels?.[SERVICE_NAME_LABEL]
@@ -94,7 +98,9 @@ function targetsOf(slices: EndpointSliceView[], portName: string, protocol: stri
   const ready = new Map<string, LocatedTarget>()
   const serving = new Map<string, LocatedTarget>()
   for (const slice of slices) {
-    const port = slice.ports?.find((p) => (p.name ?? '') === portName && (p.protocol ?? 'TCP').toLowerCase() === protocol)?.port
+    const port = slice.ports?.find(
+      (p) => (p.name ?? '') === portName && (p.protocol ?? 'TCP').toLowerCase() === protocol,
+    )?.port
     if (port === undefined) continue
     for (const endpoint of slice.endpoints ?? []) {
       const address = endpoint.addresses[0]

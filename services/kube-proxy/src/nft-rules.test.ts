@@ -29,7 +29,10 @@ class NftModel {
       else if (kind === 'element') {
         const map = this.maps.get(name)
         assert.ok(map, `no map ${name}`)
-        const elements = rest.join(' ').replace(/^\{ | \}$/g, '').split(', ')
+        const elements = rest
+          .join(' ')
+          .replace(/^\{ | \}$/g, '')
+          .split(', ')
         for (const element of elements) {
           const [key = '', value = ''] = element.split(' : ')
           assert.equal(map.has(key), verb === 'delete', `${verb} element ${key}`)
@@ -60,10 +63,16 @@ class NftModel {
   }
 }
 
-const target = fc.record({ address: fc.integer({ min: 1, max: 6 }).map((n) => `10.244.0.${n}`), port: fc.constantFrom(80, 8080) })
+const target = fc.record({
+  address: fc.integer({ min: 1, max: 6 }).map((n) => `10.244.0.${n}`),
+  port: fc.constantFrom(80, 8080),
+})
 const targets = fc.uniqueArray(target, { maxLength: 4, selector: (t) => `${t.address}:${t.port}` })
 const forwards = fc
-  .uniqueArray(fc.record({ id: fc.integer({ min: 1, max: 8 }), targets, sticky: fc.boolean(), node: fc.boolean() }), { maxLength: 6, selector: (f) => f.id })
+  .uniqueArray(fc.record({ id: fc.integer({ min: 1, max: 8 }), targets, sticky: fc.boolean(), node: fc.boolean() }), {
+    maxLength: 6,
+    selector: (f) => f.id,
+  })
   .map((list) =>
     list.map(
       (f): Forward => ({
@@ -93,10 +102,15 @@ test('the difference brings any table to any other, and never refers to what is 
 })
 
 test('no difference, no script', () => {
-  fc.assert(fc.property(forwards, (list) => assert.equal(differenceScript('capstan', buildTable(list), buildTable(list)), '')))
+  fc.assert(
+    fc.property(forwards, (list) => assert.equal(differenceScript('capstan', buildTable(list), buildTable(list)), '')),
+  )
 })
 
-const canUseNft = process.getuid?.() === 0 && spawnSync('nft', ['--version']).status === 0 && spawnSync('unshare', ['--net', 'true']).status === 0
+const canUseNft =
+  process.getuid?.() === 0 &&
+  spawnSync('nft', ['--version']).status === 0 &&
+  spawnSync('unshare', ['--net', 'true']).status === 0
 
 test('nft itself takes the scripts', { skip: canUseNft ? false : 'needs root, nft and network namespaces' }, () => {
   const some = buildTable(fc.sample(forwards, { numRuns: 1, seed: 7 })[0] ?? [])

@@ -10,7 +10,11 @@ export interface NftTable {
 
 /** Mark of packets that must leave with the node's address. */
 const MASQUERADE = '0x4000'
-const MAPS = { 'service-ips': 'ipv4_addr . inet_proto . inet_service', 'service-nodeports': 'inet_proto . inet_service', 'no-endpoints': 'ipv4_addr . inet_proto . inet_service' }
+const MAPS = {
+  'service-ips': 'ipv4_addr . inet_proto . inet_service',
+  'service-nodeports': 'inet_proto . inet_service',
+  'no-endpoints': 'ipv4_addr . inet_proto . inet_service',
+}
 
 export function buildTable(forwards: readonly Forward[]): NftTable {
   const chains = new Map<string, string[]>()
@@ -27,7 +31,10 @@ export function buildTable(forwards: readonly Forward[]): NftTable {
     if (forward.nodePort !== undefined && forward.nodePortTargets.length > 0) {
       const external = `ext-${chainHash(forward.name)}`
       // From outside: answers must come back through this node, so its address stands in for the client's.
-      chains.set(external, [`meta mark set meta mark or ${MASQUERADE}`, ...balance(forward, forward.nodePortTargets, chains)])
+      chains.set(external, [
+        `meta mark set meta mark or ${MASQUERADE}`,
+        ...balance(forward, forward.nodePortTargets, chains),
+      ])
       put('service-nodeports', `${forward.protocol} . ${forward.nodePort}`, `goto ${external}`)
     }
   }
@@ -53,7 +60,8 @@ function balance(forward: Forward, targets: readonly Target[], chains: Map<strin
 export function fullScript(name: string, table: NftTable): string {
   const lines = [`add table ip ${name}`, `delete table ip ${name}`, `add table ip ${name}`]
   for (const [map, type] of Object.entries(MAPS)) lines.push(`add map ip ${name} ${map} { type ${type} : verdict; }`)
-  const chain = (chainName: string, hook?: string) => lines.push(`add chain ip ${name} ${chainName}${hook ? ` { ${hook} }` : ''}`)
+  const chain = (chainName: string, hook?: string) =>
+    lines.push(`add chain ip ${name} ${chainName}${hook ? ` { ${hook} }` : ''}`)
   const rule = (chainName: string, text: string) => lines.push(`add rule ip ${name} ${chainName} ${text}`)
   chain('refuse')
   rule('refuse', 'meta l4proto tcp reject with tcp reset')
@@ -93,8 +101,10 @@ export function differenceScript(name: string, from: NftTable, to: NftTable): st
     const before = from.maps.get(map) ?? new Map<string, string>()
     const drop = [...before].filter(([key, value]) => elements.get(key) !== value)
     const add = [...elements].filter(([key, value]) => before.get(key) !== value)
-    if (drop.length > 0) lines.push(`delete element ip ${name} ${map} { ${drop.map(([key, value]) => `${key} : ${value}`).join(', ')} }`)
-    if (add.length > 0) lines.push(`add element ip ${name} ${map} { ${add.map(([key, value]) => `${key} : ${value}`).join(', ')} }`)
+    if (drop.length > 0)
+      lines.push(`delete element ip ${name} ${map} { ${drop.map(([key, value]) => `${key} : ${value}`).join(', ')} }`)
+    if (add.length > 0)
+      lines.push(`add element ip ${name} ${map} { ${add.map(([key, value]) => `${key} : ${value}`).join(', ')} }`)
   }
   for (const chain of gone) lines.push(`flush chain ip ${name} ${chain}`)
   for (const chain of gone) lines.push(`delete chain ip ${name} ${chain}`)

@@ -54,7 +54,11 @@ export function placePod(plugins: readonly Plugin[], cycle: Cycle, choose: (coun
   const best = Math.max(...totals)
   const winners = feasible.filter((_, i) => totals[i] === best)
   const winner = winners[winners.length === 1 ? 0 : choose(winners.length)] as NodeInfo
-  return { placed: true, nodeName: winner.name, scores: Object.fromEntries(feasible.map((node, i) => [node.name, totals[i] as number])) }
+  return {
+    placed: true,
+    nodeName: winner.name,
+    scores: Object.fromEntries(feasible.map((node, i) => [node.name, totals[i] as number])),
+  }
 }
 
 function firstRefusal(plugins: readonly Plugin[], cycle: Cycle, node: NodeInfo): string[] | undefined {

@@ -36,12 +36,15 @@ const nodeName: Plugin = {
 const taintToleration: Plugin = {
   name: 'TaintToleration',
   filter({ pod }, { node }) {
-    const taint = node.spec?.taints?.find((t) => (t.effect === 'NoSchedule' || t.effect === 'NoExecute') && !tolerated(pod, t))
+    const taint = node.spec?.taints?.find(
+      (t) => (t.effect === 'NoSchedule' || t.effect === 'NoExecute') && !tolerated(pod, t),
+    )
     return taint ? `node(s) had untolerated taint {${taint.key}: ${taint.value ?? ''}}` : undefined
   },
   score: {
     weight: 3,
-    score: ({ pod }, { node }) => (node.spec?.taints ?? []).filter((t) => t.effect === 'PreferNoSchedule' && !tolerated(pod, t)).length,
+    score: ({ pod }, { node }) =>
+      (node.spec?.taints ?? []).filter((t) => t.effect === 'PreferNoSchedule' && !tolerated(pod, t)).length,
     normalize: (scores) => proportional(scores, true),
   },
 }
@@ -92,7 +95,10 @@ function termFits(term: NodeSelectorTermView, node: NodeView): boolean {
   )
 }
 
-function expressionFits(e: { key: string; operator: string; values?: string[] }, labels: Record<string, string>): boolean {
+function expressionFits(
+  e: { key: string; operator: string; values?: string[] },
+  labels: Record<string, string>,
+): boolean {
   const value = Object.hasOwn(labels, e.key) ? labels[e.key] : undefined
   const values = e.values ?? []
   switch (e.operator) {
@@ -131,7 +137,11 @@ const nodePorts: Plugin = {
       const [protocol, ip, number] = port.split(' ')
       return [...node.hostPorts.keys()].some((used) => {
         const [usedProtocol, usedIp, usedNumber] = used.split(' ')
-        return protocol === usedProtocol && number === usedNumber && (ip === usedIp || ip === '0.0.0.0' || usedIp === '0.0.0.0')
+        return (
+          protocol === usedProtocol &&
+          number === usedNumber &&
+          (ip === usedIp || ip === '0.0.0.0' || usedIp === '0.0.0.0')
+        )
       })
     })
     return taken ? "node(s) didn't have free ports for the requested pod ports" : undefined
@@ -197,20 +207,33 @@ const podTopologySpread: Plugin = {
         .filter((c) => c.whenUnsatisfiable === 'ScheduleAnyway')
         .reduce((sum, c) => {
           const domain = node.node.metadata.labels?.[c.topologyKey]
-          return sum + (domain === undefined ? nodes.length : (domainCounts(pod, nodes, c.topologyKey, c.labelSelector).get(domain) ?? 0))
+          return (
+            sum +
+            (domain === undefined
+              ? nodes.length
+              : (domainCounts(pod, nodes, c.topologyKey, c.labelSelector).get(domain) ?? 0))
+          )
         }, 0),
     normalize: (scores) => proportional(scores, true),
   },
 }
 
 /** Matching pods per value of a node label, over the nodes that the pod could be on by its affinity. */
-function domainCounts(pod: PodView, nodes: readonly NodeInfo[], topologyKey: string, selector: LabelSelectorView | undefined): Map<string, number> {
+function domainCounts(
+  pod: PodView,
+  nodes: readonly NodeInfo[],
+  topologyKey: string,
+  selector: LabelSelectorView | undefined,
+): Map<string, number> {
   const counts = new Map<string, number>()
   for (const node of nodes) {
     const domain = node.node.metadata.labels?.[topologyKey]
     if (domain === undefined || nodeAffinity.filter?.({ pod, nodes }, node) !== undefined) continue
     const here = [...node.pods.values()].filter(
-      (p) => p.metadata.namespace === pod.metadata.namespace && !p.metadata.deletionTimestamp && selectorFits(selector, p.metadata.labels),
+      (p) =>
+        p.metadata.namespace === pod.metadata.namespace &&
+        !p.metadata.deletionTimestamp &&
+        selectorFits(selector, p.metadata.labels),
     ).length
     counts.set(domain, (counts.get(domain) ?? 0) + here)
   }
@@ -224,8 +247,10 @@ const interPodAffinity: Plugin = {
     for (const term of affinity?.podAffinity?.requiredDuringSchedulingIgnoredDuringExecution ?? []) {
       if (domainHas(nodes, node, term, pod)) continue
       // The first of a group that wants to be with itself may go anywhere that has the label.
-      const first = termMatches(term, pod, pod) && !nodes.some((n) => [...n.pods.values()].some((p) => termMatches(term, pod, p)))
-      if (!first || node.node.metadata.labels?.[term.topologyKey] === undefined) return "node(s) didn't match pod affinity rules"
+      const first =
+        termMatches(term, pod, pod) && !nodes.some((n) => [...n.pods.values()].some((p) => termMatches(term, pod, p)))
+      if (!first || node.node.metadata.labels?.[term.topologyKey] === undefined)
+        return "node(s) didn't match pod affinity rules"
     }
     for (const term of affinity?.podAntiAffinity?.requiredDuringSchedulingIgnoredDuringExecution ?? [])
       if (domainHas(nodes, node, term, pod)) return "node(s) didn't match pod anti-affinity rules"
@@ -242,7 +267,9 @@ const interPodAffinity: Plugin = {
     weight: 2,
     score({ pod, nodes }, node) {
       const weigh = (terms: { weight: number; podAffinityTerm: PodAffinityTermView }[] | undefined) =>
-        (terms ?? []).filter(({ podAffinityTerm }) => domainHas(nodes, node, podAffinityTerm, pod)).reduce((sum, t) => sum + t.weight, 0)
+        (terms ?? [])
+          .filter(({ podAffinityTerm }) => domainHas(nodes, node, podAffinityTerm, pod))
+          .reduce((sum, t) => sum + t.weight, 0)
       return (
         weigh(pod.spec.affinity?.podAffinity?.preferredDuringSchedulingIgnoredDuringExecution) -
         weigh(pod.spec.affinity?.podAntiAffinity?.preferredDuringSchedulingIgnoredDuringExecution)
@@ -258,7 +285,9 @@ const interPodAffinity: Plugin = {
 
 function termMatches(term: PodAffinityTermView, owner: PodView, candidate: PodView): boolean {
   const namespaces = term.namespaces?.length ? term.namespaces : [owner.metadata.namespace]
-  return namespaces.includes(candidate.metadata.namespace) && selectorFits(term.labelSelector, candidate.metadata.labels)
+  return (
+    namespaces.includes(candidate.metadata.namespace) && selectorFits(term.labelSelector, candidate.metadata.labels)
+  )
 }
 
 function sameDomain(a: NodeInfo, b: NodeInfo, topologyKey: string): boolean {
@@ -267,7 +296,10 @@ function sameDomain(a: NodeInfo, b: NodeInfo, topologyKey: string): boolean {
 }
 
 function domainHas(nodes: readonly NodeInfo[], node: NodeInfo, term: PodAffinityTermView, pod: PodView): boolean {
-  return nodes.some((other) => sameDomain(other, node, term.topologyKey) && [...other.pods.values()].some((p) => termMatches(term, pod, p)))
+  return nodes.some(
+    (other) =>
+      sameDomain(other, node, term.topologyKey) && [...other.pods.values()].some((p) => termMatches(term, pod, p)),
+  )
 }
 
 /** Pods of one controller go to different nodes where they can (Kubernetes' default spreading over hostnames). */

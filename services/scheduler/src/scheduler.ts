@@ -51,7 +51,12 @@ export function startScheduler(world: World, options: SchedulerOptions): Schedul
     lock: { namespace: 'kube-system', name: 'kube-scheduler' },
     identity: options.identity,
     ...(lease
-      ? { leaseDurationMs: lease.durationMs, renewMs: lease.renewMs, renewDeadlineMs: lease.renewDeadlineMs, retryMs: lease.retryMs }
+      ? {
+          leaseDurationMs: lease.durationMs,
+          renewMs: lease.renewMs,
+          renewDeadlineMs: lease.renewDeadlineMs,
+          retryMs: lease.retryMs,
+        }
       : {}),
     lead: (fence, signal) => schedule(world, options, fence, signal, counters),
     changed: (state) => options.changed?.(state),
@@ -176,16 +181,17 @@ async function schedule(
       // What may have happened keeps its place for a while: the watch shows it if it did. Otherwise the place is free.
       if (outcome === 'maybe-applied') await sleep(clock, 5000, signal)
       snapshot.forget(uid)
-      if (code !== 'NotFound' && code !== 'Conflict') log.warn({ err: error, pod: key, nodeName }, 'binding failed; will be tried again')
+      if (code !== 'NotFound' && code !== 'Conflict')
+        log.warn({ err: error, pod: key, nodeName }, 'binding failed; will be tried again')
       if (pods.get(key)?.metadata.uid === uid && !snapshot.isPlaced(uid)) queue.failed(key)
     }
   }
 
   /** Condition PodScheduled=False with the reasons, for people who look at the pod instead of its events. */
   async function setUnschedulable(pod: Pod, message: string): Promise<void> {
-    const present = (pod as { status?: { conditions?: { type: string; message?: string }[] } }).status?.conditions?.find(
-      (c) => c.type === 'PodScheduled',
-    )
+    const present = (
+      pod as { status?: { conditions?: { type: string; message?: string }[] } }
+    ).status?.conditions?.find((c) => c.type === 'PodScheduled')
     if (present?.message === message) return
     const condition = {
       type: 'PodScheduled',
@@ -196,7 +202,13 @@ async function schedule(
     }
     try {
       const { name, namespace } = pod.metadata
-      await client.patch(RESOURCES.pods, { name, namespace }, 'strategic', { status: { conditions: [condition] } }, { subresource: 'status' })
+      await client.patch(
+        RESOURCES.pods,
+        { name, namespace },
+        'strategic',
+        { status: { conditions: [condition] } },
+        { subresource: 'status' },
+      )
     } catch (error) {
       log.debug({ err: error, pod: objectKey(pod) }, 'condition not written; the event tells the same')
     }
@@ -218,7 +230,8 @@ const demands = (pod: PodView) => JSON.stringify([pod.spec, pod.metadata.labels]
 
 /** Not every heartbeat of a node is worth another look at all pods that wait. */
 function mayFitNow(node: NodeView, before: NodeView): boolean {
-  const view = (n: NodeView) => JSON.stringify([n.metadata.labels, n.spec?.taints, n.spec?.unschedulable, n.status?.allocatable])
+  const view = (n: NodeView) =>
+    JSON.stringify([n.metadata.labels, n.spec?.taints, n.spec?.unschedulable, n.status?.allocatable])
   return view(node) !== view(before)
 }
 

@@ -32,7 +32,9 @@ export class NftablesRules implements PacketRules {
 function nft(script: string): Promise<void> {
   return new Promise((resolve, reject) => {
     const child = execFile('nft', ['-f', '-'], { timeout: NFT_TIMEOUT_MS }, (error, _stdout, stderr) =>
-      error ? reject(new Error(`nft refused the rules: ${stderr.trim() || error.message}`, { cause: error })) : resolve(),
+      error
+        ? reject(new Error(`nft refused the rules: ${stderr.trim() || error.message}`, { cause: error }))
+        : resolve(),
     )
     // A failed start is reported by the callback; writing to its closed pipe must not be a second, uncaught error.
     child.stdin?.on('error', () => undefined)
