@@ -58,6 +58,8 @@ export const SLOTS = 8
 export function layOut(options: LayoutOptions): ClusterLayout {
   const { slot, port } = options
   const isolated = options.runtime === 'containerd'
+  // Without namespaces pods and Services live on loopback, where any address of 127.0.0.0/8 can be bound without root.
+  const net = isolated ? 10 : 127
   const hostAddress = isolated ? `10.89.${slot}.1` : '127.0.0.1'
   return {
     formatVersion: 1,
@@ -70,8 +72,8 @@ export function layOut(options: LayoutOptions): ClusterLayout {
     hostAddress,
     bridge: `capstan${slot}`,
     nodeCidr: `10.89.${slot}.0/24`,
-    podCidr: `10.${244 - slot}.0.0/16`,
-    serviceCidr: `10.96.${slot * 16}.0/20`,
+    podCidr: `${net}.${244 - slot}.0.0/16`,
+    serviceCidr: `${net}.96.${slot * 16}.0/20`,
     masters: Array.from({ length: options.masters }, (_, i) => ({
       name: `master-${i}`,
       apiPort: port + 1 + i,
@@ -81,7 +83,7 @@ export function layOut(options: LayoutOptions): ClusterLayout {
     nodes: Array.from({ length: options.nodes }, (_, i) => ({
       name: `node-${i}`,
       address: isolated ? `10.89.${slot}.${11 + i}` : '127.0.0.1',
-      podCidr: `10.${244 - slot}.${i}.0/24`,
+      podCidr: `${net}.${244 - slot}.${i}.0/24`,
     })),
     tolerationSeconds: options.tolerationSeconds,
   }

@@ -7,7 +7,7 @@ import { join } from 'node:path'
 import { BusApiClient } from '@capstan/client'
 import { HollowRules, NftablesRules, type PacketRules, startKubeProxy } from '@capstan/kube-proxy'
 import { type ContainerRuntime, HollowRuntime, startKubelet } from '@capstan/kubelet'
-import { type Containerd, RealHost, startContainerd } from '@capstan/kubelet/edge'
+import { type Containerd, ProcessRuntime, RealHost, startContainerd } from '@capstan/kubelet/edge'
 import { RealClock, realLog } from '@capstan/real'
 import { existingLayout } from './layout-file.js'
 import { type ClusterLayout, namesOf, type NodeLayout, Places } from './layout.js'
@@ -84,8 +84,10 @@ async function startRuntime(cluster: ClusterLayout, node: NodeLayout, directory:
       containerd.imported.catch((error: unknown) => log.error({ err: error }, 'an image archive was not imported'))
       return { runtime: containerd.runtime, teardown: () => containerd.teardown() }
     }
-    case 'process':
-      throw new Error('the process runtime is not built yet')
+    case 'process': {
+      const runtime = new ProcessRuntime({ directory: join(directory, 'p'), hostIp: node.address, log })
+      return { runtime, teardown: () => runtime.teardown() }
+    }
     case 'hollow':
       return { runtime: new HollowRuntime({ clock: new RealClock() }), teardown: () => Promise.resolve() }
   }

@@ -15,6 +15,7 @@ const PROTO = fileURLToPath(new URL('../../proto/cri.proto', import.meta.url))
 const RECEIVE_BYTES_MAX = 16 * 1024 * 1024
 
 /** JSON edge: messages of `proto/cri.proto` in camel case; whoever calls knows which. */
+// oxlint-disable-next-line typescript/no-explicit-any
 export type CriMessage = Record<string, any>
 
 type Method = (
