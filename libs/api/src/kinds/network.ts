@@ -1,11 +1,11 @@
 import { duplicate, forbidden, invalid, notSupported, required, type StatusCause } from '../causes.js'
-import { asList, asNumber, asObject, asText, isObject, type Json, type KubeObject } from '../kube-object.js'
-import { dns1035Label, dns1123Label, portName, portNumber } from '../names.js'
+import { asList, asNumber, asObject, asText, isObject, type Json, type KubeObject, sameJson } from '../kube-object.js'
+import { IP_MESSAGE, isIP, isIPv4, isIPv6 } from '../ip.js'
+import { dns1035Label, dns1123Label, dns1123Subdomain, portName, portNumber } from '../names.js'
 import { ageColumn, defineKind, fill, labelCauses, selectorText, specOf, statusOf } from './define.js'
 
 const TYPES = ['ClusterIP', 'ExternalName', 'LoadBalancer', 'NodePort']
 const PROTOCOLS = ['SCTP', 'TCP', 'UDP']
-const IPV4 = /^((25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(\.|$)){4}(?<!\.)$/
 
 function portText(port: Json): string {
   const node = asNumber(port['nodePort'])
@@ -49,13 +49,68 @@ function validateService(o: KubeObject): StatusCause[] {
   }
   for (const [key, value] of Object.entries(asObject(spec['selector'])))
     causes.push(...labelCauses(key, value, 'spec.selector'))
-  const affinity = asText(spec['sessionAffinity'])
-  if (!['ClientIP', 'None'].includes(affinity))
-    causes.push(notSupported('spec.sessionAffinity', affinity, ['ClientIP', 'None']))
+  causes.push(...validatePolicies(spec, type))
   const ip = asText(spec['clusterIP'])
-  if (ip && ip !== 'None' && !IPV4.test(ip))
-    causes.push(invalid('spec.clusterIPs[0]', ip, 'must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)'))
+  if (ip && ip !== 'None' && !isIP(ip)) causes.push(invalid('spec.clusterIPs[0]', ip, IP_MESSAGE))
+  if (headless && (type === 'NodePort' || type === 'LoadBalancer'))
+    causes.push(invalid('spec.clusterIPs[0]', 'None', `may not be set to 'None' for ${type} services`))
+  if (type === 'ExternalName') {
+    const name = asText(spec['externalName']).replace(/\.$/, '')
+    const wrong = name ? dns1123Subdomain(name) : undefined
+    if (wrong) causes.push(invalid('spec.externalName', name, wrong))
+    if (ip) causes.push(forbidden('spec.clusterIPs[0]', "may not be set when `type` is 'ExternalName'"))
+  }
+  const externalIps = Array.isArray(spec['externalIPs']) ? spec['externalIPs'].map(String) : []
+  for (const [i, external] of externalIps.entries())
+    if (!isIP(external)) causes.push(invalid(`spec.externalIPs[${i}]`, external, IP_MESSAGE))
   return causes
+}
+
+const AFFINITY_SECONDS_MAX = 86_400
+
+function validatePolicies(spec: Json, type: string): StatusCause[] {
+  const causes: StatusCause[] = []
+  const oneOf = (field: string, supported: string[]) => {
+    const value = spec[field]
+    if (value !== undefined && !supported.includes(asText(value)))
+      causes.push(notSupported(`spec.${field}`, value, supported))
+  }
+  oneOf('sessionAffinity', ['ClientIP', 'None'])
+  oneOf('internalTrafficPolicy', ['Cluster', 'Local'])
+  if (type === 'NodePort' || type === 'LoadBalancer') oneOf('externalTrafficPolicy', ['Cluster', 'Local'])
+  const seconds = asNumber(asObject(asObject(spec['sessionAffinityConfig'])['clientIP'])['timeoutSeconds'])
+  if (spec['sessionAffinity'] === 'None' && spec['sessionAffinityConfig'] !== undefined)
+    causes.push(forbidden('spec.sessionAffinityConfig', 'must not be set when session affinity is None'))
+  else if (seconds !== undefined && (seconds < 1 || seconds > AFFINITY_SECONDS_MAX))
+    causes.push(
+      invalid(
+        'spec.sessionAffinityConfig.clientIP.timeoutSeconds',
+        seconds,
+        `must be greater than 0 and less than ${AFFINITY_SECONDS_MAX}`,
+      ),
+    )
+  return causes
+}
+
+const hasNodePorts = (spec: Json) => spec['type'] === 'NodePort' || spec['type'] === 'LoadBalancer'
+
+/** A change of the type alone takes away what the old type had been given. */
+function dropOfOldType(spec: Json, before: Json): void {
+  const ports = (given: Json) => asList(given['ports']).map((port) => port['nodePort'])
+  if (hasNodePorts(before) && !hasNodePorts(spec)) {
+    if (sameJson(ports(spec), ports(before)))
+      for (const port of Array.isArray(spec['ports']) ? spec['ports'].filter(isObject) : []) delete port['nodePort']
+    dropSame(spec, before, ['externalTrafficPolicy', 'healthCheckNodePort'])
+  }
+  if (before['type'] === 'LoadBalancer' && spec['type'] !== 'LoadBalancer')
+    dropSame(spec, before, ['allocateLoadBalancerNodePorts', 'loadBalancerClass'])
+  if (before['type'] !== 'ExternalName' && spec['type'] === 'ExternalName')
+    dropSame(spec, before, ['clusterIP', 'clusterIPs', 'ipFamilies', 'ipFamilyPolicy', 'internalTrafficPolicy'])
+  if (before['type'] === 'ExternalName' && spec['type'] !== 'ExternalName') dropSame(spec, before, ['externalName'])
+}
+
+function dropSame(spec: Json, before: Json, fields: string[]): void {
+  for (const field of fields) if (sameJson(spec[field], before[field])) delete spec[field]
 }
 
 export const service = defineKind({
@@ -114,6 +169,9 @@ export const service = defineKind({
   prepareForCreate(o) {
     o['status'] = { loadBalancer: {} }
   },
+  prepareForUpdate(o, old, subresource) {
+    if (subresource === '' && isObject(o['spec'])) dropOfOldType(o['spec'], specOf(old))
+  },
   validate: validateService,
   validateUpdate(o, old) {
     const [ip, before] = [asText(specOf(o)['clusterIP']), asText(specOf(old)['clusterIP'])]
@@ -127,6 +185,15 @@ export const service = defineKind({
 function shortened(all: string[], most = 3): string {
   if (all.length === 0) return '<none>'
   return all.length <= most ? all.join(',') : `${all.slice(0, most).join(',')} + ${all.length - most} more...`
+}
+
+/** Of an endpoint. Unlike in Kubernetes it may be on loopback: there pods live where nodes have no namespaces of their own. */
+function validateIp(value: unknown, at: string): StatusCause[] {
+  const ip = asText(value)
+  if (!isIP(ip)) return [invalid(at, ip, IP_MESSAGE)]
+  if (ip.startsWith('169.254.') || /^fe[89ab][0-9a-f]:/i.test(ip))
+    return [invalid(at, ip, 'may not be in the link-local range (169.254.0.0/16, fe80::/10)')]
+  return ip === '0.0.0.0' || ip === '::' ? [invalid(at, ip, `may not be unspecified (${ip})`)] : []
 }
 
 export const endpoints = defineKind({
@@ -156,20 +223,30 @@ export const endpoints = defineKind({
         fill(port, 'protocol', 'TCP')
   },
   validate: (o) =>
-    asList(o['subsets']).flatMap((subset, i) =>
-      asList(subset['addresses']).flatMap((a, j) =>
-        IPV4.test(asText(a['ip']))
-          ? []
-          : [
-              invalid(
-                `subsets[${i}].addresses[${j}].ip`,
-                a['ip'] ?? '',
-                'must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)',
-              ),
-            ],
-      ),
-    ),
+    asList(o['subsets']).flatMap((subset, i) => {
+      const at = `subsets[${i}]`
+      const causes = ['addresses', 'notReadyAddresses'].flatMap((field) =>
+        asList(subset[field]).flatMap((address, j) => validateIp(address['ip'], `${at}.${field}[${j}].ip`)),
+      )
+      if (asList(subset['addresses']).length + asList(subset['notReadyAddresses']).length === 0)
+        causes.push(required(at, 'must specify `addresses` or `notReadyAddresses`'))
+      for (const [j, port] of asList(subset['ports']).entries()) {
+        const wrong = portNumber(port['port'])
+        if (wrong) causes.push(invalid(`${at}.ports[${j}].port`, port['port'] ?? 0, wrong))
+      }
+      return causes
+    }),
 })
+
+function validateAddress(address: string, type: string, at: string): StatusCause[] {
+  if (type === 'FQDN') {
+    const wrong = dns1123Subdomain(address)
+    return wrong ? [invalid(at, address, wrong)] : []
+  }
+  if (type === 'IPv4' && !isIPv4(address)) return [invalid(at, address, 'must be a valid IPv4 address')]
+  if (type === 'IPv6' && !isIPv6(address)) return [invalid(at, address, 'must be a valid IPv6 address')]
+  return validateIp(address, at)
+}
 
 export const endpointSlice = defineKind({
   group: 'discovery.k8s.io',
@@ -208,9 +285,12 @@ export const endpointSlice = defineKind({
     if (!o['addressType']) causes.push(required('addressType'))
     else if (!types.includes(asText(o['addressType'])))
       causes.push(notSupported('addressType', o['addressType'], types))
-    for (const [i, endpoint] of asList(o['endpoints']).entries())
-      if (!Array.isArray(endpoint['addresses']) || endpoint['addresses'].length === 0)
-        causes.push(required(`endpoints[${i}].addresses`, 'must contain at least 1 address'))
+    for (const [i, endpoint] of asList(o['endpoints']).entries()) {
+      const addresses = Array.isArray(endpoint['addresses']) ? endpoint['addresses'].map(String) : []
+      if (addresses.length === 0) causes.push(required(`endpoints[${i}].addresses`, 'must contain at least 1 address'))
+      for (const [j, address] of addresses.entries())
+        causes.push(...validateAddress(address, asText(o['addressType']), `endpoints[${i}].addresses[${j}]`))
+    }
     return causes
   },
   validateUpdate: (o, old) =>

@@ -496,6 +496,48 @@ describe('services', () => {
       wrong('', 'services', { metadata: { name: '1a', namespace: 'd' }, spec: { ports: [{ port: 1 }] } })[0] ?? '',
       /^metadata.name: Invalid value: "1a": a DNS-1035 label/,
     ))
+  const more: [Json, string[]][] = [
+    [
+      { type: 'NodePort', clusterIP: 'None' },
+      ['spec.clusterIPs[0]: Invalid value: "None": may not be set to \'None\' for NodePort services'],
+    ],
+    [{ type: 'ExternalName', externalName: 'a.example.com.' }, []],
+    [
+      { internalTrafficPolicy: 'Near' },
+      ['spec.internalTrafficPolicy: Unsupported value: "Near": supported values: "Cluster", "Local"'],
+    ],
+    [
+      { externalIPs: ['x'] },
+      ['spec.externalIPs[0]: Invalid value: "x": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)'],
+    ],
+    [
+      { sessionAffinity: 'ClientIP', sessionAffinityConfig: { clientIP: { timeoutSeconds: 0 } } },
+      [
+        'spec.sessionAffinityConfig.clientIP.timeoutSeconds: Invalid value: 0: must be greater than 0 and less than 86400',
+      ],
+    ],
+    [{ clusterIP: 'fd00::1' }, []],
+  ]
+  for (const [spec, expected] of more)
+    test(expected[0] ?? JSON.stringify(spec), () => assert.deepEqual(service(spec), expected))
+  test('from NodePort to ClusterIP by the type alone', () => {
+    const kind = kindOf('', 'services')
+    const old = made('', 'services', {
+      spec: { type: 'NodePort', clusterIP: '10.0.0.1', ports: [{ port: 80, nodePort: 30_080 }] },
+    })
+    const now = structuredClone(old)
+    ;(now['spec'] as Json)['type'] = 'ClusterIP'
+    kind.prepareForUpdate(now, old, '')
+    kind.setDefaults(now)
+    assert.deepEqual(kind.validateUpdate(now, old, ''), [])
+    assert.deepEqual((now['spec'] as { ports: unknown }).ports, [{ port: 80, protocol: 'TCP', targetPort: 80 }])
+    assert.equal((now['spec'] as Json)['externalTrafficPolicy'], undefined)
+    ;(now['spec'] as Json)['type'] = 'ExternalName'
+    ;(now['spec'] as Json)['externalName'] = 'a.b'
+    kind.prepareForUpdate(now, old, '')
+    assert.deepEqual(kind.validateUpdate(now, old, ''), [])
+    assert.equal((now['spec'] as Json)['clusterIP'], undefined)
+  })
   test('the address stays', () =>
     assert.deepEqual(
       update(
@@ -568,6 +610,24 @@ describe('others', () => {
     assert.deepEqual(wrong('discovery.k8s.io', 'endpointslices', { addressType: 'IPv4', endpoints: [{}] }), [
       'endpoints[0].addresses: Required value: must contain at least 1 address',
     ])
+  })
+  test('addresses of endpoints', () => {
+    const subset = (ip: string) => wrong('', 'endpoints', { subsets: [{ addresses: [{ ip }], ports: [{ port: 80 }] }] })
+    assert.deepEqual([subset('10.0.0.1'), subset('fd00::1')], [[], []])
+    assert.deepEqual(subset('x'), [
+      'subsets[0].addresses[0].ip: Invalid value: "x": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)',
+    ])
+    assert.deepEqual(subset('127.0.0.1'), [], 'pods of the process runtime')
+    assert.deepEqual(subset('169.254.0.1'), [
+      'subsets[0].addresses[0].ip: Invalid value: "169.254.0.1": may not be in the link-local range (169.254.0.0/16, fe80::/10)',
+    ])
+    assert.deepEqual(wrong('', 'endpoints', { subsets: [{}] }), [
+      'subsets[0]: Required value: must specify `addresses` or `notReadyAddresses`',
+    ])
+    assert.deepEqual(
+      wrong('discovery.k8s.io', 'endpointslices', { addressType: 'IPv4', endpoints: [{ addresses: ['fd00::1'] }] }),
+      ['endpoints[0].addresses[0]: Invalid value: "fd00::1": must be a valid IPv4 address'],
+    )
   })
   test('leases', () =>
     assert.deepEqual(wrong('coordination.k8s.io', 'leases', { spec: { leaseDurationSeconds: 0 } }), [
