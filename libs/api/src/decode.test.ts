@@ -4,7 +4,7 @@ import fc from 'fast-check'
 import { decode } from './decode.js'
 import type { Json, KubeObject } from './kube-object.js'
 import { findKind, KINDS } from './registry.js'
-import { resolve, type Schema } from './schema.js'
+import { bodyOf } from './testing.js'
 
 const kindOf = (group: string, resource: string) => {
   const kind = findKind(group, 'v1', resource)
@@ -166,13 +166,11 @@ describe('whatever comes', () => {
   })
 
   const kindNamed = (name: string) => KINDS.find((kind) => kind.kind === name) as (typeof KINDS)[number]
-  /** Bodies with the fields of the schema: types right, mostly; contents anything. */
-  const shaped = (kind: (typeof KINDS)[number]): fc.Arbitrary<Json> => fromSchema(kind, 0) as fc.Arbitrary<Json>
   test('what was decoded can be defaulted, validated, updated, shown and selected without a throw; defaulting twice is once', () => {
     const names = KINDS.filter((kind) => !kind.isReview).map((kind) => kind.kind)
     const made = fc.constantFrom(...names).chain((name) => {
       const kind = kindNamed(name)
-      return fc.tuple(fc.constant(name), shaped(kind), shaped(kind))
+      return fc.tuple(fc.constant(name), bodyOf(kind), bodyOf(kind))
     })
     fc.assert(
       fc.property(made, ([name, body, other]) => {
@@ -206,43 +204,3 @@ describe('whatever comes', () => {
     )
   })
 })
-
-function fromSchema(kind: { schema: Schema }, depth: number): fc.Arbitrary<unknown> {
-  return valueOf(kind.schema, depth)
-}
-
-function valueOf(given: Schema, depth: number): fc.Arbitrary<unknown> {
-  const schema = resolve(given)
-  if (!schema || depth > 7) return fc.constant(null)
-  if (schema.enum) return fc.constantFrom(...schema.enum, 'Other')
-  if (schema.properties) {
-    const fields = Object.entries(schema.properties)
-    return fc.subarray(fields, { maxLength: Math.min(fields.length, 8) }).chain((some) =>
-      fc.record(Object.fromEntries(some.map(([name, field]) => [name, valueOf(field, depth + 1)])), {
-        noNullPrototype: true,
-      }),
-    )
-  }
-  if (schema.items) return fc.array(valueOf(schema.items, depth + 1), { maxLength: 2 })
-  if (schema.additionalProperties)
-    return fc.dictionary(
-      fc.constantFrom('a', 'cpu', 'x/y', '__proto__', 'constructor'),
-      valueOf(schema.additionalProperties, depth + 1),
-      { maxKeys: 2, noNullPrototype: true },
-    )
-  if (schema.format === 'date-time') return fc.constantFrom('2026-01-01T00:00:00Z', null)
-  if (schema.format === 'int-or-string') return fc.constantFrom<unknown>(0, 80, '25%', 'http', '')
-  if (schema.format === 'byte') return fc.constantFrom('aGk=', '')
-  switch (schema.type) {
-    case 'integer':
-      return fc.constantFrom(0, 1, -1, 80, 70_000)
-    case 'number':
-      return fc.constantFrom(0, 1.5)
-    case 'boolean':
-      return fc.boolean()
-    case 'string':
-      return fc.constantFrom('', '1', '5Gi', 'web', 'A b', '10.0.0.1', 'None')
-    default:
-      return fc.constant({})
-  }
-}
