@@ -58,8 +58,8 @@ async function sendLogs(
   request: NodeLogsRequest,
 ): Promise<void> {
   const container = await find(options, request)
-  const pod = { namespace: request.namespace, name: request.pod, uid: request.uid }
-  const path = `${options.host.logDirectory(pod)}/${logPathOf(request.container, container.attempt)}`
+  // Named by what runs here, not by what was asked: no request leads elsewhere.
+  const path = `${options.host.logDirectory(container.pod)}/${logPathOf(request.container, container.attempt)}`
   const log = await GrowingLog.open(options.host, path)
   if (!log)
     throw refusal(

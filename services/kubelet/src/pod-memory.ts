@@ -15,6 +15,8 @@ export interface PodMemory {
   probes: Map<string, ProbeState>
   /** Container id → by when it is to be gone (wall clock), as last asked for. */
   stops: Map<string, number>
+  /** Sandboxes that this kubelet stopped. One that ended by itself is stopped too: only that gives its address back. */
+  stoppedSandboxes: Set<string>
   /** The sentence that came with the pod's end by the kubelet's own decision: deadline, eviction. */
   ended: AdmissionRefusal | undefined
   /** All its containers ended for good; its share of the node is free again. */
@@ -50,6 +52,7 @@ export function newPodMemory(): PodMemory {
     failures: new Map(),
     probes: new Map(),
     stops: new Map(),
+    stoppedSandboxes: new Set(),
     ended: undefined,
     released: false,
     deletedFromApi: false,

@@ -192,7 +192,7 @@ describe('restarts', () => {
     planned.settle()
     for (const sandbox of planned.contents.sandboxes) sandbox.ready = false
     planned.exit('c', 255)
-    assert.deepEqual(planned.settle(), ['start-sandbox 1', 'start i 1'])
+    assert.deepEqual(planned.settle(), ['stop-sandbox', 'start-sandbox 1', 'start i 1'])
     planned.exit('i', 0)
     assert.deepEqual(planned.settle(), ['start c 1'])
   })
@@ -202,7 +202,7 @@ describe('restarts', () => {
     planned.settle()
     for (const sandbox of planned.contents.sandboxes) sandbox.ready = false
     planned.exit('c', 255)
-    assert.deepEqual(planned.settle(), [])
+    assert.deepEqual(planned.settle(), ['stop-sandbox'])
     assert.equal(statusOf(planned).phase, 'Failed')
   })
 

@@ -204,9 +204,9 @@ class Planner {
     // What is still being made is seen by the next look, and stopped then.
     if ([...this.input.memory.inFlight].some((key) => key.startsWith('start-'))) return false
     this.ended = true
-    const ready = contents.sandboxes.filter((sandbox) => sandbox.ready)
-    for (const sandbox of ready) this.act({ kind: 'stop-sandbox', id: sandbox.id })
-    return ready.length === 0
+    const toStop = contents.sandboxes.filter((sandbox) => this.isToBeStopped(sandbox))
+    for (const sandbox of toStop) this.act({ kind: 'stop-sandbox', id: sandbox.id })
+    return toStop.length === 0
   }
 
   private stop(container: ContainerState, graceMs: number, why: string): void {
@@ -235,7 +235,7 @@ class Planner {
     const { memory, contents } = this.input
     const sandbox = currentSandbox(contents)
     for (const old of contents.sandboxes)
-      if (old !== sandbox && old.ready) this.act({ kind: 'stop-sandbox', id: old.id })
+      if ((old !== sandbox || !old.ready) && this.isToBeStopped(old)) this.act({ kind: 'stop-sandbox', id: old.id })
     const usable = sandbox?.ready ? sandbox : undefined
     if (this.isOver(pod, usable)) return this.end(pod, 'all containers have ended')
     if (!usable) {
@@ -368,6 +368,10 @@ class Planner {
       const inUse = contents.containers.some((container) => container.sandboxId === old.id)
       if (!inUse) this.act({ kind: 'remove-sandbox', id: old.id })
     }
+  }
+
+  private isToBeStopped(sandbox: SandboxState): boolean {
+    return sandbox.ready || !this.input.memory.stoppedSandboxes.has(sandbox.id)
   }
 
   private last(name: string): ContainerState | undefined {

@@ -2,7 +2,7 @@ import { type ActorRef, CallError, spawn, type Timer, type World } from '@capsta
 import { type ApiClient, type EventRecorder, type Lister, RESOURCES } from '@capstan/client'
 import { containerSpecOf, imageOf, logPathOf, pullPolicyOf, sandboxSpecOf } from './container-spec.js'
 import { ConfigError, hostsFile, type PodContext, references, type ServiceView, volumeFiles } from './environment.js'
-import type { NodeHost } from './host.js'
+import { HostError, type NodeHost } from './host.js'
 import { type Container, isTerminal, type Pod, type PodStatus, type Volume } from './kinds.js'
 import type { Limiter } from './limiter.js'
 import type { ObjectCache } from './object-cache.js'
@@ -297,6 +297,8 @@ export class PodWorker {
       }
     for (const id of memory.probes.keys()) if (!running.has(id)) memory.probes.delete(id)
     for (const id of memory.stops.keys()) if (!running.has(id)) memory.stops.delete(id)
+    for (const id of memory.stoppedSandboxes)
+      if (!this.contents.sandboxes.some((sandbox) => sandbox.id === id)) memory.stoppedSandboxes.delete(id)
     if (!active) return
     const podIp = pod.spec.hostNetwork ? context.hostIp : (currentSandbox(this.contents)?.ip ?? context.hostIp)
     for (const container of [...(pod.spec.initContainers ?? []), ...pod.spec.containers]) {
@@ -365,17 +367,11 @@ export class PodWorker {
             message,
           })
           this.tellFailure(action, reason, message)
-          const level =
-            error instanceof CallError ||
-            error instanceof RuntimeError ||
-            error instanceof ConfigError ||
-            error instanceof StartError
-              ? 'info'
-              : 'warn'
-          context.world.log[level](
-            { err: error, pod: `${this.identity.namespace}/${this.identity.name}`, operation: key, count },
-            'an operation on a pod failed; it will be repeated',
-          )
+          const fields = { pod: `${this.identity.namespace}/${this.identity.name}`, operation: key, count }
+          // What a pod's author or the machine can cause is told in a line; all else is a bug, and is told with its stack.
+          if (isExpected(error))
+            context.world.log.info({ ...fields, why: message }, 'an operation on a pod failed; it will be repeated')
+          else context.world.log.warn({ ...fields, err: error }, 'an operation on a pod failed; it will be repeated')
         }),
     )
   }
@@ -420,7 +416,9 @@ export class PodWorker {
           )
         return
       case 'stop-sandbox':
-        return runtime.stopSandbox(action.id)
+        await runtime.stopSandbox(action.id)
+        this.memory.stoppedSandboxes.add(action.id)
+        return
       case 'remove-sandbox':
         return runtime.removeSandbox(action.id)
       case 'remove-volumes':
@@ -718,6 +716,13 @@ function credentialsIn(
   }
   return undefined
 }
+
+const isExpected = (error: unknown) =>
+  error instanceof CallError ||
+  error instanceof RuntimeError ||
+  error instanceof ConfigError ||
+  error instanceof HostError ||
+  error instanceof StartError
 
 const SOON = { first: 500, longest: 10_000 }
 const PULL_DELAYS = { first: 10_000, longest: 300_000 }

@@ -125,6 +125,7 @@ export class PlannedPod {
         break
       case 'stop-sandbox':
         for (const sandbox of contents.sandboxes) if (sandbox.id === action.id) sandbox.ready = false
+        memory.stoppedSandboxes.add(action.id)
         break
       case 'remove-sandbox':
         contents.sandboxes = contents.sandboxes.filter((one) => one.id !== action.id)
