@@ -140,6 +140,17 @@ describe('JSON merge patch', () => {
   })
 })
 
+test('patches that nest without end', () => {
+  const deep = (levels: number) => JSON.parse(`${'{"a":'.repeat(levels)}1${'}'.repeat(levels)}`) as Json
+  const [bearable, endless] = [deep(400), deep(100_000)]
+  assert.deepEqual(mergePatch({}, bearable), bearable)
+  assert.throws(() => mergePatch({}, endless), malformed(/exceeded max depth/))
+  assert.throws(() => strategicMergePatch({}, endless, {}), malformed(/exceeded max depth/))
+  assert.throws(() => jsonPatch({}, [{ op: 'add', path: '/a', value: endless }]), malformed(/exceeded max depth/))
+  const inSteps = [0, 1].map((i) => ({ op: 'add', path: `/a${'/a'.repeat(400 * i)}`, value: bearable }))
+  assert.throws(() => jsonPatch({}, inSteps), invalid(/exceeds the max depth/))
+})
+
 describe('strategic merge patch', () => {
   const schema = (group: string, resource: string) => {
     const kind = findKind(group, 'v1', resource)

@@ -22,6 +22,23 @@ const OPERATIONS_MAX = 10_000
 /** `copy` may double a document each time: what all of them copy is bounded, as in Kubernetes. */
 const COPIED_BYTES_MAX = 3 * 1024 * 1024
 
+/** Far more than any kind has, far less than what the functions here, or JSON.stringify, could not go down. */
+const DEPTH_MAX = 500
+
+/** Walks without recursion: the depth is the sender's. */
+function isTooDeep(value: unknown): boolean {
+  let level: unknown[] = [value]
+  for (let depth = 0; level.length > 0; depth++) {
+    if (depth > DEPTH_MAX) return true
+    level = level.flatMap((one) => (typeof one === 'object' && one !== null ? (Object.values(one) as unknown[]) : []))
+  }
+  return false
+}
+
+function checkDepth(patch: unknown): void {
+  if (isTooDeep(patch)) throw new PatchError('malformed', `error decoding patch: exceeded max depth of ${DEPTH_MAX}`)
+}
+
 /** RFC 6902. The object given is not changed. @throws PatchError */
 export function jsonPatch(object: Json, patch: unknown): Json {
   if (!Array.isArray(patch))
@@ -42,6 +59,7 @@ export function jsonPatch(object: Json, patch: unknown): Json {
         `error decoding patch: operation ${i} needs an "op" of ${OPERATIONS.join(', ')} and a "path"`,
       )
   })
+  checkDepth(patch)
   let document: unknown = structuredClone(object)
   let copiedBytes = 0
   for (const [i, operation] of (structuredClone(patch) as Operation[]).entries()) {
@@ -57,12 +75,15 @@ export function jsonPatch(object: Json, patch: unknown): Json {
     }
   }
   if (!isObject(document)) throw new PatchError('invalid', 'the patch leaves something else than an object')
+  if (isTooDeep(document))
+    throw new PatchError('invalid', `the patch makes an object that exceeds the max depth of ${DEPTH_MAX}`)
   return document
 }
 
 /** RFC 7386. */
 export function mergePatch(object: Json, patch: unknown): Json {
   if (!isObject(patch)) throw new PatchError('malformed', 'error decoding patch: a merge patch is an object')
+  checkDepth(patch)
   return mergeObjects(object, patch)
 }
 
@@ -80,6 +101,7 @@ const ownOf = (object: Json, name: string): unknown => (Object.hasOwn(object, na
 /** Kubernetes' strategic merge patch: lists merge by key where the kind says so. @throws PatchError */
 export function strategicMergePatch(object: Json, patch: unknown, schema: Schema): Json {
   if (!isObject(patch)) throw new PatchError('malformed', 'error decoding patch: a strategic merge patch is an object')
+  checkDepth(patch)
   return mergeStrategically(object, patch, resolve(schema), '')
 }
 

@@ -18,13 +18,11 @@ function valueOf(given: Schema, depth: number): fc.Arbitrary<unknown> {
   if (schema.enum) return fc.constantFrom(...schema.enum, 'Other')
   if (schema.properties) {
     const fields = Object.entries(schema.properties)
-    return fc
-      .subarray(fields, { maxLength: Math.min(fields.length, FIELDS_MAX) })
-      .chain((some) =>
-        fc.record(Object.fromEntries(some.map(([name, field]) => [name, valueOf(field, depth + 1)])), {
-          noNullPrototype: true,
-        }),
-      )
+    return fc.subarray(fields, { maxLength: Math.min(fields.length, FIELDS_MAX) }).chain((some) =>
+      fc.record(Object.fromEntries(some.map(([name, field]) => [name, valueOf(field, depth + 1)])), {
+        noNullPrototype: true,
+      }),
+    )
   }
   if (schema.items) return fc.array(valueOf(schema.items, depth + 1), { maxLength: 2 })
   if (schema.additionalProperties) {
