@@ -26,8 +26,24 @@ const FRAME_REQUESTS_MAX = 256
 const CHUNKED_BYTES_MAX = 64 * 1024 * 1024
 const CHUNKED_AGE_MS = 30_000
 const CHUNKED_FRAMES_MAX = 256
+/** What a server remembers to know a doubled request by: far longer than a bus takes to deliver the second one. */
+const SEEN_FRAMES_MAX = 4096
+const SEEN_MS = 10_000
 
 type WireWorld = Pick<World, 'clock' | 'bus' | 'log'>
+
+/**
+ * Numbers of requests and of frames, one sequence for each connection. All its callers draw from it, also one that comes
+ * after another of its name was closed: a late answer to that one must not settle its requests, and a server takes a second
+ * frame with the same reply subject for a doubled one.
+ */
+const drawn = new WeakMap<Bus, number>()
+
+function draw(bus: Bus): number {
+  const next = (drawn.get(bus) ?? 0) + 1
+  drawn.set(bus, next)
+  return next
+}
 
 // ------------------------------------------------------------------------------------------------------------- caller
 
@@ -63,8 +79,6 @@ export class Caller {
   private readonly frames: FramePublisher
   private readonly subscription
   private readonly stopWatchingBus
-  private nextId = 1
-  private nextFrame = 1
   private deferred = false
   private closed = false
   private readonly pendingMax: number
@@ -95,7 +109,7 @@ export class Caller {
     return new Promise((resolve, reject) => {
       const refusal = this.refusal()
       if (refusal) return reject(refusal)
-      const id = this.nextId++
+      const id = draw(this.world.bus)
       const { clock } = this.world
       const deadline = clock.monotonicMs() + options.timeoutMs
       const timer = clock.setTimer(options.timeoutMs, () =>
@@ -117,7 +131,7 @@ export class Caller {
     handlers: StreamHandlers,
     options: CallOptions & { creditsMax?: number },
   ): InStream {
-    const id = this.nextId++
+    const id = draw(this.world.bus)
     const { clock } = this.world
     const creditsMax = options.creditsMax ?? 64
     const reader = new Reader(this.world, this.frames, subject, id, creditsMax, options.timeoutMs, handlers, () =>
@@ -180,7 +194,7 @@ export class Caller {
     const now = this.world.clock.monotonicMs()
     const live = requests.filter((r) => this.pending.has(r.id) || this.streams.has(r.id))
     if (live.length === 0) return
-    const frameId = this.nextFrame++
+    const frameId = draw(this.world.bus)
     const replyTo = `${this.replyBase}.${frameId}`
     for (const r of live) {
       const call = this.pending.get(r.id)
@@ -422,6 +436,8 @@ export interface OutStreamOptions {
 
 export interface OutStream {
   readonly ended: boolean
+  /** Messages that wait for credit: a writer with much to say waits until they are few. */
+  readonly waiting: number
   /** False: the stream is over. */
   send(body: unknown): boolean
   end(reason: string, error?: ErrorData): void
@@ -445,13 +461,17 @@ export interface Server {
   stop(reason?: string): void
 }
 
-/** Answers calls on a subject pattern. Garbage is refused and logged; it stops nothing. */
+/**
+ * Answers calls on a subject pattern. Garbage is refused and logged; it stops nothing. A request that the bus delivers
+ * twice is handled once, unless 4,096 others or 10 s lie between, or the server was made anew in between.
+ */
 export function serve(world: WireWorld, options: ServeOptions): Server {
   const { bus, clock, log } = world
   const chunks = new Reassembly(world)
   const frames = new FramePublisher(bus)
   const streams = new Map<string, Writer>()
   const answers = new Map<string, [number, boolean, unknown][]>()
+  const seen = new SeenFrames(world)
   const inFlightMax = options.inFlightMax ?? 4096
   const streamsMax = options.streamsMax ?? 4096
   let inFlight = 0
@@ -479,6 +499,8 @@ export function serve(world: WireWorld, options: ServeOptions): Server {
       log.warn({ subject: message.subject, bytes: message.payload.length }, 'refused a frame that is no request')
       return
     }
+    // The subject belongs to the name: it bears who asks, and nobody shall use up another one's reply subjects.
+    if (seen.before(`${message.subject} ${message.replyTo}`)) return
     for (const request of frame[3] as unknown[]) {
       if (!Array.isArray(request) || typeof request[0] !== 'number' || typeof request[1] !== 'number') {
         log.warn({ subject: message.subject }, 'refused a malformed request in a frame')
@@ -619,6 +641,10 @@ class Writer implements OutStream {
     })
   }
 
+  get waiting(): number {
+    return this.queue.length
+  }
+
   send(body: unknown): boolean {
     if (this.ended) return false
     if (this.credits > 0 && this.queue.length === 0) {
@@ -707,6 +733,26 @@ class FramePublisher {
   }
 }
 
+/** Names of frames that came lately: a bounded number, for a bounded time. The oldest gives way. */
+class SeenFrames {
+  /** When each came, in that order. */
+  private readonly atMs = new Map<string, number>()
+
+  constructor(private readonly world: Pick<World, 'clock'>) {}
+
+  /** Has it come before? Remembers it if not. */
+  before(name: string): boolean {
+    const now = this.world.clock.monotonicMs()
+    for (const [other, atMs] of this.atMs) {
+      if (now - atMs <= SEEN_MS && this.atMs.size < SEEN_FRAMES_MAX) break
+      this.atMs.delete(other)
+    }
+    if (this.atMs.has(name)) return true
+    this.atMs.set(name, now)
+    return false
+  }
+}
+
 /** Puts the pieces of large frames together again: a bounded number, of bounded size and age. The oldest gives way. */
 class Reassembly {
   private readonly partial = new Map<string, { pieces: Uint8Array[]; bytes: number; startedMs: number }>()
@@ -722,6 +768,8 @@ class Reassembly {
     // The reply subject is the caller's own: pieces of two callers never mix.
     const name = `${message.subject} ${message.replyTo ?? ''} ${key}`
     const now = this.world.clock.monotonicMs()
+    const begun = this.partial.get(name)
+    if (begun && index < begun.pieces.length && now - begun.startedMs <= CHUNKED_AGE_MS) return undefined // Doubled.
     if (index === 0) {
       for (const [other, entry] of this.partial)
         if (now - entry.startedMs > CHUNKED_AGE_MS || this.partial.size >= CHUNKED_FRAMES_MAX)

@@ -1,0 +1,110 @@
+/** Calls and streams (libs/actor) over a bus that doubles every message. */
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import { Caller, type IncomingCall, type OutStream, serve } from '@capstan/actor'
+import { grants, identityToken, Subjects } from '@capstan/protocol'
+import { Simulation } from './simulation.js'
+
+const subjects = new Subjects('c')
+
+function setUp(handle: (call: IncomingCall) => unknown) {
+  const simulation = new Simulation({ seed: 'doubled' })
+  const world = (component: 'apiserver' | 'store', name: string) => {
+    const identity = { component, name }
+    const token = identityToken(identity)
+    return simulation
+      .machine(name)
+      .world({ identity: token, inbox: subjects.inbox(token, '1'), grants: grants('c', identity) })
+  }
+  for (const [from, to] of [
+    ['a', 's'],
+    ['s', 'a'],
+  ] as const)
+    simulation.network.link(from, to).duplicate = 1
+  const client = world('apiserver', 'a')
+  serve(world('store', 's'), { pattern: subjects.storeServed('s'), handle })
+  const subject = subjects.store('s', client.bus.identity, 'txn')
+  const finish = <T>(work: Promise<T>) => simulation.finish(work, simulation.nowMs + 10_000, 'the answers')
+  return { simulation, client, caller: new Caller(client), subject, finish }
+}
+
+test('a doubled request is handled once; more of them than are remembered, too', async () => {
+  const handled: unknown[] = []
+  const { simulation, caller, subject, finish } = setUp((call) => {
+    handled.push(call.body)
+    return call.body
+  })
+  const wanted: number[] = []
+  // One frame each, more than the server remembers.
+  for (let count = 0; count < 5000; count++) {
+    wanted.push(count)
+    assert.equal(await finish(caller.call(subject, count, { timeoutMs: 1000 })), count)
+  }
+  assert.deepEqual(handled, wanted)
+  assert.ok(simulation.network.counters.duplicated >= 10_000)
+})
+
+test('a frame in pieces, each of them doubled, is put together and handled once', async () => {
+  let handled = 0
+  const { caller, subject, finish } = setUp((call) => {
+    handled++
+    return call.body
+  })
+  const body = new Uint8Array(3 * 1024 * 1024 + 5).map((_, at) => at % 251)
+  const answer = await finish(caller.call(subject, body, { timeoutMs: 5000 }))
+  assert.ok(Buffer.from(answer as Uint8Array).equals(body))
+  assert.equal(handled, 1)
+})
+
+test('a caller made anew under the same name on the same connection is heard', async () => {
+  const handled: unknown[] = []
+  const { client, caller, subject, finish } = setUp((call) => {
+    handled.push(call.body)
+    return 'done'
+  })
+  await finish(caller.call(subject, 'first', { timeoutMs: 1000 }))
+  caller.close()
+  const again = new Caller(client)
+  assert.equal(await finish(again.call(subject, 'second', { timeoutMs: 1000 })), 'done')
+  assert.deepEqual(handled, ['first', 'second'])
+})
+
+test('a doubled opening opens one stream; its credit still counts', async () => {
+  const streams: OutStream[] = []
+  const { caller, subject, finish } = setUp((call) => {
+    const stream = call.openStream()
+    streams.push(stream)
+    for (let count = 0; count < 20; count++) stream.send(count)
+    stream.end('closing')
+  })
+  const got: unknown[] = []
+  const reason = await finish(
+    new Promise((resolve) =>
+      caller.openStream(subject, null, { data: (body) => void got.push(body), end: resolve }, { timeoutMs: 1000 }),
+    ),
+  )
+  assert.deepEqual([reason, streams.length, got], ['closing', 1, Array.from({ length: 20 }, (_, at) => at)])
+})
+
+test('a writer that waits for credit goes on with it: the same control frame twice in a row is no doubled request', async () => {
+  let stream: OutStream | undefined
+  const { caller, subject, finish } = setUp((call) => {
+    stream = call.openStream()
+    for (let count = 0; count < 50; count++) stream.send(count)
+  })
+  const got: unknown[] = []
+  await finish(
+    new Promise<void>((resolve) => {
+      const data = (body: unknown) => {
+        got.push(body)
+        if (got.length === 50) resolve()
+      }
+      caller.openStream(subject, null, { data, end: () => {} }, { timeoutMs: 1000, creditsMax: 4 })
+    }),
+  )
+  assert.deepEqual(
+    got,
+    Array.from({ length: 50 }, (_, at) => at),
+  )
+  assert.equal(stream?.ended, false)
+})
