@@ -4,7 +4,7 @@ import { StoreError } from './store-error.js'
 const FILE = 'identity'
 const FORMAT = 1
 
-/** What a member's directory says about whose it is. Written once, when the directory is made. */
+/** What a member's directory says about whose it is. Written when the directory is made, then seldom. */
 export interface MemberIdentity {
   clusterId: string
   member: string
@@ -14,6 +14,8 @@ export interface MemberIdentity {
   origin: 'new' | 'existing'
   /** False: it forgot what it knew, and does not vote before the leader has repaired it. */
   mayVote: boolean
+  /** A log was begun here: should there be none, it was lost. */
+  logBegun: boolean
   /** Incarnations of the other members as last heard. */
   peers: Record<string, string>
 }
@@ -36,6 +38,7 @@ export async function loadIdentity(
       incarnation,
       origin: emptyDirectory,
       mayVote: emptyDirectory === 'new',
+      logBegun: false,
       peers: {},
     }
     await saveIdentity(disk, identity)
@@ -60,6 +63,8 @@ export async function loadIdentity(
     incarnation: String(found.incarnation),
     origin: found.origin === 'new' ? 'new' : 'existing',
     mayVote: found.mayVote === true,
+    // Directories made before there was this note have none: it is made when their log is found.
+    logBegun: found.logBegun === true,
     peers: { ...found.peers },
   }
 }

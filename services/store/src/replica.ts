@@ -32,6 +32,7 @@ const READ_RETRY_MS = 400
 const READ_WAIT_MS_MAX = 3000
 const READS_MAX = 10_000
 const SNAPSHOT_IDLE_MS = 30_000
+const LOG_DIR = 'raft'
 
 export interface ReplicaHooks {
   /** A raft frame came in. */
@@ -84,6 +85,7 @@ export class Replica {
   private lastError: string | undefined
   private readonly strangers = new Set<string>()
   private savingIdentity: Promise<void> = Promise.resolve()
+  private notingLog = false
   /** Payload bytes of the entries that the log holds, by batches as they were applied. */
   private readonly logSizes: { index: number; bytes: number }[] = []
   /** As of the last pump. */
@@ -143,10 +145,14 @@ export class Replica {
       )
     const configuration: Configuration = { voters: [...options.members], learners: [] }
     const sync = { longestMs: 0, count: 0 }
-    const { log: raftLog, recovered } = await openLog(world, mvcc, configuration, (durationMs) => {
+    const { log: raftLog, recovered } = await openLog(world, mvcc, configuration, identity, (durationMs) => {
       sync.longestMs = Math.max(sync.longestMs, durationMs)
       sync.count++
     })
+    if (!recovered.empty && !identity.logBegun) {
+      identity = { ...identity, logBegun: true }
+      await saveIdentity(world.disk, identity)
+    }
     if (recovered.tornBytes > 0) log.info({ bytes: recovered.tornBytes }, 'cut a torn write off the log')
     const bugs = (options.bugs ?? []).filter((bug) => bug !== 'watch-last-lost')
     const random = world.random.fork('raft')
@@ -246,9 +252,20 @@ export class Replica {
   }
 
   private saveIdentity(): void {
-    this.savingIdentity = this.savingIdentity
-      .then(() => saveIdentity(this.world.disk, this.identity))
-      .catch((error: unknown) => this.hooks.failed(error))
+    this.writeIdentity().catch((error: unknown) => this.hooks.failed(error))
+  }
+
+  private writeIdentity(): Promise<void> {
+    const written = this.savingIdentity.then(() => saveIdentity(this.world.disk, this.identity))
+    this.savingIdentity = written.catch(() => {}) // Told to who asked; the next one writes all anew.
+    return written
+  }
+
+  /** That a log was begun is noted before the first vote or acknowledgement that rests on it leaves. */
+  private async noteLogBegun(appended: Promise<void>): Promise<void> {
+    await appended
+    this.identity = { ...this.identity, logBegun: true }
+    await this.writeIdentity()
   }
 
   tick(nowMs: number): void {
@@ -417,7 +434,11 @@ export class Replica {
     for (const entry of ready.apply) this.applyQueue.push(entry)
     if (ready.persist) {
       // Handed over in raft's order; the log shares one sync among all that wait.
-      const durable = this.raftLog.append(ready.persist)
+      let durable: Promise<void> = this.raftLog.append(ready.persist)
+      if (!this.identity.logBegun && !this.notingLog) {
+        this.notingLog = true
+        durable = this.noteLogBegun(durable)
+      }
       this.persisting = Promise.all([this.persisting, durable]).then(() => undefined)
     }
     const done = this.persisting
@@ -693,9 +714,23 @@ async function openLog(
   world: StoreWorld,
   mvcc: Mvcc,
   configuration: Configuration,
+  identity: MemberIdentity,
   onSync: (durationMs: number) => void,
 ) {
-  const { log, recovered } = await RaftLog.open(world.disk, { nowMs: () => world.clock.monotonicMs(), onSync })
+  const mustExist = identity.logBegun
+  if (mustExist && (await world.disk.list(LOG_DIR)).length === 0)
+    throw new StoreError(
+      'BAD_REQUEST',
+      'not-applied',
+      `the log of ${identity.member} (${LOG_DIR}/) is gone, and with it votes that it gave and writes that it acknowledged: ` +
+        'restore it, or empty the whole directory and start as an existing member, to be repaired by the others',
+    )
+  const { log, recovered } = await RaftLog.open(world.disk, {
+    dir: LOG_DIR,
+    mustExist,
+    nowMs: () => world.clock.monotonicMs(),
+    onSync,
+  })
   const { appliedIndex } = mvcc
   const base = recovered.snapshot ?? { index: 0, term: 0, configuration }
   if (appliedIndex < base.index)

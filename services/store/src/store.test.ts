@@ -1,8 +1,8 @@
 import assert from 'node:assert/strict'
-import { readFile, writeFile } from 'node:fs/promises'
+import { readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
-import { type CallError, type Disk, DiskError } from '@capstan/actor'
+import { type CallError, decode, type Disk, DiskError, encode } from '@capstan/actor'
 import type { LeaseGrantReply, LeaseTimeToLiveReply, ReadIndexReply, WatchData } from '@capstan/protocol'
 import { bytes, LocalCluster, text } from './testing/local-cluster.js'
 
@@ -375,6 +375,45 @@ describe('failures', { concurrency: 4 }, () => {
       log[300] = (log[300] as number) ^ 1
       await writeFile(path, log)
       await assert.rejects(cluster.startMember('s0'), /raft log damaged in raft\/0000000001.log/)
+    } finally {
+      await cluster.end()
+    }
+  })
+
+  test('a log that is gone beside its identity stops the member, and the way back is as it says', async () => {
+    const cluster = await LocalCluster.start()
+    try {
+      const leader = await cluster.leader()
+      const loser = cluster.members.find((m) => m !== leader) as string
+      await cluster.put(loser, 'a', '1')
+      await cluster.kill(loser)
+      await rm(join(cluster.dir, loser, 'raft'), { recursive: true })
+      const said = /\(raft\/\) is gone.*empty the whole directory and start as an existing member/
+      await assert.rejects(cluster.startMember(loser), said)
+      // Nothing changed by that start: a second one finds the same.
+      await assert.rejects(cluster.startMember(loser, { emptyDirectory: 'new' }), said)
+      await cluster.wipe(loser)
+      await cluster.startMember(loser)
+      assert.equal(await cluster.get(loser, 'a'), '1')
+      await cluster.until('the repair', async () => (await cluster.status(loser))?.role !== 'learner')
+    } finally {
+      await cluster.end()
+    }
+  })
+
+  test('a directory from before the note of its log is taken as it is, and noted', async () => {
+    const cluster = await LocalCluster.start({ size: 1 })
+    try {
+      await cluster.put('s0', 'a', '1')
+      await cluster.stop('s0')
+      const path = join(cluster.dir, 's0/identity')
+      const note = async () => decode(await readFile(path)) as Record<string, unknown>
+      const { logBegun, ...before } = await note()
+      assert.equal(logBegun, true)
+      await writeFile(path, encode(before))
+      await cluster.startMember('s0')
+      assert.equal(await cluster.get('s0', 'a'), '1')
+      assert.equal((await note()).logBegun, true)
     } finally {
       await cluster.end()
     }
