@@ -1,1 +1,1 @@
-export {}
+export { busContract, type BusHarness } from './testing/bus-contract.js'
