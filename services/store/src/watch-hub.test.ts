@@ -23,6 +23,7 @@ class ManualClock {
 
 class Reader implements OutStream {
   ended = false
+  readonly waiting = 0
   reason = ''
   readonly events: string[] = []
   revision = -1
