@@ -8,11 +8,9 @@ import type { PodWorker } from './pod-worker.js'
 import type { ContainerRuntime, ContainerState } from './runtime.js'
 
 const READ_BYTES = 64 * 1024
-/** Messages that may wait for a slow reader: what is above ends the stream as `lagging`. */
-const QUEUE_MAX = 256
-/** Between two messages to a reader that is behind; lets its credits come back. */
+/** Messages that wait for a reader's credit before we read on; one that gives none for long is ended by the wire. */
+const WAITING_MAX = 4
 const PACE_MS = 5
-const PACE_AFTER = 16
 const FOLLOW_MS = 200
 const STREAMS_MAX = 256
 
@@ -69,7 +67,7 @@ async function sendLogs(
     )
   try {
     if (request.tailLines !== undefined) await log.skipToTail(request.tailLines)
-    const stream = call.openStream({ queueMax: QUEUE_MAX })
+    const stream = call.openStream()
     const since =
       request.sinceTime ??
       (request.sinceSeconds === undefined
@@ -93,7 +91,6 @@ async function send(
   goesOn: () => Promise<boolean>,
 ): Promise<void> {
   const splitter = new LineSplitter()
-  let sent = 0
   let mayGrow = true
   while (!stream.ended && !printer.full) {
     const bytes = await log.read(READ_BYTES)
@@ -112,7 +109,7 @@ async function send(
     if (text.length === 0) continue
     const data: NodeLogsData = { bytes: text }
     if (!stream.send(data)) return
-    if (++sent % PACE_AFTER === 0) await sleep(world.clock, PACE_MS)
+    while (stream.waiting > WAITING_MAX && !stream.ended) await sleep(world.clock, PACE_MS)
   }
 }
 
