@@ -73,11 +73,23 @@ function discovery(
 }
 
 function openApi(rest: string[], kinds: Kinds): Page | undefined {
+  if (rest[0] === 'v2' && rest.length === 1) return { status: 200, mediaType: OPENAPI_V2_TYPE, body: OPENAPI_V2 }
   if (rest[0] !== 'v3') return undefined
   if (rest.length === 1) return json(openApiIndex(kinds, etagOf))
   const bytes = openApiDocument(kinds, rest.slice(1).join('/'))
   return bytes && { status: 200, mediaType: 'application/json', body: bytes, etag: `"${etagOf(bytes)}"` }
 }
+
+const OPENAPI_V2_TYPE = 'application/com.github.proto-openapi.spec.v2.v1.0+protobuf'
+/**
+ * An OpenAPI v2 document in protobuf that names no type: `{ swagger: "2.0", info: { title, version }, paths, definitions }`.
+ * kubectl asks for it only about kinds that v3 does not have, and then says itself that there is no such kind.
+ */
+const OPENAPI_V2 = Uint8Array.from([
+  ...[0x0a, 3, ...Buffer.from('2.0')],
+  ...[0x12, 14, 0x0a, 7, ...Buffer.from('Capstan'), 0x12, 3, ...Buffer.from('0.1')],
+  ...[0x42, 0, 0x4a, 0],
+])
 
 const etags = new WeakMap<Uint8Array, string>()
 
