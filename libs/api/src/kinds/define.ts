@@ -63,9 +63,9 @@ export const nameColumn: ColumnFact = {
 export const specOf = (object: KubeObject): Json => asObject(object['spec'])
 export const statusOf = (object: KubeObject): Json => asObject(object['status'])
 
-/** Sets a field that is not set. */
+/** Sets a field that is not set; undefined sets nothing. */
 export function fill(object: Json, field: string, value: unknown): void {
-  if (object[field] === undefined || object[field] === null) object[field] = value
+  if (value !== undefined && (object[field] === undefined || object[field] === null)) object[field] = value
 }
 
 export function defineKind(facts: KindFacts): Kind {

@@ -94,6 +94,22 @@ function validatePolicies(spec: Json, type: string): StatusCause[] {
 
 const hasNodePorts = (spec: Json) => spec['type'] === 'NodePort' || spec['type'] === 'LoadBalancer'
 
+/** What the server gave and the writer leaves out, stays: addresses and node ports. */
+function keepGiven(spec: Json, before: Json): void {
+  const type = spec['type'] ?? 'ClusterIP'
+  if (type !== 'ExternalName' && before['type'] !== 'ExternalName')
+    for (const field of ['clusterIP', 'clusterIPs']) if (!spec[field] && before[field]) spec[field] = before[field]
+  if (!hasNodePorts(spec) || !hasNodePorts(before)) return
+  fill(spec, 'healthCheckNodePort', before['healthCheckNodePort'])
+  const idOf = (port: Json) => `${asText(port['protocol']) || 'TCP'} ${String(port['port'])}`
+  const given = new Map(asList(before['ports']).map((port) => [idOf(port), port['nodePort']]))
+  const taken = new Set(asList(spec['ports']).map((port) => port['nodePort']))
+  for (const port of Array.isArray(spec['ports']) ? spec['ports'].filter(isObject) : []) {
+    const old = given.get(idOf(port))
+    if (!port['nodePort'] && old && !taken.has(old)) port['nodePort'] = old
+  }
+}
+
 /** A change of the type alone takes away what the old type had been given. */
 function dropOfOldType(spec: Json, before: Json): void {
   const ports = (given: Json) => asList(given['ports']).map((port) => port['nodePort'])
@@ -170,7 +186,9 @@ export const service = defineKind({
     o['status'] = { loadBalancer: {} }
   },
   prepareForUpdate(o, old, subresource) {
-    if (subresource === '' && isObject(o['spec'])) dropOfOldType(o['spec'], specOf(old))
+    if (subresource !== '' || !isObject(o['spec'])) return
+    keepGiven(o['spec'], specOf(old))
+    dropOfOldType(o['spec'], specOf(old))
   },
   validate: validateService,
   validateUpdate(o, old) {

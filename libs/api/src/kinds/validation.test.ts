@@ -520,6 +520,34 @@ describe('services', () => {
   ]
   for (const [spec, expected] of more)
     test(expected[0] ?? JSON.stringify(spec), () => assert.deepEqual(service(spec), expected))
+  test('what was given stays when it is left out, as kubectl replace does', () => {
+    const kind = kindOf('', 'services')
+    const old = made('', 'services', {
+      spec: {
+        type: 'NodePort',
+        clusterIP: '10.0.0.1',
+        clusterIPs: ['10.0.0.1'],
+        ports: [{ name: 'a', port: 80, nodePort: 30_080 }],
+      },
+    })
+    const now = made('', 'services', {
+      spec: {
+        type: 'NodePort',
+        ports: [
+          { name: 'b', port: 80 },
+          { name: 'c', port: 81 },
+        ],
+      },
+    })
+    kind.prepareForUpdate(now, old, '')
+    assert.deepEqual(kind.validateUpdate(now, old, ''), [])
+    const spec = now['spec'] as { clusterIP: string; clusterIPs: string[]; ports: { nodePort?: number }[] }
+    assert.deepEqual(
+      [spec.clusterIP, spec.clusterIPs, spec.ports.map(({ nodePort }) => nodePort)],
+      ['10.0.0.1', ['10.0.0.1'], [30_080, undefined]],
+    )
+    assert.ok(!('healthCheckNodePort' in spec))
+  })
   test('from NodePort to ClusterIP by the type alone', () => {
     const kind = kindOf('', 'services')
     const old = made('', 'services', {
