@@ -1,6 +1,14 @@
 import { sameJson } from '@capstan/api'
 import { CallError } from '@capstan/actor'
-import { controllerRef, objectKey, RESOURCES, splitKey, startController, watchOf } from '@capstan/client'
+import {
+  controllerRef,
+  Expectations,
+  objectKey,
+  RESOURCES,
+  splitKey,
+  startController,
+  watchOf,
+} from '@capstan/client'
 import { type Endpoints, type EndpointSlice, formatTime, type Pod, type Service } from './kinds.js'
 import type { Part, PartContext } from './part.js'
 import { mapFits } from './selectors.js'
@@ -107,37 +115,56 @@ export function startEndpointSlices(parts: PartContext): Part {
   const serviceKey = (slice: EndpointSlice) =>
     `${slice.metadata.namespace}/${slice.metadata.labels?.[SERVICE_NAME_LABEL] ?? ''}`
   slices.addIndex('service', (slice) => [serviceKey(slice)])
+  const isOwn = (slice: EndpointSlice) => slice.metadata.labels?.[MANAGED_BY_LABEL] === SLICE_MANAGER
+  const expectations = new Expectations(world)
+  function observe(slice: EndpointSlice, before: EndpointSlice | undefined, deleted: boolean): string[] {
+    const key = serviceKey(slice)
+    if (isOwn(slice) && !deleted && before === undefined) expectations.creationObserved(key)
+    if (deleted || slice.metadata.deletionTimestamp !== undefined)
+      expectations.deletionObserved(key, slice.metadata.uid ?? '')
+    return [...new Set([key, serviceKey(before ?? slice)])]
+  }
   return startController(world, {
     ...parts,
     name: 'endpointslice-controller',
     watches: [
       watchOf<Service>(RESOURCES.services),
       watchOf<Pod>(RESOURCES.pods, servicesOf(parts)),
-      watchOf<EndpointSlice>(RESOURCES.endpointslices, (slice, before) => [
-        ...new Set([serviceKey(slice), serviceKey(before ?? slice)]),
-      ]),
+      watchOf<EndpointSlice>(RESOURCES.endpointslices, observe),
     ],
     workers: parts.options.workers ?? 4,
     async reconcile(key, { client }) {
       const service = services.get(key)
-      if (!service || !isSelecting(service) || service.metadata.deletionTimestamp !== undefined) return
+      if (!service) return expectations.forget(key)
+      // The cache does not show yet what the last round did: to plan now would make a slice a second time.
+      if (!expectations.satisfied(key)) return { requeueAfterMs: expectations.waitMs(key) }
+      if (!isSelecting(service) || service.metadata.deletionTimestamp !== undefined) return
       const present = slices
         .byIndex('service', key)
-        .filter((slice) => slice.metadata.labels?.[MANAGED_BY_LABEL] === SLICE_MANAGER)
+        .filter((slice) => isOwn(slice) && slice.metadata.deletionTimestamp === undefined)
+      const { namespace = '' } = service.metadata
       const plan = planSlices(
         service,
         podsOf(parts, service),
         present,
         controllerRef(service, { apiVersion: 'v1', kind: 'Service' }),
+        (name) => slices.get(`${namespace}/${name}`) !== undefined,
       )
       // What is new before what goes: a client must not see a service without endpoints in between.
-      for (const slice of plan.create) await client.create(RESOURCES.endpointslices, slice)
+      for (const slice of plan.create) {
+        expectations.expectCreations(key, 1)
+        // What may have happened stays expected: the cache will show it, or the time-out ends the wait.
+        await unless(client.create(RESOURCES.endpointslices, slice), () => expectations.creationObserved(key))
+      }
       for (const slice of plan.update) await client.update(RESOURCES.endpointslices, slice)
       for (const slice of plan.delete) {
-        const { name = '', namespace = '', uid } = slice.metadata
+        const { name = '', uid } = slice.metadata
+        const preconditions = uid ? { preconditions: { uid } } : {}
+        expectations.expectDeletions(key, [uid ?? ''])
+        const deletion = client.delete(RESOURCES.endpointslices, { name, namespace }, preconditions)
         await ignore(
           ['NotFound'],
-          client.delete(RESOURCES.endpointslices, { name, namespace }, uid ? { preconditions: { uid } } : {}),
+          unless(deletion, () => expectations.deletionObserved(key, uid ?? '')),
         )
       }
     },
@@ -150,5 +177,15 @@ export async function ignore(codes: readonly string[], call: Promise<unknown>): 
     await call
   } catch (error) {
     if (!(error instanceof CallError && codes.includes(error.code))) throw error
+  }
+}
+
+/** Waits for a call; `refused` is called if it failed and is known not to have happened. */
+async function unless(call: Promise<unknown>, refused: () => void): Promise<void> {
+  try {
+    await call
+  } catch (error) {
+    if (CallError.fromBus(error).outcome === 'not-applied') refused()
+    throw error
   }
 }

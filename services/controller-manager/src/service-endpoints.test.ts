@@ -1,5 +1,6 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import { CallError } from '@capstan/actor'
 import { controllerRef, RESOURCES } from '@capstan/client'
 import fc from 'fast-check'
 import { startEndpoints, startEndpointSlices } from './endpoint-controllers.js'
@@ -129,6 +130,37 @@ test('property: slices hold exactly the pods, at most 100 each, and a second rou
   )
 })
 
+test('slices: an endpoint that stands in two slices stays in one; slices mostly empty are merged, at the edge nothing moves', () => {
+  const many = (count: number) =>
+    Array.from({ length: count }, (_, at) => pod(`p${String(at).padStart(3, '0')}`, { ip: `10.0.1.${at}` }))
+  const [first, second] = planSlices(SERVICE, many(101), [], {}).create as [EndpointSlice, EndpointSlice]
+  const doubled = { ...first, metadata: { ...first.metadata, name: 'zz-doubled' } }
+  const surplus = planSlices(SERVICE, many(3), [first, doubled], {})
+  assert.deepEqual(
+    [surplus.create, surplus.update.map((s) => s.endpoints.length), surplus.delete.map((s) => s.metadata.name)],
+    [[], [3], ['zz-doubled']],
+  )
+  for (const [left, slices] of [
+    [100, 2],
+    [76, 2],
+    [75, 1],
+  ] as const) {
+    // The last pod, alone in its slice, stays; of the others as many as make up `left`.
+    const all = many(101)
+    const plan = planSlices(SERVICE, [...all.slice(0, left - 1), all[100] as Pod], [first, second], {})
+    assert.equal(2 - plan.delete.length, slices, `${left} endpoints`)
+    assert.deepEqual(plan.create, [])
+  }
+})
+
+test('slices: a name that is given away is not taken', () => {
+  const [slice] = planSlices(SERVICE, [], [], {}).create
+  const name = slice?.metadata.name
+  const [other] = planSlices(SERVICE, [], [], {}, (taken) => taken === name).create
+  assert.ok(other?.metadata.name)
+  assert.notEqual(other.metadata.name, name)
+})
+
 async function setUp() {
   const cluster = new FakeCluster()
   const { api } = cluster
@@ -194,4 +226,48 @@ test('at rest nothing is written', async () => {
   const { revision } = api
   await cluster.clock.advance(60_000)
   assert.equal(api.revision, revision)
+})
+
+test('on a stale cache no slice is made a second time, nor one that is gone written', async () => {
+  const { cluster, api, slices, ready } = await setUp()
+  const writes = () =>
+    api.calls.filter((c) => c.resource === 'endpointslices' && ['create', 'update', 'delete'].includes(c.verb)).length
+  const before = writes()
+  // The first pod: a slice with ports is made, the empty one deleted; the loop sees neither.
+  api.hold(RESOURCES.endpointslices)
+  api.seed(RESOURCES.pods, pod('a', { ip: '10.0.0.1' }))
+  await cluster.clock.advance(50)
+  assert.deepEqual([slices().length, writes() - before], [1, 2])
+  api.seed(RESOURCES.pods, pod('b', { ip: '10.0.0.2' }))
+  api.change<Service>(RESOURCES.services, 'default/web', (s) => void (s.metadata.labels = { team: 'b' }))
+  await cluster.clock.advance(500)
+  assert.deepEqual([slices().length, writes() - before], [1, 2])
+  api.release(RESOURCES.endpointslices)
+  await cluster.clock.advance(7000)
+  assert.deepEqual([slices().length, ready(), slices()[0]?.metadata.labels?.team], [1, ['10.0.0.1', '10.0.0.2'], 'b'])
+})
+
+test('a second slice of the same Service does not stay', async () => {
+  const { cluster, api, slices, ready } = await setUp()
+  api.seed(RESOURCES.pods, pod('a', { ip: '10.0.0.1' }))
+  await cluster.clock.advance(50)
+  const [slice] = slices() as [EndpointSlice]
+  const { name: _, uid: __, resourceVersion: ___, ...metadata } = slice.metadata
+  api.seed(RESOURCES.endpointslices, { ...slice, metadata: { ...metadata, name: 'web-zzzzz' } })
+  await cluster.clock.advance(50)
+  assert.deepEqual([slices().map((s) => s.metadata.name), ready()], [[slice.metadata.name], ['10.0.0.1']])
+})
+
+test('a creation of which nobody knows whether it happened is waited for, then gone on from', async () => {
+  const { cluster, api, slices, ready } = await setUp()
+  let lost = 0
+  api.intercept = (call) =>
+    call.resource === 'endpointslices' && call.verb === 'create' && lost++ === 0
+      ? new CallError('TIMEOUT', 'maybe-applied', 'no answer')
+      : undefined
+  api.seed(RESOURCES.pods, pod('a', { ip: '10.0.0.1' }))
+  await cluster.clock.advance(1000)
+  assert.deepEqual([lost, ready()], [1, []])
+  await cluster.clock.advance(10_000)
+  assert.deepEqual([lost, ready(), slices().length], [2, ['10.0.0.1'], 1])
 })

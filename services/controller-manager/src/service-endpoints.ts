@@ -16,6 +16,8 @@ import {
 } from './kinds.js'
 
 export const SLICE_ENDPOINTS_MAX = 100
+/** Slices are merged when one fewer would hold all at this share of their room: at its edge nothing goes to and fro. */
+const MERGED_SHARE_MAX = 0.75
 export const ENDPOINTS_ADDRESSES_MAX = 1000
 export const SERVICE_NAME_LABEL = 'kubernetes.io/service-name'
 export const MANAGED_BY_LABEL = 'endpointslice.kubernetes.io/managed-by'
@@ -113,13 +115,16 @@ export interface SlicePlan {
 
 /**
  * Brings the slices to what the pods are, touching as few as possible: an endpoint stays in its slice, a new one fills a
- * slice with room. Names follow from the Service and a count, so that a repeated creation makes nothing twice.
+ * slice with room. Names follow from the Service and a count, so that a repeated creation makes nothing twice. What there is
+ * too much of goes: an endpoint stands in one slice only, and slices that are mostly empty are merged.
+ * `isTaken` tells which other names are given away in the namespace.
  */
 export function planSlices(
   service: Service,
   pods: readonly Pod[],
   present: readonly EndpointSlice[],
   serviceRef: object,
+  isTaken: (name: string) => boolean = () => false,
 ): SlicePlan {
   const publishAll = service.spec?.publishNotReadyAddresses === true
   const wanted = new Map<string, { ports: EndpointPort[]; endpoints: Map<string, SliceEndpoint> }>()
@@ -165,6 +170,7 @@ export function planSlices(
       room.stay.push(endpoint)
       missing.delete(uid)
     }
+    if (missing.size === 0) mergeSmall(kept.map(({ stay }) => stay))
     let keptOne = false
     for (const { slice, stay } of kept) {
       if (
@@ -185,7 +191,7 @@ export function planSlices(
     }
     const fresh = [...missing.values()]
     for (let at = 0; at < fresh.length || (at === 0 && !keptOne && endpoints.size === 0); at += SLICE_ENDPOINTS_MAX) {
-      const name = freeName(service, taken)
+      const name = freeName(service, (other) => taken.has(other) || isTaken(other))
       taken.add(name)
       plan.create.push({
         apiVersion: 'discovery.k8s.io/v1',
@@ -225,9 +231,20 @@ function sliceLabels(service: Service): Record<string, string> {
   }
 }
 
-function freeName(service: Service, taken: ReadonlySet<string>): string {
+/** Empties the smallest slices into the others, where those hold it with room to spare. */
+function mergeSmall(slices: readonly SliceEndpoint[][]): void {
+  const total = slices.reduce((sum, { length }) => sum + length, 0)
+  let filled = slices.filter(({ length }) => length > 0)
+  while (filled.length > 1 && total <= (filled.length - 1) * SLICE_ENDPOINTS_MAX * MERGED_SHARE_MAX) {
+    const smallest = filled.reduce((least, one) => (one.length <= least.length ? one : least))
+    filled = filled.filter((one) => one !== smallest)
+    for (const endpoint of smallest.splice(0)) filled.find(({ length }) => length < SLICE_ENDPOINTS_MAX)?.push(endpoint)
+  }
+}
+
+function freeName(service: Service, isTaken: (name: string) => boolean): string {
   for (let count = 0; ; count++) {
     const name = `${service.metadata.name}-${shortHash([service.metadata.uid ?? '', count]).slice(0, 5)}`
-    if (!taken.has(name)) return name
+    if (!isTaken(name)) return name
   }
 }
