@@ -126,7 +126,7 @@ export async function containerSpecOf(
     args: container.args?.length ? expanded(container.args) : undefined,
     workingDir: container.workingDir || undefined,
     env,
-    mounts: await mountsOf(container, options, byName),
+    mounts: await mountsOf(pod, container, options, byName),
     ports: (container.ports ?? []).map(({ name = '', containerPort, protocol = 'TCP' }) => ({
       name,
       containerPort,
@@ -161,11 +161,17 @@ export async function containerSpecOf(
 }
 
 async function mountsOf(
+  pod: Pod,
   container: Container,
   { host, volumes, hostsPath }: { host: NodeHost; volumes: ReadonlyMap<string, string>; hostsPath: string | undefined },
   env: ReadonlyMap<string, string>,
 ): Promise<Mount[]> {
   const mounts: Mount[] = []
+  // Volumes that the kubelet writes to are read-only in the container: a link that it left there would lead our next
+  // write anywhere on the host.
+  const ours = new Set(
+    (pod.spec.volumes ?? []).filter((v) => v.configMap || v.secret || v.downwardAPI || v.projected).map((v) => v.name),
+  )
   for (const mount of container.volumeMounts ?? []) {
     const path = volumes.get(mount.name)
     if (path === undefined) throw new ConfigError(`volumeMounts names no volume of this pod: ${mount.name}`)
@@ -173,7 +179,7 @@ async function mountsOf(
     mounts.push({
       hostPath: below ? await host.subPath(path, below) : path,
       containerPath: mount.mountPath.startsWith('/') ? mount.mountPath : `/${mount.mountPath}`,
-      readOnly: mount.readOnly ?? false,
+      readOnly: (mount.readOnly ?? false) || ours.has(mount.name),
       propagation: PROPAGATIONS[mount.mountPropagation ?? ''] ?? 'private',
     })
   }

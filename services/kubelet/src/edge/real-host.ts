@@ -173,13 +173,19 @@ export class RealHost implements NodeHost {
   }
 
   async subPath(volumePath: string, subPath: string): Promise<string> {
-    const path = join(volumePath, safe(subPath))
-    if (!(await exists(path))) await mkdir(path, { recursive: true })
-    // A link in the volume may point anywhere; the container must not get at that.
-    const [inside, top] = await Promise.all([realpath(path), realpath(volumePath)])
-    if (inside !== top && !inside.startsWith(`${top}/`))
-      throw new HostError(`subPath ${subPath} leads out of its volume`)
-    return inside
+    const top = await realpath(volumePath)
+    const isInside = (path: string) => path === top || path.startsWith(`${top}/`)
+    let path = top
+    for (const part of safe(subPath)
+      .split('/')
+      .filter((one) => one !== '.')) {
+      path = join(path, part)
+      if (!(await exists(path))) await mkdir(path)
+      // A link in the volume may point anywhere, and the container must not get at that: each step before the next one.
+      path = await realpath(path)
+      if (!isInside(path)) throw new HostError(`subPath ${subPath} leads out of its volume`)
+    }
+    return path
   }
 
   async openLog(path: string): Promise<LogFile | undefined> {
