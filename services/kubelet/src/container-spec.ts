@@ -1,11 +1,14 @@
 import { ConfigError, environmentOf, expand, type PodContext } from './environment.js'
 import type { NodeHost } from './host.js'
 import type { Container, Pod } from './kinds.js'
-import { milliCpu, oomScoreAdj, quantity } from './resources.js'
-import type { ContainerSpec, DnsConfig, Mount, PodIdentity, SandboxSpec } from './runtime.js'
+import { milliCpu, oomScoreAdj, podRequests, type PodRequests, quantity } from './resources.js'
+import type { ContainerSpec, DnsConfig, Mount, PodIdentity, SandboxSpec, SandboxState } from './runtime.js'
 
 /** Delay before the next start if this container ends; kept with it, so that a restarted kubelet goes on counting. */
 export const BACKOFF_ANNOTATION = 'capstan.io/restart-backoff-ms'
+
+/** What the pod takes of the node; kept with its sandbox, for the time when nobody knows the pod's object any more. */
+const REQUESTS_ANNOTATION = 'capstan.io/requests'
 
 const SHARES_PER_CPU = 1024
 const SHARES_MIN = 2
@@ -13,6 +16,16 @@ const SHARES_MIN = 2
 export function identityOf(pod: Pod): PodIdentity {
   const { uid = '', namespace = '', name = '' } = pod.metadata
   return { uid, namespace, name }
+}
+
+/** What the pod of a sandbox takes of the node. */
+export function requestsOf(sandbox: SandboxState): PodRequests {
+  const none = { cpuMilli: 0, memoryBytes: 0, storageBytes: 0 }
+  try {
+    return { ...none, ...(JSON.parse(sandbox.annotations[REQUESTS_ANNOTATION] ?? '{}') as Partial<PodRequests>) }
+  } catch {
+    return none // Not made by us.
+  }
 }
 
 export const imageOf = (container: Container) => container.image ?? ''
@@ -41,7 +54,7 @@ export function sandboxSpecOf(
     // Linux' limit for a host name is 64; a pod's name may have 253.
     hostname: (spec.hostname ?? pod.metadata.name ?? '').slice(0, 63).replace(/[-.]+$/, ''),
     labels: pod.metadata.labels ?? {},
-    annotations: {},
+    annotations: { [REQUESTS_ANNOTATION]: JSON.stringify(podRequests(pod)) },
     logDirectory: host.logDirectory(identityOf(pod)),
     hostNetwork: spec.hostNetwork ?? false,
     hostPid: spec.hostPID ?? false,

@@ -190,7 +190,7 @@ describe('resources', () => {
     fc.assert(
       fc.property(fc.array(arbitraryPod), (pods) => {
         const admitted: typeof pods = []
-        for (const pod of pods) if (!admit(pod, admitted, allocatable)) admitted.push(pod)
+        for (const pod of pods) if (!admit(pod, admitted.map(podRequests), allocatable)) admitted.push(pod)
         const sum = (key: 'cpuMilli' | 'memoryBytes') =>
           admitted.reduce((total, pod) => total + podRequests(pod)[key], 0)
         assert.ok(sum('cpuMilli') <= 1000 && sum('memoryBytes') <= 1000 && admitted.length <= 5)
@@ -201,7 +201,7 @@ describe('resources', () => {
     assert.equal(
       admit(
         makePod(),
-        Array.from({ length: 5 }, () => makePod()),
+        Array.from({ length: 5 }, () => podRequests(makePod())),
         allocatable,
       )?.reason,
       'OutOfpods',

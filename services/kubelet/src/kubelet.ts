@@ -1,6 +1,6 @@
 import { every, sleep, type World } from '@capstan/actor'
 import { type ApiClient, byText, EventRecorder, Informer, objectKey, RESOURCES, startBeating } from '@capstan/client'
-import { identityOf } from './container-spec.js'
+import { identityOf, requestsOf } from './container-spec.js'
 import type { ServiceView } from './environment.js'
 import type { NodeHost } from './host.js'
 import { isTerminal, type Pod } from './kinds.js'
@@ -9,7 +9,7 @@ import { serveNode } from './log-server.js'
 import { NodeReporter } from './node-reporter.js'
 import { ObjectCache } from './object-cache.js'
 import { PodWorker, type PodWorkerContext } from './pod-worker.js'
-import { admit, type AdmissionRefusal, type Allocatable } from './resources.js'
+import { admit, type AdmissionRefusal, type Allocatable, podRequests, type PodRequests } from './resources.js'
 import type { ContainerRuntime, PodIdentity, RuntimeContents } from './runtime.js'
 
 const LIST_PERIOD_MS = 1000
@@ -85,8 +85,8 @@ class Kubelet implements KubeletHandle {
   readonly nodeName: string
   allocatable: Allocatable = { cpuMilli: 0, memoryBytes: 0, storageBytes: 0, pods: 0 }
   private readonly workers = new Map<string, PodWorker>()
-  /** Uids of pods that hold a share of the node (promise C4). */
-  private readonly admitted = new Map<string, Pod>()
+  /** What each pod holds of the node, by uid (promise C4): the admitted ones, and what runs from before. */
+  private readonly shares = new Map<string, PodRequests>()
   private readonly fingerprints = new Map<string, string>()
   private readonly pods_: Informer<Pod>
   private readonly services: Informer<ServiceView>
@@ -127,7 +127,7 @@ class Kubelet implements KubeletHandle {
         pod: `${worker.identity.namespace}/${worker.identity.name}`,
         uid: worker.identity.uid,
         phase: worker.statusNow?.phase,
-        admitted: this.admitted.has(worker.identity.uid),
+        admitted: this.shares.has(worker.identity.uid),
         inFlight: [...worker.memory.inFlight].sort(),
       }))
       .sort((a, b) => byText(a.pod, b.pod) || byText(a.uid, b.uid))
@@ -217,19 +217,15 @@ class Kubelet implements KubeletHandle {
     await this.services.whenSynced()
     const contents = await this.firstList()
     if (!contents) return
-    // Pods that run already keep their share; then the older ones first. The order decides who is refused.
-    const runs = new Set(
-      contents.containers.filter((container) => container.state === 'running').map((container) => container.pod.uid),
-    )
-    const rank = (pod: Pod) => (runs.has(pod.metadata.uid ?? '') ? 0 : 1)
+    // What runs already keeps its share, whoever it belongs to; then the older pods first: the order decides who is refused.
     const known = this.pods_
       .list()
       .sort(
         (a, b) =>
-          rank(a) - rank(b) ||
           byText(a.metadata.creationTimestamp ?? '', b.metadata.creationTimestamp ?? '') ||
           byText(objectKey(a), objectKey(b)),
       )
+    this.holdShares(contents)
     for (const pod of known) this.take(pod)
     this.pods_.addHandler({
       add: (pod) => this.take(pod),
@@ -342,7 +338,10 @@ class Kubelet implements KubeletHandle {
       marks.set(container.pod.uid, `${marks.get(container.pod.uid) ?? ''}${container.id} ${container.state}\n`)
     }
     for (const uid of [...identities.keys()].sort(byText))
-      if (!this.workers.has(uid)) this.adoptOrphan(identities.get(uid) as PodIdentity)
+      if (!this.workers.has(uid)) {
+        this.holdShares(contents, uid)
+        this.adoptOrphan(identities.get(uid) as PodIdentity)
+      }
     for (const worker of this.sorted()) {
       const mark = marks.get(worker.identity.uid) ?? ''
       if (this.fingerprints.get(worker.identity.uid) !== mark) worker.poke()
@@ -370,26 +369,45 @@ class Kubelet implements KubeletHandle {
   private admit(worker: PodWorker): 'admitted' | 'waiting' | AdmissionRefusal {
     const { pod } = worker
     const { uid } = worker.identity
-    if (!pod || this.admitted.has(uid)) return 'admitted'
-    const others = [...this.admitted.values()]
-    const refusal = admit(pod, others, this.allocatable)
+    if (!pod || this.shares.has(uid)) return 'admitted'
+    const others = [...this.shares]
+    const refusal = admit(
+      pod,
+      others.map(([, share]) => share),
+      this.allocatable,
+    )
     if (!refusal) {
-      this.admitted.set(uid, pod)
+      this.shares.set(uid, podRequests(pod))
       return 'admitted'
     }
     // The scheduler counts pods that are being deleted as gone when their object is; some of those may still be ending here.
-    const staying = others.filter((other) => !this.isEnding(other))
-    if (staying.length < others.length && !admit(pod, staying, this.allocatable)) return 'waiting'
-    return refusal
+    const staying = others.filter(([other]) => !this.isEnding(other))
+    const fitsThen =
+      staying.length < others.length &&
+      !admit(
+        pod,
+        staying.map(([, share]) => share),
+        this.allocatable,
+      )
+    return fitsThen ? 'waiting' : refusal
   }
 
-  private isEnding(pod: Pod): boolean {
-    const now = this.workers.get(pod.metadata.uid ?? '')?.pod
-    return !now || now.metadata.deletionTimestamp !== undefined || isTerminal(now)
+  private isEnding(podUid: string): boolean {
+    const pod = this.workers.get(podUid)?.pod
+    return !pod || pod.metadata.deletionTimestamp !== undefined || isTerminal(pod)
+  }
+
+  /** For what runs, or may be about to: it counts even if its pod is being deleted, or is gone. */
+  private holdShares(contents: RuntimeContents, podUid?: string): void {
+    for (const { state, sandboxId, pod } of contents.containers) {
+      if (state === 'exited' || this.shares.has(pod.uid) || (podUid !== undefined && pod.uid !== podUid)) continue
+      const sandbox = contents.sandboxes.find((one) => one.id === sandboxId)
+      if (sandbox) this.shares.set(pod.uid, requestsOf(sandbox))
+    }
   }
 
   private release(worker: PodWorker): void {
-    if (!this.admitted.delete(worker.identity.uid)) return
+    if (!this.shares.delete(worker.identity.uid)) return
     for (const other of this.sorted()) if (other.memory.admission === 'waiting') other.poke()
   }
 

@@ -82,6 +82,7 @@ export class PodWorker {
   private readonly toldBackoffs = new Set<string>()
   private timer: Timer | undefined
   private poked = false
+  private stopped = false
   private backoffs: PodPlan['backoffs'] = new Map()
 
   constructor(
@@ -152,6 +153,7 @@ export class PodWorker {
 
   /** The kubelet ends; containers go on. */
   async stop(): Promise<void> {
+    this.stopped = true
     this.timer?.cancel()
     for (const prober of this.probers.values()) prober.stop()
     await this.actor.stop()
@@ -377,6 +379,7 @@ export class PodWorker {
   }
 
   private tellFailure(action: PodAction | undefined, reason: string, message: string): void {
+    if (reason === 'PodGone') return
     switch (action?.kind) {
       case 'start-sandbox':
         return this.event('Warning', 'FailedCreatePodSandBox', `Failed to create pod sandbox: ${message}`)
@@ -537,8 +540,7 @@ export class PodWorker {
       imageId: image.id,
       nodeMemoryBytes,
     })
-    // Deleted while its image came in: nothing is to be started any more.
-    if (this.pod?.metadata.deletionTimestamp !== undefined || !this.pod) return
+    this.mustGoOn()
     let id: string
     try {
       id = await runtime.createContainer(action.sandboxId, spec, sandboxSpecOf(pod, sandbox.attempt, host, hostDns))
@@ -551,6 +553,7 @@ export class PodWorker {
       )
     }
     this.event('Normal', 'Created', `Created container: ${container.name}`)
+    this.mustGoOn()
     try {
       await runtime.startContainer(id)
     } catch (error) {
@@ -563,6 +566,12 @@ export class PodWorker {
     }
     this.event('Normal', 'Started', `Started container ${container.name}`)
     await this.postStart(container, id, sandbox.ip)
+  }
+
+  /** The kubelet was stopped, or the pod deleted: nothing is to be started any more, whatever was begun. */
+  private mustGoOn(): void {
+    if (this.stopped || !this.pod || this.pod.metadata.deletionTimestamp !== undefined)
+      throw new StartError('PodGone', 'the pod is being deleted', SOON)
   }
 
   private async postStart(container: Container, containerId: string, podIp = this.context.hostIp): Promise<void> {

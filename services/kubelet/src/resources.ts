@@ -102,14 +102,18 @@ export interface AdmissionRefusal {
  * Promise C4: the pods that a kubelet admits never exceed what its node can allocate. The last judge: a scheduler may be
  * stale. `undefined`: it fits.
  */
-export function admit(pod: Pod, admitted: readonly Pod[], allocatable: Allocatable): AdmissionRefusal | undefined {
-  if (admitted.length + 1 > allocatable.pods)
+export function admit(
+  pod: Pod,
+  shares: readonly PodRequests[],
+  allocatable: Allocatable,
+): AdmissionRefusal | undefined {
+  if (shares.length + 1 > allocatable.pods)
     return {
       reason: 'OutOfpods',
-      message: `Pod was rejected: Node didn't have enough resource: pods, requested: 1, used: ${admitted.length}, capacity: ${allocatable.pods}`,
+      message: `Pod was rejected: Node didn't have enough resource: pods, requested: 1, used: ${shares.length}, capacity: ${allocatable.pods}`,
     }
   const used = { cpuMilli: 0, memoryBytes: 0, storageBytes: 0 }
-  for (const other of admitted) add(used, podRequests(other))
+  for (const share of shares) add(used, share)
   const asked = podRequests(pod)
   const names = { cpuMilli: 'cpu', memoryBytes: 'memory', storageBytes: 'ephemeral-storage' } as const
   for (const key of KEYS) {
