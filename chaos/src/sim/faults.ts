@@ -112,7 +112,8 @@ export class Nemesis {
         }
         return
       case 'pauseMachine':
-        return machine.pause(lasts)
+        // Now and then longer than any lease: who led before wakes up and still believes it.
+        return machine.pause(random.chance(0.5) ? random.between(4500, 9000) : lasts)
       case 'isolate':
         return this.cut([name], lasts, true)
       case 'partition': {
