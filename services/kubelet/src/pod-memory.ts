@@ -1,3 +1,4 @@
+import type { PodStatus } from './kinds.js'
 import type { AdmissionRefusal } from './resources.js'
 
 /** What a kubelet knows of one pod beside its object and its containers. Lost with the kubelet; then found out anew. */
@@ -19,6 +20,8 @@ export interface PodMemory {
   stoppedSandboxes: Set<string>
   /** The sentence that came with the pod's end by the kubelet's own decision: deadline, eviction. */
   ended: AdmissionRefusal | undefined
+  /** How the pod ended, from the moment that it did: it counts even if its containers get lost before the API has it. */
+  final: PodStatus | undefined
   /** All its containers ended for good; its share of the node is free again. */
   released: boolean
   /** The object in the API has been deleted by this kubelet, or was gone. */
@@ -54,6 +57,7 @@ export function newPodMemory(): PodMemory {
     stops: new Map(),
     stoppedSandboxes: new Set(),
     ended: undefined,
+    final: undefined,
     released: false,
     deletedFromApi: false,
   }

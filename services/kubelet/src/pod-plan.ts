@@ -154,7 +154,12 @@ class Planner {
   decide(): void {
     const { pod, memory } = this.input
     if (!pod || pod.metadata.deletionTimestamp !== undefined) return this.takeDown(pod)
-    if (isTerminal(pod) || memory.ended !== undefined || typeof memory.admission === 'object')
+    if (
+      isTerminal(pod) ||
+      memory.final !== undefined ||
+      memory.ended !== undefined ||
+      typeof memory.admission === 'object'
+    )
       return this.end(pod, 'the pod has ended')
     if (memory.admission === 'waiting') return
     this.refusal = this.deadline(pod)

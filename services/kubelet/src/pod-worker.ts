@@ -181,11 +181,14 @@ export class PodWorker {
       this.event('Warning', plan.refusal.reason, plan.refusal.message)
     }
     this.tellBackoffs(plan)
+    const status = pod && this.desiredStatus(pod, nowMs)
+    if (plan.ended && pod?.metadata.deletionTimestamp === undefined && status && isTerminal({ ...pod, status }))
+      memory.final ??= status
     if (plan.ended && !memory.released) {
       memory.released = true
       context.release(this)
     }
-    const statusIsWritten = this.writeStatus(nowMs)
+    const statusIsWritten = this.writeStatus(status, nowMs)
     for (const action of plan.actions) {
       // The last state of the containers is to be seen before the object goes.
       if (action.kind === 'delete-object' && !statusIsWritten) continue
@@ -212,27 +215,23 @@ export class PodWorker {
 
   // -------------------------------------------------------------------------------------------------------------- status
 
-  /** True if the object's status says all there is to say. Starts a write otherwise. */
-  private writeStatus(nowMs: number): boolean {
-    const { pod, memory, context } = this
-    if (
-      !pod ||
-      memory.deletedFromApi ||
-      (memory.admission === 'waiting' && pod.metadata.deletionTimestamp === undefined && !isTerminal(pod))
-    )
-      return true
-    if (memory.inFlight.has(WRITE_STATUS)) return false
-    const status = podStatusOf(
-      {
-        pod,
-        contents: this.contents,
-        memory,
-        backoffs: this.backoffs,
-        hostIp: context.hostIp,
-        runtime: context.runtime.kind,
-      },
+  private desiredStatus(pod: Pod, nowMs: number): PodStatus {
+    const { contents, memory, backoffs, context } = this
+    if (memory.final && !isTerminal(pod)) return memory.final
+    return podStatusOf(
+      { pod, contents, memory, backoffs, hostIp: context.hostIp, runtime: context.runtime.kind },
       nowMs,
     )
+  }
+
+  /** True if the object's status says all there is to say. Starts a write otherwise. */
+  private writeStatus(status: PodStatus | undefined, nowMs: number): boolean {
+    const { pod, memory, context } = this
+    if (!pod || !status || memory.deletedFromApi) return true
+    // Nothing is known of it yet, and its author said nothing new.
+    const waits = memory.admission === 'waiting' && pod.metadata.deletionTimestamp === undefined && !isTerminal(pod)
+    if (waits) return true
+    if (memory.inFlight.has(WRITE_STATUS)) return false
     const patch = mergePatchOf(pod.status ?? {}, status)
     if (patch === undefined) return true
     if ((memory.failures.get(WRITE_STATUS)?.retryAtMs ?? 0) > nowMs) return false
