@@ -26,6 +26,17 @@ export interface BusPermissions {
 const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes)
 const keyOf = (seed: string) => fromSeed(new TextEncoder().encode(seed))
 const UNLIMITED = -1
+/** What is left out of an account's limits counts as none at all: not one connection. */
+const NO_LIMITS = {
+  subs: UNLIMITED,
+  data: UNLIMITED,
+  payload: UNLIMITED,
+  imports: UNLIMITED,
+  exports: UNLIMITED,
+  wildcards: true,
+  conn: UNLIMITED,
+  leaf: UNLIMITED,
+}
 
 /** NATS operator, the account that all identities belong to, and the system account. */
 export async function makeBusAuthority(): Promise<BusAuthority> {
@@ -39,7 +50,7 @@ export async function makeBusAuthority(): Promise<BusAuthority> {
     accountSeed: text(account.getSeed()),
     accountJwt: '',
     systemAccountSeed: text(system.getSeed()),
-    systemAccountJwt: await encodeAccount('SYS', system, {}, { signer: operator }),
+    systemAccountJwt: await encodeAccount('SYS', system, { limits: NO_LIMITS }, { signer: operator }),
     users: {},
     revocations: {},
   }
@@ -65,6 +76,22 @@ export function accountJwt(authority: BusAuthority): Promise<string> {
     { limits, revocations: authority.revocations },
     { signer: keyOf(authority.operatorSeed) },
   )
+}
+
+/**
+ * Voids all credentials of an identity that were made up to now. Changes `authority` (keep it) and gives the account's new
+ * JWT, which takes effect once running servers have it (`pushAccountJwt` of libs/real) and with the next start of others.
+ * New credentials for the identity (`makeBusUser`) are valid at once: they have a key of their own.
+ * @throws Error if the authority knows no such identity.
+ */
+export async function revokeBusUser(authority: BusAuthority, identity: string, nowMs: number): Promise<string> {
+  const publicKey = authority.users[identity]
+  if (publicKey === undefined) throw new Error(`no credentials were made for ${identity}`)
+  // Issue times are whole seconds: rounded up, so that what was made in this second is void as well.
+  authority.revocations[publicKey] = Math.ceil(nowMs / 1000)
+  delete authority.users[identity]
+  authority.accountJwt = await accountJwt(authority)
+  return authority.accountJwt
 }
 
 /** Contents of a creds file for one identity, and its public key. */

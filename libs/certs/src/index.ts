@@ -7,6 +7,7 @@ export {
   makeBusAuthority,
   makeBusUser,
   makeSystemUser,
+  revokeBusUser,
 } from './bus-credentials.js'
 export { kubeconfig } from './kubeconfig.js'
 export {

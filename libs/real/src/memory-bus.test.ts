@@ -17,11 +17,9 @@ const overloaded = (error: unknown) => error instanceof BusError && error.code =
 
 test('a receiver with too much waiting refuses more, to its sender and to nobody else', async () => {
   const broker = new MemoryBroker({ pendingMax: 3, pendingBytesMax: 100 })
-  const [a, slow, other] = ['a', 'slow', 'other'].map((identity) => broker.connect({ identity, inbox: `inbox.${identity}`, grants: all })) as [
-    ReturnType<MemoryBroker['connect']>,
-    ReturnType<MemoryBroker['connect']>,
-    ReturnType<MemoryBroker['connect']>,
-  ]
+  const [a, slow, other] = ['a', 'slow', 'other'].map((identity) =>
+    broker.connect({ identity, inbox: `inbox.${identity}`, grants: all }),
+  ) as [ReturnType<MemoryBroker['connect']>, ReturnType<MemoryBroker['connect']>, ReturnType<MemoryBroker['connect']>]
   const heard: number[] = []
   slow.subscribe('to.slow', (message) => heard.push(message.payload.length))
   slow.subscribe('to.both', () => assert.fail('all or none'))
@@ -47,14 +45,23 @@ test('the tree finds what a look at every pattern finds', () => {
     .map(([tokens, rest]) => [...tokens, ...(rest ? ['>'] : [])].join('.'))
   const subject = fc.array(token, { minLength: 1, maxLength: 5 }).map((tokens) => tokens.join('.'))
   fc.assert(
-    fc.property(fc.array(fc.tuple(pattern, fc.boolean()), { maxLength: 20 }), fc.array(subject, { maxLength: 10 }), (patterns, subjects) => {
-      const tree = new SubjectTree<number>()
-      for (const [i, [p]] of patterns.entries()) tree.add(p, i)
-      for (const [i, [p, removed]] of patterns.entries()) if (removed) tree.remove(p, i)
-      for (const s of subjects) {
-        const expected = [...patterns.entries()].filter(([, [p, removed]]) => !removed && subjectFits(p, s)).map(([i]) => i)
-        assert.deepEqual(tree.find(s).sort((x, y) => x - y), expected)
-      }
-    }),
+    fc.property(
+      fc.array(fc.tuple(pattern, fc.boolean()), { maxLength: 20 }),
+      fc.array(subject, { maxLength: 10 }),
+      (patterns, subjects) => {
+        const tree = new SubjectTree<number>()
+        for (const [i, [p]] of patterns.entries()) tree.add(p, i)
+        for (const [i, [p, removed]] of patterns.entries()) if (removed) tree.remove(p, i)
+        for (const s of subjects) {
+          const expected = [...patterns.entries()]
+            .filter(([, [p, removed]]) => !removed && subjectFits(p, s))
+            .map(([i]) => i)
+          assert.deepEqual(
+            tree.find(s).sort((x, y) => x - y),
+            expected,
+          )
+        }
+      },
+    ),
   )
 })

@@ -40,7 +40,10 @@ export class MemoryBroker {
     const listening = this.listeners.find(message.subject)
     for (const { bus } of listening)
       if (bus.pending >= this.pendingMax || bus.pendingBytes + message.payload.length > this.pendingBytesMax)
-        throw new BusError('OVERLOADED', `${bus.identity} has ${bus.pending} messages waiting (${bus.pendingBytes} bytes)`)
+        throw new BusError(
+          'OVERLOADED',
+          `${bus.identity} has ${bus.pending} messages waiting (${bus.pendingBytes} bytes)`,
+        )
     // Each listener has its own copy, as from a socket: nobody sees what another one (or the sender) does to it.
     for (const listener of listening) listener.bus.deliver(listener, { ...message, payload: copyOf(message.payload) })
     return listening.length
@@ -218,7 +221,8 @@ export class MemoryBus implements Bus {
     // Each message on it renews what may be answered, as with NATS.
     this.answerable.delete(replyTo)
     this.answerable.set(replyTo, { left: allowResponses.max, untilMs: performance.now() + allowResponses.expiresMs })
-    if (this.answerable.size > ANSWERABLE_MAX) for (const oldest of this.answerable.keys()) return void this.answerable.delete(oldest)
+    if (this.answerable.size > ANSWERABLE_MAX)
+      for (const oldest of this.answerable.keys()) return void this.answerable.delete(oldest)
   }
 
   private mayPublish(subject: string): boolean {

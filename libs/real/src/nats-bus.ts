@@ -1,13 +1,30 @@
 import { type Bus, BusError, type BusMessage, type Log, type Subscription } from '@capstan/actor'
 import { type Grants, subjectFits } from '@capstan/protocol'
-import { connect, credsAuthenticator, type Msg, type NatsConnection, type Subscription as NatsSubscription } from 'nats'
+import {
+  type ConnectionOptions,
+  connect,
+  credsAuthenticator,
+  errors,
+  type Msg,
+  type NatsConnection,
+  type Subscription as NatsSubscription,
+} from 'nats'
+import { checkSubject } from './subject-tree.js'
 
+/** Between two attempts to connect: short at first, for a failover; longer the longer nobody takes us. */
 const RECONNECT_MS = 50
 const RECONNECT_MS_MAX = 1000
 const PING_MS = 1000
 const PINGS_OUT_MAX = 2
+/** How long one server may take to let us in. */
+const CONNECT_MS = 2000
+/** What was published before goes out at closing; a server that does not answer must not hold us up. */
+const CLOSE_MS = 500
 /** Bytes that may wait in the socket; then publishing is refused as OVERLOADED. */
 const SEND_BUFFER_BYTES_MAX = 64 * 1024 * 1024
+/** Requests that wait for their answers; one more is refused as OVERLOADED. */
+const REQUESTS_MAX = 65_536
+const PAYLOAD_BYTES_MAX = 1024 * 1024
 const NO_RESPONDERS_STATUS = 503
 
 export interface NatsBusOptions {
@@ -22,102 +39,115 @@ export interface NatsBusOptions {
   log: Log
   /** PEM. With it connections use TLS. */
   ca?: string
+  /** Between two pings; a server that leaves two of them unanswered is left. Default 1,000. */
+  pingMs?: number
+  /** Default 64 MiB. */
+  sendBufferBytesMax?: number
 }
 
-/** One connection to a cluster of NATS servers. */
+interface PendingRequest {
+  subject: string
+  resolve(message: BusMessage): void
+  reject(error: BusError): void
+  timer: NodeJS.Timeout
+}
+
+/**
+ * One connection to a cluster of NATS servers. It never gives up by itself: who is refused (a server that starts, revoked
+ * credentials) tries again, at most once a second, and says so in its log.
+ *
+ * Messages are handed to `receive` straight from the socket: what this process does not get round to waits in the
+ * server, which ends the connection of one that is too slow (`max_pending`, `write_deadline`); that is a new epoch.
+ */
 export class NatsBus implements Bus {
   readonly identity: string
   readonly inbox: string
   epoch = 0
-  connected = false
+  private up = false
   private closed = false
   private readonly changeListeners = new Set<(state: { connected: boolean; epoch: number }) => void>()
-  private readonly requests = new Map<string, { resolve(message: BusMessage): void; reject(error: BusError): void; timer: NodeJS.Timeout }>()
+  private readonly requests = new Map<string, PendingRequest>()
   private nextRequest = 1
 
   private constructor(
     private readonly nats: NatsConnection,
     private readonly options: NatsBusOptions,
+    private readonly backOff: BackOff,
   ) {
     this.identity = options.identity
     this.inbox = options.inbox
   }
 
-  /** Resolves once connected; until then it tries all servers, again and again, until `signal` is aborted. */
+  /**
+   * Resolves once connected; until then it tries all servers, again and again, until `signal` is aborted.
+   * @throws BusError CLOSED by `signal`; its cause is why the last attempt failed (NATS's AuthorizationError, …).
+   */
   static async connect(options: NatsBusOptions, signal?: AbortSignal): Promise<NatsBus> {
-    let attempts = 0
-    for (;;) {
+    const backOff = new BackOff()
+    let refusals = 0
+    for (let attempts = 1; ; attempts++) {
       try {
-        const nats = await connect({
-          servers: options.servers,
-          name: options.identity,
-          authenticator: credsAuthenticator(options.credentials),
-          inboxPrefix: `${options.inbox}.nats`,
-          noRandomize: true,
-          ignoreClusterUpdates: true,
-          maxReconnectAttempts: -1,
-          reconnectDelayHandler: () => RECONNECT_MS + Math.random() * RECONNECT_MS,
-          reconnectTimeWait: RECONNECT_MS,
-          pingInterval: PING_MS,
-          maxPingOut: PINGS_OUT_MAX,
-          timeout: 2000,
-          ...(options.ca ? { tls: { ca: options.ca } } : {}),
-        })
+        const nats = await connect(connectionOptions(options, backOff))
         // The library forgets servers that refused the first connection; after a loss each of them may be the one that lives.
         nats.setServers(options.servers)
-        const bus = new NatsBus(nats, options)
+        const bus = new NatsBus(nats, options, backOff)
         bus.begin()
         return bus
       } catch (error) {
         if (signal?.aborted) throw new BusError('CLOSED', 'given up before the first connection', { cause: error })
-        if (++attempts % 20 === 0) options.log.warn({ err: error, servers: options.servers, attempts }, 'no NATS server takes us yet')
-        const delayMs = Math.min(RECONNECT_MS * 1.5 ** Math.min(attempts, 8), RECONNECT_MS_MAX)
-        await new Promise((resolve) => setTimeout(resolve, delayMs))
+        const refused = error instanceof errors.AuthorizationError
+        // A refusal is worth a word at once: waiting will hardly help.
+        if ((refused && refusals++ === 0) || attempts % 20 === 0)
+          options.log.warn({ err: error, servers: options.servers, attempts }, 'no NATS server takes us yet')
+        await pause(backOff.nextMs(), signal)
       }
     }
   }
 
+  get connected(): boolean {
+    // The library knows before it tells.
+    return this.up && this.inner.protocol?.connected !== false
+  }
+
   get payloadBytesMax(): number {
-    return this.nats.info?.max_payload ?? 1024 * 1024
+    return this.nats.info?.max_payload ?? PAYLOAD_BYTES_MAX
   }
 
   publish(subject: string, payload: Uint8Array, options: { replyTo?: string } = {}): void {
+    const { replyTo } = options
+    checkSubject(subject)
+    if (replyTo !== undefined) checkSubject(replyTo)
     if (this.closed) throw new BusError('CLOSED', 'the connection is closed')
-    if (!this.connected) throw new BusError('DISCONNECTED', 'no NATS server is connected')
-    if (payload.length > this.payloadBytesMax) throw new BusError('PAYLOAD_TOO_LARGE', `${payload.length} bytes; at most ${this.payloadBytesMax}`)
+    if (payload.length > this.payloadBytesMax)
+      throw new BusError('PAYLOAD_TOO_LARGE', `${payload.length} bytes; at most ${this.payloadBytesMax}`)
     if (!this.mayPublish(subject)) throw new BusError('DENIED', `${this.identity} may not publish on ${subject}`)
-    if (this.sendBufferBytes() > SEND_BUFFER_BYTES_MAX) throw new BusError('OVERLOADED', 'the server takes no more for now')
-    this.nats.publish(subject, payload, options.replyTo === undefined ? {} : { reply: options.replyTo })
+    if (!this.connected) throw new BusError('DISCONNECTED', 'no NATS server is connected')
+    if (this.sendBufferBytes() > (this.options.sendBufferBytesMax ?? SEND_BUFFER_BYTES_MAX))
+      throw new BusError('OVERLOADED', 'the server takes no more for now')
+    // A copy: the library keeps the reference until the end of the turn, and the sender may use its buffer again.
+    this.nats.publish(subject, new Uint8Array(payload), replyTo === undefined ? {} : { reply: replyTo })
   }
 
   subscribe(pattern: string, receive: (message: BusMessage) => void): Subscription {
+    checkSubject(pattern)
     if (this.closed) throw new BusError('CLOSED', 'the connection is closed')
     if (!this.options.grants.subscribe.some((granted) => subjectFits(granted, pattern)))
       throw new BusError('DENIED', `${this.identity} may not subscribe to ${pattern}`)
-    const subscription: NatsSubscription = this.nats.subscribe(pattern, {
-      callback: (error, message) => {
-        if (error) this.options.log.error({ err: error, pattern }, 'the server refused a subscription')
-        else receive(busMessage(message))
-      },
-    })
+    const subscription = this.listen(pattern, receive)
     return { unsubscribe: () => subscription.unsubscribe() }
   }
 
   request(subject: string, payload: Uint8Array, options: { timeoutMs: number }): Promise<BusMessage> {
     return new Promise((resolve, reject) => {
+      if (this.requests.size >= REQUESTS_MAX) throw new BusError('OVERLOADED', `${REQUESTS_MAX} requests outstanding`)
       const replyTo = `${this.inbox}.request.${this.nextRequest++}`
+      this.publish(subject, payload, { replyTo })
+      // Nothing is delivered before the present turn ends.
       const timer = setTimeout(() => {
         this.requests.delete(replyTo)
         reject(new BusError('TIMEOUT', `no answer on ${subject} in ${options.timeoutMs} ms`))
       }, options.timeoutMs)
-      this.requests.set(replyTo, { resolve, reject, timer })
-      try {
-        this.publish(subject, payload, { replyTo })
-      } catch (error) {
-        this.requests.delete(replyTo)
-        clearTimeout(timer)
-        reject(error)
-      }
+      this.requests.set(replyTo, { subject, resolve, reject, timer })
     })
   }
 
@@ -128,63 +158,119 @@ export class NatsBus implements Bus {
 
   async close(): Promise<void> {
     if (this.closed) return
+    const wasConnected = this.connected
     this.closed = true
-    this.connected = false
+    this.up = false
     this.failRequests('CLOSED', 'the connection was closed')
-    // What was published before goes out; a server that does not answer must not hold us up.
-    await Promise.race([this.nats.flush().catch(() => undefined), new Promise((resolve) => setTimeout(resolve, 500))])
-    await this.nats.close()
+    if (wasConnected) await Promise.race([this.nats.flush().catch(() => undefined), pause(CLOSE_MS)])
+    // Waits for a write that a dead server never takes.
+    const closing = this.nats.close()
+    await Promise.race([closing, pause(CLOSE_MS)])
+    this.socket?.destroy()
+    await closing
     this.tell()
   }
 
   private begin(): void {
-    this.nats.subscribe(`${this.inbox}.request.*`, {
-      callback: (_error, message) => {
-        const request = this.requests.get(message.subject)
-        if (!request) return // Late, or a second answer.
-        this.requests.delete(message.subject)
-        clearTimeout(request.timer)
-        const received = busMessage(message)
-        if (received.noResponders) request.reject(new BusError('NO_RESPONDERS', 'nobody listens on the subject'))
-        else request.resolve(received)
-      },
+    this.listen(`${this.inbox}.request.*`, (message) => {
+      const request = this.requests.get(message.subject)
+      if (!request) return // Late, or a second answer.
+      this.requests.delete(message.subject)
+      clearTimeout(request.timer)
+      if (message.noResponders) request.reject(new BusError('NO_RESPONDERS', 'nobody listens on the subject'))
+      else request.resolve(message)
     })
-    this.connected = true
+    this.up = true
     this.epoch = 1
     void this.followStatus()
+  }
+
+  private listen(pattern: string, receive: (message: BusMessage) => void): NatsSubscription {
+    return this.nats.subscribe(pattern, {
+      callback: (error, message) => {
+        if (error) return this.options.log.error({ err: error, pattern }, 'the server refused a subscription')
+        if (this.closed) return
+        try {
+          receive(busMessage(message))
+        } catch (bug) {
+          // A bug of the receiver. Thrown from here it would quietly end the library's reading of the socket: be as loud
+          // as can be instead, and let the messages of others come.
+          setImmediate(() => {
+            throw bug
+          })
+        }
+      },
+    })
   }
 
   private async followStatus(): Promise<void> {
     const { log } = this.options
     for await (const status of this.nats.status()) {
-      if (status.type === 'disconnect') {
-        this.connected = false
-        this.failRequests('CONNECTION_LOST', 'the connection was lost before the answer')
-        log.warn({ server: status.server }, 'NATS connection lost')
-        this.tell()
-      } else if (status.type === 'reconnect') {
-        this.connected = true
-        this.epoch++
-        log.info({ server: status.server, epoch: this.epoch }, 'NATS connection restored')
-        this.tell()
-      } else if (status.type === 'error') log.error({ err: status.error }, 'NATS server reports an error')
-      else if (status.type === 'slowConsumer') log.error({ pending: status.pending }, 'we read too slowly')
+      switch (status.type) {
+        case 'staleConnection':
+          this.leaveHungServer()
+          break
+        case 'disconnect':
+          this.up = false
+          this.backOff.restart()
+          this.failRequests('CONNECTION_LOST', 'the connection was lost before the answer')
+          log.warn({ server: status.server }, 'NATS connection lost')
+          this.tell()
+          break
+        case 'reconnect':
+          this.up = true
+          this.epoch++
+          log.info({ server: status.server, epoch: this.epoch }, 'NATS connection restored')
+          this.tell()
+          break
+        case 'error':
+          this.serverError(status.error)
+          break
+      }
     }
     if (this.closed) return
-    // The library has given up (credentials revoked): nothing comes of this connection any more.
+    // The library ended by itself, which it should not: nothing comes of this connection any more.
     this.closed = true
-    this.connected = false
-    this.failRequests('CLOSED', 'the server ended the connection for good')
-    log.error({ identity: this.identity }, 'NATS connection ended for good: are the credentials revoked?')
+    this.up = false
+    this.failRequests('CLOSED', 'the connection ended for good')
+    log.error({ identity: this.identity }, 'NATS connection ended for good')
     this.tell()
   }
 
+  private leaveHungServer(): void {
+    // It still takes connections (the kernel does): try it last.
+    const { servers } = this.options
+    const at = servers.indexOf(this.nats.getServer())
+    if (at >= 0) this.nats.setServers([...servers.slice(at + 1), ...servers.slice(0, at + 1)])
+    // The library now waits until its last write is taken, which a hung server with a full socket never does.
+    this.socket?.destroy()
+  }
+
+  private serverError(error: Error): void {
+    const { log } = this.options
+    if (error instanceof errors.PermissionViolationError) {
+      log.error({ operation: error.operation, subject: error.subject }, 'the server denies what our grants allow')
+      if (error.operation === 'publish')
+        for (const [replyTo, request] of this.requests)
+          if (request.subject === error.subject)
+            this.fail(replyTo, new BusError('DENIED', `the server: ${error.message}`))
+    } else if (error instanceof errors.AuthorizationError) {
+      // Comes again with each attempt to connect.
+      if (this.backOff.firstRefusal())
+        log.error({ err: error, identity: this.identity }, 'NATS refuses our credentials: revoked?')
+    } else log.error({ err: error }, 'the NATS server reports an error')
+  }
+
   private failRequests(code: 'CLOSED' | 'CONNECTION_LOST', text: string): void {
-    for (const request of this.requests.values()) {
-      clearTimeout(request.timer)
-      request.reject(new BusError(code, text))
-    }
-    this.requests.clear()
+    for (const replyTo of [...this.requests.keys()]) this.fail(replyTo, new BusError(code, text))
+  }
+
+  private fail(replyTo: string, error: BusError): void {
+    const request = this.requests.get(replyTo)
+    if (!request) return
+    this.requests.delete(replyTo)
+    clearTimeout(request.timer)
+    request.reject(error)
   }
 
   private tell(): void {
@@ -194,14 +280,83 @@ export class NatsBus implements Bus {
   private mayPublish(subject: string): boolean {
     const { publish, allowResponses } = this.options.grants
     // Whether an answer is still allowed only the server knows; it refuses the rest.
-    return publish.some((pattern) => subjectFits(pattern, subject)) || (allowResponses !== undefined && subject.includes('.inbox.'))
+    return (
+      publish.some((pattern) => subjectFits(pattern, subject)) ||
+      (allowResponses !== undefined && subject.includes('.inbox.'))
+    )
   }
 
   private sendBufferBytes(): number {
-    // Not part of the library's interface: if it moves, the bound is lost and nothing else.
-    const inner = this.nats as unknown as { protocol?: { transport?: { socket?: { writableLength?: number } } } }
-    return inner.protocol?.transport?.socket?.writableLength ?? 0
+    return this.socket?.writableLength ?? 0
   }
+
+  private get socket() {
+    return this.inner.protocol?.transport?.socket
+  }
+
+  /**
+   * Not part of the library's interface (tests here notice if it moves). Without it a bound is lost, a hung server is
+   * left later, and a message may be taken in the moment in which the connection breaks.
+   */
+  private get inner(): { protocol?: { connected?: boolean; transport?: { socket?: import('node:net').Socket } } } {
+    return this.nats as never
+  }
+}
+
+function connectionOptions(
+  options: NatsBusOptions,
+  backOff: BackOff,
+): ConnectionOptions & { ignoreAuthErrorAbort: boolean } {
+  return {
+    servers: options.servers,
+    name: options.identity,
+    authenticator: credsAuthenticator(options.credentials),
+    inboxPrefix: `${options.inbox}.nats`,
+    noRandomize: true,
+    ignoreClusterUpdates: true,
+    maxReconnectAttempts: -1,
+    reconnectDelayHandler: () => backOff.nextMs(),
+    // Else two refusals in a row, also "authentication timeout" of a machine that stood still, end it for good.
+    ignoreAuthErrorAbort: true,
+    pingInterval: options.pingMs ?? PING_MS,
+    maxPingOut: PINGS_OUT_MAX,
+    timeout: CONNECT_MS,
+    ...(options.ca ? { tls: { ca: options.ca } } : {}),
+  }
+}
+
+/** How long to wait before the next attempt: about a quarter of the time since the loss, within bounds, with jitter. */
+class BackOff {
+  private sinceMs = performance.now()
+  private refused = false
+
+  restart(): void {
+    this.sinceMs = performance.now()
+    this.refused = false
+  }
+
+  nextMs(): number {
+    const wanted = (performance.now() - this.sinceMs) / 4
+    return Math.min(RECONNECT_MS_MAX, Math.max(RECONNECT_MS, wanted)) * (0.75 + Math.random() / 2)
+  }
+
+  firstRefusal(): boolean {
+    const first = !this.refused
+    this.refused = true
+    return first
+  }
+}
+
+function pause(delayMs: number, signal?: AbortSignal): Promise<void> {
+  return new Promise((resolve) => {
+    const timer = setTimeout(done, delayMs)
+    signal?.addEventListener('abort', done, { once: true })
+    function done() {
+      clearTimeout(timer)
+      signal?.removeEventListener('abort', done)
+      resolve()
+    }
+  })
 }
 
 function busMessage(message: Msg): BusMessage {

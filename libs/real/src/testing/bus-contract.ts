@@ -40,7 +40,11 @@ const answererGrants = (identity: string, max: number): Grants => ({
 })
 
 /** What every `Bus` body must do while nothing fails. What happens when connections break is the business of each. */
-export function busContract(name: string, make: () => Promise<BusHarness>, options: { skip?: string | false } = {}): void {
+export function busContract(
+  name: string,
+  make: () => Promise<BusHarness>,
+  options: { skip?: string | false } = {},
+): void {
   const it = (title: string, run: (t: Stage) => Promise<void>) =>
     test(title, async () => {
       const harness = await make()
@@ -127,7 +131,10 @@ export function busContract(name: string, make: () => Promise<BusHarness>, optio
       await t.settle()
       a.publish('beat.x', bytes('alive'))
       await t.settle()
-      assert.deepEqual(heard.map((list) => list.map((m) => text(m.payload))), [['alive'], ['alive'], ['alive']])
+      assert.deepEqual(
+        heard.map((list) => list.map((m) => text(m.payload))),
+        [['alive'], ['alive'], ['alive']],
+      )
       heard[0]?.[0]?.payload.fill(0)
       assert.equal(text(heard[1]?.[0]?.payload as Uint8Array), 'alive')
       assert.equal(text(heard[2]?.[0]?.payload as Uint8Array), 'alive')
@@ -143,13 +150,19 @@ export function busContract(name: string, make: () => Promise<BusHarness>, optio
       const answers = await t.run(
         Promise.all(['x', 'y', 'z'].map((body) => a.request(subject('b', 'a'), bytes(body), { timeoutMs: LONG_MS }))),
       )
-      assert.deepEqual(answers.map((m) => text(m.payload)), ['first x', 'first y', 'first z'])
+      assert.deepEqual(
+        answers.map((m) => text(m.payload)),
+        ['first x', 'first y', 'first z'],
+      )
     })
 
     it('tells at once that nobody listens: it did not happen', async (t) => {
       const a = await t.connect('a')
       await t.settle()
-      const error = await t.failure(a.request(subject('nobody', 'a'), bytes('x'), { timeoutMs: LONG_MS }), 'NO_RESPONDERS')
+      const error = await t.failure(
+        a.request(subject('nobody', 'a'), bytes('x'), { timeoutMs: LONG_MS }),
+        'NO_RESPONDERS',
+      )
       assert.equal(error.outcome, 'not-applied')
     })
 
@@ -168,7 +181,10 @@ export function busContract(name: string, make: () => Promise<BusHarness>, optio
       await t.settle()
       a.publish(subject('b', 'a'), bytes('y'), { replyTo: `${a.inbox}.c1.18` })
       await t.settle()
-      assert.deepEqual(heard.map((m) => text(m.payload)), ['y'])
+      assert.deepEqual(
+        heard.map((m) => text(m.payload)),
+        ['y'],
+      )
       assert.equal(word.length, 1)
       // An answer may be empty and is none of the broker's words.
       b.publish(`${a.inbox}.c1.18`, new Uint8Array(0))
@@ -202,12 +218,23 @@ export function busContract(name: string, make: () => Promise<BusHarness>, optio
       assert.equal(error.outcome, 'not-applied')
       a.publish(subject('b', 'a'), bytes('own'))
       await t.settle()
-      assert.deepEqual(heard.map((m) => text(m.payload)), ['own'])
+      assert.deepEqual(
+        heard.map((m) => text(m.payload)),
+        ['own'],
+      )
     })
 
     it('lets nobody hear what is not for it', async (t) => {
       const [a, b] = [await t.connect('a'), await t.connect('b')]
-      for (const pattern of [`${b.inbox}.>`, `${ROOT}.inbox.>`, `${ROOT}.inbox.*.i1.>`, served('b'), `${ROOT}.to.*.from.*.*`, '>', '*.*.>'])
+      for (const pattern of [
+        `${b.inbox}.>`,
+        `${ROOT}.inbox.>`,
+        `${ROOT}.inbox.*.i1.>`,
+        served('b'),
+        `${ROOT}.to.*.from.*.*`,
+        '>',
+        '*.*.>',
+      ])
         t.refused('DENIED', () => a.subscribe(pattern, () => assert.fail('heard')))
       // What is narrower than what is granted will do.
       const own = t.listen(a, `${a.inbox}.request.5`)
@@ -216,8 +243,14 @@ export function busContract(name: string, make: () => Promise<BusHarness>, optio
       b.publish(`${a.inbox}.request.5`, bytes('for a'))
       a.publish(`${b.inbox}.c1.1`, bytes('for b'))
       await t.settle()
-      assert.deepEqual(own.map((m) => text(m.payload)), ['for a'])
-      assert.deepEqual(answers.map((m) => text(m.payload)), ['for b'])
+      assert.deepEqual(
+        own.map((m) => text(m.payload)),
+        ['for a'],
+      )
+      assert.deepEqual(
+        answers.map((m) => text(m.payload)),
+        ['for b'],
+      )
     })
 
     it('lets who may only answer do so, and so often', async (t) => {
@@ -243,7 +276,10 @@ export function busContract(name: string, make: () => Promise<BusHarness>, optio
       attempt(`${a.inbox}.c1.1`, 'two')
       attempt(`${a.inbox}.c1.1`, 'three')
       await t.settle()
-      assert.deepEqual(word.map((m) => text(m.payload)), ['one', 'two'])
+      assert.deepEqual(
+        word.map((m) => text(m.payload)),
+        ['one', 'two'],
+      )
     })
 
     it('takes payloads up to its limit', async (t) => {
@@ -254,9 +290,15 @@ export function busContract(name: string, make: () => Promise<BusHarness>, optio
       largest[largest.length - 1] = 9
       a.publish(subject('b', 'a'), largest)
       t.refused('PAYLOAD_TOO_LARGE', () => a.publish(subject('b', 'a'), new Uint8Array(a.payloadBytesMax + 1)))
-      await t.failure(a.request(subject('b', 'a'), new Uint8Array(a.payloadBytesMax + 1), { timeoutMs: LONG_MS }), 'PAYLOAD_TOO_LARGE')
+      await t.failure(
+        a.request(subject('b', 'a'), new Uint8Array(a.payloadBytesMax + 1), { timeoutMs: LONG_MS }),
+        'PAYLOAD_TOO_LARGE',
+      )
       await t.settle()
-      assert.deepEqual(heard.map((m) => [m.payload.length, m.payload.at(-1)]), [[largest.length, 9]])
+      assert.deepEqual(
+        heard.map((m) => [m.payload.length, m.payload.at(-1)]),
+        [[largest.length, 9]],
+      )
     })
 
     it('refuses what is no subject', async (t) => {
@@ -269,7 +311,10 @@ export function busContract(name: string, make: () => Promise<BusHarness>, optio
       const heard = t.listen(a, 'fine')
       a.publish('fine', bytes('still there'))
       await t.settle()
-      assert.deepEqual(heard.map((m) => text(m.payload)), ['still there'])
+      assert.deepEqual(
+        heard.map((m) => text(m.payload)),
+        ['still there'],
+      )
     })
 
     it('calls nobody who has unsubscribed, also from within', async (t) => {
@@ -287,7 +332,10 @@ export function busContract(name: string, make: () => Promise<BusHarness>, optio
       a.publish(subject('b', 'a'), bytes('4'))
       await t.settle()
       assert.deepEqual(leaves, ['1', '2'])
-      assert.deepEqual(stays.map((m) => text(m.payload)), ['1', '2', '3', '4'])
+      assert.deepEqual(
+        stays.map((m) => text(m.payload)),
+        ['1', '2', '3', '4'],
+      )
     })
 
     it('has nobody to ask once the last one has unsubscribed', async (t) => {
@@ -325,7 +373,11 @@ export function busContract(name: string, make: () => Promise<BusHarness>, optio
     })
 
     it('tells two connections of one identity apart by their inboxes', async (t) => {
-      const [a1, a2, b] = [await t.connect('a'), await t.connect('a', grantsOf('a'), `${ROOT}.inbox.a.i2`), await t.connect('b')]
+      const [a1, a2, b] = [
+        await t.connect('a'),
+        await t.connect('a', grantsOf('a'), `${ROOT}.inbox.a.i2`),
+        await t.connect('b'),
+      ]
       b.subscribe(served('b'), (message) => b.publish(message.replyTo as string, message.payload))
       await t.settle()
       const answers = await t.run(
@@ -334,7 +386,10 @@ export function busContract(name: string, make: () => Promise<BusHarness>, optio
           a2.request(subject('b', 'a'), bytes('two'), { timeoutMs: LONG_MS }),
         ]),
       )
-      assert.deepEqual(answers.map((m) => text(m.payload)), ['one', 'two'])
+      assert.deepEqual(
+        answers.map((m) => text(m.payload)),
+        ['one', 'two'],
+      )
     })
   })
 }
@@ -372,7 +427,12 @@ class Stage {
   }
 
   async failure(promise: Promise<unknown>, code: BusErrorCode): Promise<BusError> {
-    const error = await this.run(promise.then(() => assert.fail(`expected ${code}`), (e: unknown) => e))
+    const error = await this.run(
+      promise.then(
+        () => assert.fail(`expected ${code}`),
+        (e: unknown) => e,
+      ),
+    )
     assert.ok(error instanceof BusError, String(error))
     assert.equal(error.code, code)
     return error
