@@ -48,6 +48,11 @@ export interface ContainerdOptions {
    * background. Those that were imported already are left out.
    */
   archives?: readonly string[]
+  /**
+   * The archives after the first are imported when this has settled (a node's start has better to do), or when a pod asks
+   * for an image that is not there. Default: at once.
+   */
+  importAfter?: Promise<unknown>
   sandboxImage?: string
   log: Log
 }
@@ -74,7 +79,8 @@ export async function startContainerd(options: ContainerdOptions): Promise<Conta
 class Supervisor implements Containerd {
   readonly socketPath: string
   readonly runtime: CriRuntime
-  imported: Promise<void> = Promise.resolve()
+  readonly imported: Promise<void>
+  private importNow: () => void = () => undefined
   private child: ChildProcess | undefined
   private stopping = false
   private ended: Promise<void> = Promise.resolve()
@@ -99,8 +105,17 @@ class Supervisor implements Containerd {
       socketPath: this.socketPath,
       cgroupParent: options.cgroupParent,
       writeNetwork: (podCidr) => this.writeNetwork(podCidr),
+      beforePull: () => {
+        this.importNow()
+        return this.imported
+      },
       snapshotter: this.snapshotter,
     })
+    const due = new Promise<void>((resolve) => {
+      this.importNow = resolve
+    })
+    this.imported = due.then(() => this.importArchives((options.archives ?? []).slice(1)))
+    this.imported.catch((error: unknown) => this.log.error({ err: error }, 'an image could not be imported'))
   }
 
   get pid(): number | undefined {
@@ -122,14 +137,14 @@ class Supervisor implements Containerd {
       }
       await new Promise((resolve) => setTimeout(resolve, 10))
     }
-    const [first, ...others] = this.options.archives ?? []
-    if (first !== undefined) await this.importArchives([first])
-    this.imported = this.importArchives(others)
-    this.imported.catch((error: unknown) => this.log.error({ err: error }, 'an image could not be imported'))
+    const { archives = [], importAfter = Promise.resolve() } = this.options
+    await this.importArchives(archives.slice(0, 1))
+    void importAfter.then(this.importNow, this.importNow)
   }
 
   async stop(): Promise<void> {
     this.stopping = true
+    this.importNow()
     await this.imported.catch(() => {})
     await this.runtime.close()
     this.child?.kill('SIGTERM')
@@ -198,6 +213,7 @@ class Supervisor implements Containerd {
   private async importArchives(files: readonly string[]): Promise<void> {
     const known = readRecord(this.paths.imported)
     for (const file of files) {
+      if (this.stopping) return
       const { size, mtimeMs } = statSync(file)
       const mark = `${size} ${mtimeMs}`
       if (known[file] === mark) continue

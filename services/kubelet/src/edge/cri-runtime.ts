@@ -49,6 +49,8 @@ export interface CriRuntimeOptions {
   cgroupParent: string
   /** Called by `configureNetwork`: writes the CNI configuration that the runtime reads. */
   writeNetwork?: (podCidr: string) => void
+  /** Images that are on their way without a registry: waited for before one is asked. */
+  beforePull?: () => Promise<void>
   /** `native` where the file system can't do overlays; for `ctr`. */
   snapshotter?: string
 }
@@ -173,6 +175,9 @@ export class CriRuntime implements ContainerRuntime {
   }
 
   async pullImage(name: string, { credentials }: ImageUse = {}): Promise<ImageInfo> {
+    await this.options.beforePull?.()
+    const imported = await this.image(name)
+    if (imported && imported.digests.length === 0) return imported
     try {
       await this.client.callImages(
         'PullImage',
