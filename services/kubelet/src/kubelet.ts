@@ -20,6 +20,7 @@ const LOGS_PERIOD_MS = 10_000
 /** A container's log file; one older one is kept beside it. */
 const LOG_BYTES_MAX = 10 * 1024 * 1024
 const STARTS_AT_ONCE = 8
+const PULLS_AT_ONCE = 5
 const RETRY_MS = 500
 /** Most pods of a node, as Kubernetes has it. */
 const PODS_MAX = 110
@@ -159,6 +160,7 @@ class Kubelet implements KubeletHandle {
       objects: new ObjectCache(world, client),
       services: this.services,
       limiter: new Limiter(STARTS_AT_ONCE),
+      pulls: new Limiter(PULLS_AT_ONCE),
       hostDns,
       allocatable: this.allocatable,
       nodeMemoryBytes: capacity.memoryBytes,

@@ -6,8 +6,6 @@ export interface PodMemory {
   admission: 'waiting' | 'admitted' | AdmissionRefusal
   /** The volumes' directories on the host, by volume name, once they are there. */
   volumes: ReadonlyMap<string, string> | undefined
-  /** The pod's own /etc/hosts on the host. */
-  hostsPath: string | undefined
   /** Operations that run, by `actionKey`. */
   inFlight: Set<string>
   /** Operations that failed and are not to be repeated before their time. By `actionKey`. */
@@ -50,7 +48,6 @@ export function newPodMemory(): PodMemory {
   return {
     admission: 'waiting',
     volumes: undefined,
-    hostsPath: undefined,
     inFlight: new Set(),
     failures: new Map(),
     probes: new Map(),

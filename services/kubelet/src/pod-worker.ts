@@ -13,6 +13,7 @@ import { Prober, type ProbeKind, runHandler } from './probes.js'
 import { type AdmissionRefusal, type Allocatable, quantity } from './resources.js'
 import {
   type ContainerRuntime,
+  type ContainerSpec,
   type ContainerState,
   type DnsConfig,
   type ImageInfo,
@@ -20,6 +21,7 @@ import {
   type PodIdentity,
   type RuntimeContents,
   RuntimeError,
+  type SandboxSpec,
 } from './runtime.js'
 
 /** What all pods of one kubelet share. */
@@ -33,7 +35,9 @@ export interface PodWorkerContext {
   events: EventRecorder
   objects: ObjectCache
   services: Lister<ServiceView>
+  /** Starts of sandboxes and containers, and pulls of images. */
   limiter: Limiter
+  pulls: Limiter
   hostDns: DnsConfig
   allocatable: Allocatable
   nodeMemoryBytes: number
@@ -297,6 +301,8 @@ export class PodWorker {
         this.probers.delete(id)
       }
     for (const id of memory.probes.keys()) if (!running.has(id)) memory.probes.delete(id)
+    for (const key of memory.failures.keys())
+      if (key.startsWith('stop-container ') && !running.has(key.split(' ')[1] ?? '')) memory.failures.delete(key)
     for (const id of memory.stops.keys()) if (!running.has(id)) memory.stops.delete(id)
     for (const id of memory.stoppedSandboxes)
       if (!this.contents.sandboxes.some((sandbox) => sandbox.id === id)) memory.stoppedSandboxes.delete(id)
@@ -339,9 +345,8 @@ export class PodWorker {
     const { limiter } = this.context
     if (action.kind === 'stop-container') this.memory.stops.set(action.id, action.deadlineMs)
     // Ending takes as long as its grace and must not wait for others that start.
-    const limited = action.kind === 'start-sandbox' || action.kind === 'start-container'
     const run = () => this.carryOut(action)
-    this.inBackground(actionKey(action), limited ? () => limiter.run(run) : run, action)
+    this.inBackground(actionKey(action), action.kind === 'start-sandbox' ? () => limiter.run(run) : run, action)
   }
 
   private inBackground(key: string, run: () => Promise<void>, action?: PodAction): void {
@@ -514,7 +519,7 @@ export class PodWorker {
   // ---------------------------------------------------------------------------------------------------------- containers
 
   private async startContainer(action: PodAction & { kind: 'start-container' }): Promise<void> {
-    const { runtime, host, hostDns, nodeMemoryBytes } = this.context
+    const { host, hostDns, nodeMemoryBytes, limiter } = this.context
     const pod = this.mustPod()
     const container = [...(pod.spec.initContainers ?? []), ...pod.spec.containers].find(
       (one) => one.name === action.name,
@@ -523,48 +528,51 @@ export class PodWorker {
     if (!container || !sandbox) throw new StartError('PodGone', `no container or sandbox for ${action.name}`, SOON)
     const image = await this.ensureImage(pod, container)
     const context = await this.podContext(pod)
-    if (!pod.spec.hostNetwork && sandbox.ip !== undefined && this.memory.hostsPath === undefined) {
-      const directory = `${host.podDirectory(this.identity.uid)}/etc`
-      await host.writeFiles(directory, [
-        { path: 'hosts', bytes: new TextEncoder().encode(hostsFile(pod, sandbox.ip)), mode: 0o644 },
-      ])
-      this.memory.hostsPath = `${directory}/hosts`
-    }
+    const hostsPath = pod.spec.hostNetwork ? undefined : await this.writeHosts(pod, sandbox.ip)
     const spec = await containerSpecOf(container, context, {
       host,
       volumes: this.memory.volumes ?? new Map(),
-      hostsPath: pod.spec.hostNetwork ? undefined : this.memory.hostsPath,
+      hostsPath,
       attempt: action.attempt,
       backoffMs: action.backoffMs,
       imageId: image.id,
       nodeMemoryBytes,
     })
+    const made = sandboxSpecOf(pod, sandbox.attempt, host, hostDns)
+    // Only this is limited: pulls and hooks may take long, and must not keep other pods from starting.
+    const id = await limiter.run(() => this.createAndStart(action.sandboxId, spec, made))
+    await this.postStart(container, id, sandbox.ip)
+  }
+
+  /** The pod's own /etc/hosts; its path on the host. A new sandbox has a new address. */
+  private async writeHosts(pod: Pod, ip: string | undefined): Promise<string | undefined> {
+    if (ip === undefined) return undefined
+    const { host } = this.context
+    const directory = `${host.podDirectory(this.identity.uid)}/etc`
+    const bytes = new TextEncoder().encode(hostsFile(pod, ip))
+    await host.writeFiles(directory, [{ path: 'hosts', bytes, mode: 0o644 }])
+    return `${directory}/hosts`
+  }
+
+  private async createAndStart(sandboxId: string, spec: ContainerSpec, sandbox: SandboxSpec): Promise<string> {
+    const { runtime } = this.context
+    const delays = { first: 1000, longest: 30_000 }
     this.mustGoOn()
     let id: string
     try {
-      id = await runtime.createContainer(action.sandboxId, spec, sandboxSpecOf(pod, sandbox.attempt, host, hostDns))
+      id = await runtime.createContainer(sandboxId, spec, sandbox)
     } catch (error) {
-      throw new StartError(
-        'CreateContainerError',
-        (error as Error).message,
-        { first: 1000, longest: 30_000 },
-        { cause: error },
-      )
+      throw new StartError('CreateContainerError', (error as Error).message, delays, { cause: error })
     }
-    this.event('Normal', 'Created', `Created container: ${container.name}`)
+    this.event('Normal', 'Created', `Created container: ${spec.name}`)
     this.mustGoOn()
     try {
       await runtime.startContainer(id)
     } catch (error) {
-      throw new StartError(
-        'RunContainerError',
-        (error as Error).message,
-        { first: 1000, longest: 30_000 },
-        { cause: error },
-      )
+      throw new StartError('RunContainerError', (error as Error).message, delays, { cause: error })
     }
-    this.event('Normal', 'Started', `Started container ${container.name}`)
-    await this.postStart(container, id, sandbox.ip)
+    this.event('Normal', 'Started', `Started container ${spec.name}`)
+    return id
   }
 
   /** The kubelet was stopped, or the pod deleted: nothing is to be started any more, whatever was begun. */
@@ -645,7 +653,8 @@ export class PodWorker {
     this.event('Normal', 'Pulling', `Pulling image "${name}"`)
     const startMs = this.context.world.clock.monotonicMs()
     try {
-      const image = await runtime.pullImage(name, { ...use, ...(await this.credentials(pod, name)) })
+      const wanted = { ...use, ...(await this.credentials(pod, name)) }
+      const image = await this.context.pulls.run(() => runtime.pullImage(name, wanted))
       const tookMs = Math.round(this.context.world.clock.monotonicMs() - startMs)
       this.event(
         'Normal',
