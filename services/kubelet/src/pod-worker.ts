@@ -632,14 +632,7 @@ export class PodWorker {
     try {
       present = await runtime.image(name, use)
     } catch (error) {
-      if (error instanceof RuntimeError && error.code === 'IMAGE_NAME')
-        throw new StartError(
-          'InvalidImageName',
-          `Failed to apply default image tag "${name}": ${error.message}`,
-          PULL_DELAYS,
-          { cause: error },
-        )
-      throw error
+      throw invalidName(name, error)
     }
     if (present && isAtHand(present, policy)) {
       this.event('Normal', 'Pulled', `Container image "${name}" already present on machine`)
@@ -664,6 +657,7 @@ export class PodWorker {
       return image
     } catch (error) {
       if (error instanceof RuntimeError && error.code === 'UNAVAILABLE') throw error
+      if (error instanceof RuntimeError && error.code === 'IMAGE_NAME') throw invalidName(name, error)
       throw new StartError('ErrImagePull', `Failed to pull image "${name}": ${(error as Error).message}`, PULL_DELAYS, {
         cause: error,
       })
@@ -732,6 +726,13 @@ function credentialsIn(
     // Not a docker configuration: the pull itself will say what it lacks.
   }
   return undefined
+}
+
+/** The error itself, unless the name of the image is what is wrong. */
+function invalidName(image: string, error: unknown): unknown {
+  if (!(error instanceof RuntimeError && error.code === 'IMAGE_NAME')) return error
+  const text = `Failed to apply default image tag "${image}": ${error.message}`
+  return new StartError('InvalidImageName', text, PULL_DELAYS, { cause: error })
 }
 
 const isExpected = (error: unknown) =>

@@ -186,6 +186,8 @@ export class CriRuntime implements ContainerRuntime {
       )
     } catch (error) {
       if (!(error instanceof RuntimeError) || error.code === 'UNAVAILABLE') throw error
+      if (/invalid reference format/.test(error.message))
+        throw new RuntimeError('IMAGE_NAME', error.message, { cause: error })
       throw new RuntimeError('IMAGE_PULL', `${error.message} (without a registry: capstan image import FILE)`, {
         cause: error,
       })
