@@ -55,7 +55,8 @@ describe('the real kubectl', { skip: hasKubectl ? false : 'there is no kubectl o
 
   function kubectl(args: string, input?: string): Promise<Ran> {
     return new Promise((resolve, reject) => {
-      const child = spawn('kubectl', [`--kubeconfig=${https.kubeconfig}`, ...args.split(' ')], { stdio: 'pipe' })
+      const env = { ...process.env, KUBE_EDITOR: 'cat' }
+      const child = spawn('kubectl', [`--kubeconfig=${https.kubeconfig}`, ...args.split(' ')], { stdio: 'pipe', env })
       const ran: Ran = { code: null, out: '', err: '' }
       child.stdout.on('data', (piece: Buffer) => {
         ran.out += piece.toString()
@@ -184,5 +185,121 @@ describe('the real kubectl', { skip: hasKubectl ? false : 'there is no kubectl o
     await ok('delete pod q --force --grace-period=0')
     await refused('get pod q', /NotFound/)
     assert.match((await watch).out, /p +0\/1 +Pending/)
+  })
+
+  test('rollouts: history, undo, restart, wait; deletion that leaves the ReplicaSets', async () => {
+    const web = DEPLOYMENT.replaceAll('nginx', 'web')
+    await ok('create -f -', web)
+    const uid = await ok('get deployment web -o jsonpath={.metadata.uid}')
+    // There are no control loops here: the test does what they would.
+    for (const revision of ['1', '2'])
+      await ok(
+        'create -f -',
+        JSON.stringify({
+          apiVersion: 'apps/v1',
+          kind: 'ReplicaSet',
+          metadata: {
+            name: `web-${revision}`,
+            labels: { app: 'web', 'pod-template-hash': revision },
+            annotations: { 'deployment.kubernetes.io/revision': revision },
+            ownerReferences: [{ apiVersion: 'apps/v1', kind: 'Deployment', name: 'web', uid, controller: true }],
+          },
+          spec: {
+            replicas: 0,
+            selector: { matchLabels: { app: 'web', 'pod-template-hash': revision } },
+            template: {
+              metadata: { labels: { app: 'web', 'pod-template-hash': revision } },
+              spec: { containers: [{ name: 'web', image: `web:${revision}` }] },
+            },
+          },
+        }),
+      )
+    await ok('set image deployment/web web=web:2')
+    await ok('annotate deployment web deployment.kubernetes.io/revision=2')
+    assert.match(await ok('rollout history deployment/web'), /REVISION +CHANGE-CAUSE\n1 +<none>\n2 +<none>/)
+    assert.match(await ok('rollout history deployment/web --revision=1'), /Image:\tweb:1/)
+    await refused('rollout undo deployment/web --to-revision=9', /unable to find specified revision 9 in history/)
+    assert.equal(await ok('rollout undo deployment/web'), 'deployment.apps/web rolled back\n')
+    assert.equal(await ok('get deployment web -o jsonpath={.spec.template.spec.containers[0].image}'), 'web:1')
+    assert.equal(await ok('rollout restart deployment/web'), 'deployment.apps/web restarted\n')
+    assert.match(await ok('get deployment web -o jsonpath={.spec.template.metadata.annotations}'), /restartedAt/)
+    await ok(
+      'patch deployment web --subresource=status --type=merge -p {"status":{"conditions":[{"type":"Available","status":"True"}]}}',
+    )
+    assert.equal(
+      await ok('wait --for=condition=Available deployment/web --timeout=10s'),
+      'deployment.apps/web condition met\n',
+    )
+    assert.match(await ok('get all'), /deployment\.apps\/web[\s\S]*replicaset\.apps\/web-1/)
+    // Without a garbage collector the finalizer stays.
+    await ok('delete deployment web --cascade=orphan --wait=false')
+    assert.equal(await ok('get deployment web -o jsonpath={.metadata.finalizers}'), '["orphan"]')
+    await ok('patch deployment web --type=json -p [{"op":"remove","path":"/metadata/finalizers"}]')
+    await refused('get deployment web', /NotFound/)
+    assert.match(await ok('get replicasets -o name'), /web-1\nreplicaset\.apps\/web-2/)
+    await ok('delete replicaset web-1 web-2')
+    await refused('top pods', /Metrics API not available/)
+  })
+
+  test('events have the columns of Kubernetes', async () => {
+    const event = {
+      apiVersion: 'v1',
+      kind: 'Event',
+      metadata: { name: 'p.1' },
+      involvedObject: { kind: 'Pod', name: 'p', namespace: 'default', fieldPath: 'spec.containers{c}' },
+      type: 'Warning',
+      reason: 'BackOff',
+      message: 'Back-off',
+      source: { component: 'kubelet', host: 'n' },
+      count: 3,
+      firstTimestamp: '2026-01-01T00:00:00Z',
+      lastTimestamp: '2026-01-01T00:00:00Z',
+    }
+    await ok('create -f -', JSON.stringify(event))
+    assert.match(
+      await ok('get events'),
+      /^LAST SEEN +TYPE +REASON +OBJECT +MESSAGE\n\S+ +Warning +BackOff +pod\/p +Back-off\n$/,
+    )
+    assert.match(
+      await ok('get events -o wide'),
+      /^LAST SEEN +TYPE +REASON +OBJECT +SUBOBJECT +SOURCE +MESSAGE +FIRST SEEN +COUNT +NAME\n.* kubelet, n .* 3 +p\.1\n$/,
+    )
+    assert.match(await ok('events'), /Warning +BackOff +Pod\/p +Back-off/)
+    await ok('delete event p.1')
+  })
+
+  test('patch, edit, label, annotate; what is no object', async () => {
+    await ok('create configmap edited --from-literal=x=v')
+    await ok('patch configmap edited -p {"data":{"s":"1"}}')
+    await ok('patch configmap edited --type=merge -p {"data":{"s":null,"m":"1"}}')
+    await ok('patch configmap edited --type=json -p [{"op":"add","path":"/data/j","value":"1"}]')
+    assert.equal(await ok('get configmap edited -o jsonpath={.data}'), '{"j":"1","m":"1","x":"v"}')
+    await refused(
+      'patch configmap edited --type=json -p [{"op":"remove","path":"/data/none"}]',
+      /^The request is invalid: the server rejected our request due to an error in our request: operation 0/,
+    )
+    assert.match((await kubectl('edit configmap edited')).err, /Edit cancelled, no changes made/)
+    await ok('label configmap edited k=v')
+    await refused('label configmap edited k=w', /--overwrite is false/)
+    assert.equal(await ok('label configmap edited k-'), 'configmap/edited unlabeled\n')
+    await ok('annotate configmap edited note=x')
+    await refused('annotate configmap edited BAD/KEY/x=1', /metadata\.annotations: Invalid value: "BAD\/KEY\/x"/)
+    await refused(
+      'create -f -',
+      /strict decoding error: unknown field "datas", unknown field "extra"/,
+      'apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\ndatas: {}\nextra: []\n',
+    )
+    await refused(
+      'create -f -',
+      /no matches for kind "Bogus" in version "v1"/,
+      'apiVersion: v1\nkind: Bogus\nmetadata: {name: c}\n',
+    )
+    await refused(
+      'create -f -',
+      /\* spec\.selector: Required value[\s\S]*\* spec\.template\.spec\.containers: Required value/,
+      'apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: d}\nspec: {}\n',
+    )
+    await ok('create configmap a.b.c --from-literal=x=v')
+    assert.equal(await ok('get configmap a.b.c -o name'), 'configmap/a.b.c\n')
   })
 })

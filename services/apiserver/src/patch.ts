@@ -18,7 +18,7 @@ export function applyPatch(
     if (error.kind === 'malformed') throw badRequest(error.message)
     const text = 'the server rejected our request due to an error in our request'
     throw new ApiError(
-      failure(422, 'Invalid', text, { causes: [{ reason: 'UnexpectedServerResponse', message: error.message }] }),
+      failure(422, 'Invalid', `${text}: ${error.message}`),
     )
   }
 }

@@ -67,12 +67,13 @@ function validateSelector(spec: Json): StatusCause[] {
 function validateWorkload(o: KubeObject): StatusCause[] {
   const spec = specOf(o)
   const causes = [...validateReplicas(spec), ...validateSelector(spec)]
-  if (!isObject(spec['template'])) return [...causes, required('spec.template')]
-  causes.push(...validateTemplate(spec['template'], 'spec.template'))
-  const restart = asObject(spec['template']['spec'])['restartPolicy']
+  // One that is missing is taken for an empty one: Kubernetes then asks for its containers.
+  const template = asObject(spec['template'])
+  causes.push(...validateTemplate(template, 'spec.template'))
+  const restart = asObject(template['spec'])['restartPolicy']
   if (restart !== undefined && restart !== 'Always')
     causes.push(notSupported('spec.template.spec.restartPolicy', restart, ['Always']))
-  if (asObject(spec['template']['spec'])['activeDeadlineSeconds'] !== undefined)
+  if (asObject(template['spec'])['activeDeadlineSeconds'] !== undefined)
     causes.push(
       forbidden('spec.template.spec.activeDeadlineSeconds', 'activeDeadlineSeconds in ReplicaSet is not Supported'),
     )
