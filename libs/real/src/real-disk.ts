@@ -2,8 +2,11 @@ import { mkdir, open as openFile, readdir, readFile, rename, rm, statfs, type Fi
 import { dirname, join } from 'node:path'
 import { type Disk, DiskError, type DiskFile } from '@capstan/actor'
 
-/** A directory of this machine's file system. */
+/** A directory of this machine's file system, through libuv's thread pool. */
 export class RealDisk implements Disk {
+  /** The last replacement of each file that is in work: two at once would share the temporary file. */
+  private readonly replacing = new Map<string, Promise<void>>()
+
   constructor(private readonly root: string) {}
 
   async list(dir: string): Promise<string[]> {
@@ -24,23 +27,21 @@ export class RealDisk implements Disk {
     }
   }
 
-  writeAtomic(path: string, bytes: Uint8Array): Promise<void> {
-    return guarded(`write ${path}`, async () => {
-      const target = this.path(path)
-      await mkdir(dirname(target), { recursive: true })
-      const file = await openFile(`${target}.new`, 'w')
-      try {
-        await file.writeFile(bytes)
-        await file.sync()
-      } finally {
-        await file.close()
-      }
-      await rename(`${target}.new`, target)
-      await syncDirectory(dirname(target))
-    })
+  async writeAtomic(path: string, bytes: Uint8Array): Promise<void> {
+    const target = this.path(path)
+    const before = this.replacing.get(target) ?? Promise.resolve()
+    const replaced = before
+      .catch(() => undefined) // Told to who asked for that one.
+      .then(() => guarded(`write ${path}`, () => replaceFile(target, bytes)))
+    this.replacing.set(target, replaced)
+    const forget = () => {
+      if (this.replacing.get(target) === replaced) this.replacing.delete(target)
+    }
+    replaced.then(forget, forget)
+    await replaced
   }
 
-  open(path: string, options: { preallocateBytes?: number } = {}): Promise<DiskFile> {
+  open(path: string, options: { preallocateBytes?: number } = {}): Promise<RealFile> {
     return guarded(`open ${path}`, async () => {
       const target = this.path(path)
       await mkdir(dirname(target), { recursive: true })
@@ -49,8 +50,7 @@ export class RealDisk implements Disk {
         file = await openFile(target, 'r+')
       } catch (error) {
         if (!isMissing(error)) throw error
-        file = await openFile(target, 'w+')
-        await preallocate(file, options.preallocateBytes ?? 0)
+        file = await make(target, options.preallocateBytes ?? 0)
       }
       return new RealFile(file, (await file.stat()).size, path)
     })
@@ -74,14 +74,43 @@ export class RealDisk implements Disk {
     })
   }
 
-  async freeBytes(): Promise<number> {
-    await mkdir(this.root, { recursive: true })
-    const { bavail, bsize } = await statfs(this.root)
-    return bavail * bsize
+  freeBytes(): Promise<number> {
+    return guarded('look for free space', async () => {
+      await mkdir(this.root, { recursive: true })
+      const { bavail, bsize } = await statfs(this.root)
+      return bavail * bsize
+    })
   }
 
   private path(relative: string): string {
+    if (relative.split('/').includes('..')) throw new DiskError('IO', `leads out of the disk: ${relative}`)
     return join(this.root, relative)
+  }
+}
+
+async function replaceFile(target: string, bytes: Uint8Array): Promise<void> {
+  await mkdir(dirname(target), { recursive: true })
+  const file = await openFile(`${target}.new`, 'w')
+  try {
+    await file.writeFile(bytes)
+    await file.sync()
+  } finally {
+    await file.close()
+  }
+  await rename(`${target}.new`, target)
+  await syncDirectory(dirname(target))
+}
+
+/** Nothing is left of one for which there is not enough space. */
+async function make(target: string, preallocateBytes: number): Promise<FileHandle> {
+  const file = await openFile(target, 'w+')
+  try {
+    await preallocate(file, preallocateBytes)
+    return file
+  } catch (error) {
+    await file.close()
+    await rm(target, { force: true })
+    throw error
   }
 }
 
@@ -89,7 +118,8 @@ const ZEROES = Buffer.alloc(1024 * 1024)
 
 /** Written zeroes, not a hole: the file's blocks exist before the first record, so that a sync has no metadata to write. */
 async function preallocate(file: FileHandle, bytes: number): Promise<void> {
-  for (let at = 0; at < bytes; at += ZEROES.length) await file.write(ZEROES, 0, Math.min(ZEROES.length, bytes - at), at)
+  for (let at = 0; at < bytes; )
+    at += (await file.write(ZEROES, 0, Math.min(ZEROES.length, bytes - at), at)).bytesWritten
   if (bytes > 0) await file.sync()
 }
 
@@ -102,7 +132,7 @@ async function syncDirectory(path: string): Promise<void> {
   }
 }
 
-class RealFile implements DiskFile {
+export class RealFile implements DiskFile {
   /** Writes run one after the other, in the order of the calls; a failed one fails all after it. */
   private last: Promise<void> = Promise.resolve()
 
@@ -128,9 +158,11 @@ class RealFile implements DiskFile {
 
   write(offset: number, bytes: Uint8Array): Promise<void> {
     this.sizeBytes = Math.max(this.sizeBytes, offset + bytes.length)
+    // The caller may use its buffer again.
+    const copy = new Uint8Array(bytes)
     return this.queue(`write ${this.name}`, async () => {
-      let at = 0
-      while (at < bytes.length) at += (await this.file.write(bytes, at, bytes.length - at, offset + at)).bytesWritten
+      for (let at = 0; at < copy.length; )
+        at += (await this.file.write(copy, at, copy.length - at, offset + at)).bytesWritten
     })
   }
 
