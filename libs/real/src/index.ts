@@ -1,5 +1,6 @@
 export { LmdbStateEngine } from './lmdb-engine.js'
 export { MemoryBroker, type MemoryBrokerOptions, MemoryBus } from './memory-bus.js'
+export { MemoryDisk } from './memory-disk.js'
 export { pushAccountJwt } from './nats-admin.js'
 export { NatsBus, type NatsBusOptions } from './nats-bus.js'
 export { RealClock } from './real-clock.js'
