@@ -26,6 +26,7 @@ describe('JSON patch (RFC 6902)', () => {
     ['add into a list', [{ op: 'add', path: '/list/1', value: 9 }], { ...object, list: [1, 9, 2, 3] }],
     ['- is the end of a list', [{ op: 'add', path: '/list/-', value: 9 }], { ...object, list: [1, 2, 3, 9] }],
     ['replace', [{ op: 'replace', path: '/list', value: [] }], { ...object, list: [] }],
+    ['replace of what is not there', [{ op: 'replace', path: '/new~1one', value: 1 }], { ...object, 'new/one': 1 }],
     ['move', [{ op: 'move', from: '/list/0', path: '/list/2' }], { ...object, list: [2, 3, 1] }],
     ['copy', [{ op: 'copy', from: '/list/0', path: '/list/-' }], { ...object, list: [1, 2, 3, 1] }],
     ['a test that holds', [{ op: 'test', path: '/list/0', value: 1 }], object],

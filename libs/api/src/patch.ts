@@ -67,7 +67,7 @@ export function jsonPatch(object: Json, patch: unknown): Json {
       if (operation.op === 'copy')
         copiedBytes += (JSON.stringify(getValueByPointer(document, operation.from)) ?? '').length
       if (copiedBytes > COPIED_BYTES_MAX) throw new Error(`copies of more than ${COPIED_BYTES_MAX} bytes in all`)
-      document = applyOperation(document, operation, true, true, true, i).newDocument
+      document = applyOperation(document, asAdded(document, operation), true, true, true, i).newDocument
     } catch (error) {
       // The library adds the whole document in further lines.
       const text = error instanceof Error ? (error.message.split('\n')[0] as string) : String(error)
@@ -78,6 +78,18 @@ export function jsonPatch(object: Json, patch: unknown): Json {
   if (isTooDeep(document))
     throw new PatchError('invalid', `the patch makes an object that exceeds the max depth of ${DEPTH_MAX}`)
   return document
+}
+
+/**
+ * Kubernetes lets `replace` make a member that an object does not have, against RFC 6902 (its json-patch v4 does not look);
+ * `kubectl rollout undo` needs that where a Deployment has no annotations.
+ */
+function asAdded(document: unknown, operation: Operation): Operation {
+  const at = operation.path.lastIndexOf('/')
+  if (operation.op !== 'replace' || at < 0) return operation
+  const parent: unknown = getValueByPointer(document, operation.path.slice(0, at))
+  const name = operation.path.slice(at + 1).replaceAll('~1', '/').replaceAll('~0', '~')
+  return isObject(parent) && !Object.hasOwn(parent, name) ? { ...operation, op: 'add' } : operation
 }
 
 /** RFC 7386. */

@@ -215,7 +215,6 @@ describe('the real kubectl', { skip: hasKubectl ? false : 'there is no kubectl o
         }),
       )
     await ok('set image deployment/web web=web:2')
-    await ok('annotate deployment web deployment.kubernetes.io/revision=2')
     assert.match(await ok('rollout history deployment/web'), /REVISION +CHANGE-CAUSE\n1 +<none>\n2 +<none>/)
     assert.match(await ok('rollout history deployment/web --revision=1'), /Image:\tweb:1/)
     await refused('rollout undo deployment/web --to-revision=9', /unable to find specified revision 9 in history/)
