@@ -138,7 +138,9 @@ export function busServerConfig(authority: BusAuthority, options: BusServerOptio
   const quote = (value: string) => JSON.stringify(value)
   const account = keyOf(authority.accountSeed).getPublicKey()
   const system = keyOf(authority.systemAccountSeed).getPublicKey()
-  const routes = options.peers.map((peer) => `    "nats-route://capstan:${options.routePassword}@${peer}"`)
+  const routes = options.peers.map(
+    (peer) => `    "nats-route://capstan:${encodeURIComponent(options.routePassword)}@${peer}"`,
+  )
   return `server_name: ${quote(options.name)}
 listen: ${quote(`${options.listen.host}:${options.listen.port}`)}
 # A slow or dead peer must be noticed in seconds.

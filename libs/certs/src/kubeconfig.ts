@@ -9,13 +9,19 @@ export function kubeconfig(options: {
   client: CertificateAndKey
 }): string {
   const base64 = (text: string) => Buffer.from(text, 'utf8').toString('base64')
-  const { cluster, user } = options
+  // Quoted as JSON: YAML takes bare words like `yes` or `1e3` for something else.
+  const quote = (name: string) => JSON.stringify(name)
+  const [cluster, user, context] = [
+    quote(options.cluster),
+    quote(options.user),
+    quote(`${options.user}@${options.cluster}`),
+  ]
   return `apiVersion: v1
 kind: Config
 clusters:
 - name: ${cluster}
   cluster:
-    server: ${options.server}
+    server: ${quote(options.server)}
     certificate-authority-data: ${base64(options.ca)}
 users:
 - name: ${user}
@@ -23,10 +29,10 @@ users:
     client-certificate-data: ${base64(options.client.cert)}
     client-key-data: ${base64(options.client.key)}
 contexts:
-- name: ${user}@${cluster}
+- name: ${context}
   context:
     cluster: ${cluster}
     user: ${user}
-current-context: ${user}@${cluster}
+current-context: ${context}
 `
 }

@@ -23,7 +23,7 @@ export interface Validity {
 export async function makeCa(commonName: string, validity: Validity): Promise<CertificateAndKey> {
   const keys = await generateKeys()
   const cert = await x509.X509CertificateGenerator.createSelfSigned({
-    name: `CN=${escapeName(commonName)}`,
+    name: nameOf({ CN: commonName }),
     keys,
     signingAlgorithm: ALGORITHM,
     serialNumber: serialNumber(),
@@ -49,7 +49,7 @@ export function makeServerCertificate(
     ...options.dnsNames.map((value) => ({ type: 'dns', value }) as const),
     ...options.ipAddresses.map((value) => ({ type: 'ip', value }) as const),
   ])
-  return issue(ca, `CN=${escapeName(options.commonName)}`, options, [
+  return issue(ca, nameOf({ CN: options.commonName }), options, [
     names,
     // Also as a client: a server that asks another one proves itself with the same certificate.
     new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.serverAuth, x509.ExtendedKeyUsage.clientAuth]),
@@ -61,15 +61,13 @@ export function makeClientCertificate(
   ca: CertificateAndKey,
   options: Validity & { user: string; groups: readonly string[] },
 ): Promise<CertificateAndKey> {
-  const subject = [...options.groups.map((group) => `O=${escapeName(group)}`), `CN=${escapeName(options.user)}`].join(
-    ', ',
-  )
+  const subject = nameOf(...options.groups.map((group) => ({ O: group })), { CN: options.user })
   return issue(ca, subject, options, [new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.clientAuth])])
 }
 
 async function issue(
   ca: CertificateAndKey,
-  subject: string,
+  subject: x509.Name,
   validity: Validity,
   extensions: x509.Extension[],
 ): Promise<CertificateAndKey> {
@@ -84,7 +82,7 @@ async function issue(
   )
   const cert = await x509.X509CertificateGenerator.create({
     subject,
-    issuer: issuer.subject,
+    issuer: issuer.subjectName,
     publicKey: keys.publicKey,
     signingKey: signingKey,
     signingAlgorithm: ALGORITHM,
@@ -127,5 +125,11 @@ const dates = ({ notBeforeMs, notAfterMs }: Validity) => ({
   notAfter: new Date(notAfterMs),
 })
 
-/** RFC 4514. */
-const escapeName = (name: string) => name.replace(/[,+"\\<>;=#]/g, '\\$&')
+/** Not by the library's parser of `CN=…` texts, which loses quotation marks and what looks like hexadecimal. */
+function nameOf(...parts: Record<string, string>[]): x509.Name {
+  return new x509.Name(
+    parts.map((part) =>
+      Object.fromEntries(Object.entries(part).map(([type, value]) => [type, [{ utf8String: value }]])),
+    ),
+  )
+}
