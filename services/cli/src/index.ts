@@ -1,1 +1,3 @@
-export {}
+export { Cluster, type ClusterOptions, type ClusterState } from './cluster.js'
+export { UserError } from './console.js'
+export type { MasterState, NodeState } from './embedded.js'

@@ -139,5 +139,9 @@ export const namesOf = (layout: ClusterLayout) => ({
   cgroup: (machine: string) => `capstan${layout.slot}/${machine}`,
 })
 
+/** What `up` starts: a process group for each machine and the gateway, or one process for all of them. */
+export const processNamesOf = (layout: ClusterLayout): string[] =>
+  layout.bus === 'memory' ? ['embedded'] : ['gateway', ...machineNamesOf(layout)]
+
 /** Masters, then nodes. */
 export const machineNamesOf = (layout: ClusterLayout): string[] => [...layout.masters.map((m) => m.name), ...layout.nodes.map((n) => n.name)]

@@ -1,7 +1,7 @@
 import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { cgroupProcesses, removeCgroup } from './cgroup.js'
-import { type ClusterLayout, machineNamesOf, namesOf, type Places } from './layout.js'
-import { killMachine, signal } from './machines.js'
+import { type ClusterLayout, namesOf, type Places } from './layout.js'
+import { everyProcessName, killMachine, signal } from './machines.js'
 import { mountsBelow, processesNaming, tearDownNetwork } from './network.js'
 import { waitFor } from './process-file.js'
 import { isRoot, run } from './shell.js'
@@ -12,7 +12,7 @@ import { isRoot, run } from './shell.js'
  */
 export async function clearLeftovers(layout: ClusterLayout, places: Places): Promise<string[]> {
   const problems: string[] = []
-  for (const name of ['gateway', ...machineNamesOf(layout)])
+  for (const name of everyProcessName(layout))
     if (!(await killMachine(layout, places, name))) problems.push(`processes of ${name} do not end`)
   // Children that left their group, and whatever an older run of this directory left.
   const ended = await waitFor(() => {

@@ -10,12 +10,13 @@ import { isRoot } from './shell.js'
  * A machine of `capstan up` is one process group (and, with containers, one cgroup). Killing the machine means both;
  * killing its leader alone leaves containers running, as a dead kubelet does.
  */
-export type MachineKind = 'master' | 'node' | 'gateway'
+export type MachineKind = 'master' | 'node' | 'gateway' | 'embedded'
 
 export const MACHINE_NAME_ERROR = (layout: ClusterLayout, name: string) =>
   `there is no machine "${name}"; machines: ${machineNamesOf(layout).join(', ')}`
 
 export function machineKind(layout: ClusterLayout, name: string): MachineKind | undefined {
+  if (name === 'embedded' && layout.bus === 'memory') return 'embedded'
   if (name === 'gateway') return 'gateway'
   if (layout.masters.some((m) => m.name === name)) return 'master'
   if (layout.nodes.some((n) => n.name === name)) return 'node'
@@ -25,6 +26,12 @@ export function machineKind(layout: ClusterLayout, name: string): MachineKind | 
 export function machinePid(places: Places, name: string): number | undefined {
   return liveProcess(places.pidFile(name))
 }
+
+/** Every name that a process of this directory may have, whichever bus it was started with. */
+export const everyProcessName = (layout: ClusterLayout): string[] => ['gateway', 'embedded', ...machineNamesOf(layout)]
+
+export const runningProcesses = (layout: ClusterLayout, places: Places): string[] =>
+  everyProcessName(layout).filter((name) => machinePid(places, name) !== undefined)
 
 /** Starts the machine's process group; a live one is left alone. Returns its leader's id. */
 export function startMachine(layout: ClusterLayout, places: Places, name: string): number {
@@ -53,7 +60,14 @@ export function startMachine(layout: ClusterLayout, places: Places, name: string
 
 // Small young generations: ten processes share one machine, and none of them keeps much.
 function heapFlags(kind: MachineKind): string[] {
-  return kind === 'master' ? ['--max-semi-space-size=8'] : ['--max-semi-space-size=4']
+  switch (kind) {
+    case 'embedded':
+      return ['--max-semi-space-size=16']
+    case 'master':
+      return ['--max-semi-space-size=8']
+    default:
+      return ['--max-semi-space-size=4']
+  }
 }
 
 /** SIGKILL to the process group and to everything in the machine's cgroup, until nothing is left. */

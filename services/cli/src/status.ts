@@ -3,6 +3,7 @@ import { type StoreStatusReply, Subjects } from '@capstan/protocol'
 import { silentLog } from '@capstan/real'
 import pc from 'picocolors'
 import { adminRequest } from './admin-request.js'
+import { readEmbeddedStatus } from './embedded-status.js'
 import { existingLayout } from './layout-file.js'
 import { type ClusterLayout, type MasterLayout, Places } from './layout.js'
 import { machinePid } from './machines.js'
@@ -34,10 +35,14 @@ export interface ClusterStatus {
 const ANSWER_MS = 1500
 
 export async function clusterStatus(layout: ClusterLayout, places: Places): Promise<ClusterStatus> {
-  const [masters, ready] = await Promise.all([masterStatuses(layout, places), readyNodes(layout, places)])
+  const [masters, ready] = await Promise.all([
+    layout.bus === 'memory' ? embeddedMasters(layout, places) : masterStatuses(layout, places),
+    readyNodes(layout, places),
+  ])
+  const nodePid = (name: string) => machinePid(places, layout.bus === 'memory' ? 'embedded' : name) ?? null
   return {
     masters,
-    nodes: layout.nodes.map(({ name }) => ({ name, ready: ready?.has(name) ?? false, pid: machinePid(places, name) ?? null, runtime: layout.runtime })),
+    nodes: layout.nodes.map(({ name }) => ({ name, ready: ready?.has(name) ?? false, pid: nodePid(name), runtime: layout.runtime })),
     bus: layout.bus,
     kubeconfig: places.kubeconfig,
   }
@@ -69,6 +74,26 @@ async function masterStatuses(layout: ClusterLayout, places: Places): Promise<Ma
   caller?.close()
   await world?.bus.close()
   return masters
+}
+
+/** Nobody outside its process hears the in-process bus: that process says who leads, and each API server answers itself. */
+async function embeddedMasters(layout: ClusterLayout, places: Places): Promise<MasterStatus[]> {
+  const pid = machinePid(places, 'embedded') ?? null
+  const told = pid === null ? [] : readEmbeddedStatus(places)
+  return Promise.all(
+    layout.masters.map(async ({ name, apiPort }) => {
+      const answer = await adminRequest(places, { host: '127.0.0.1', port: apiPort, path: '/readyz' }, ANSWER_MS)
+      const state = answer && told.find((one) => one.name === name)
+      return {
+        name,
+        role: state?.role ?? 'down',
+        term: state?.term ?? 0,
+        commitIndex: state?.commitIndex ?? 0,
+        pid,
+        url: `https://127.0.0.1:${apiPort}`,
+      }
+    }),
+  )
 }
 
 /** Names of the Ready nodes as the API states them; undefined: no API server answers. */

@@ -3,9 +3,9 @@ import { createServer } from 'node:net'
 import { Progress, UserError } from './console.js'
 import { provideImages } from './images.js'
 import { existingLayout, readLayout, writeLayout } from './layout-file.js'
-import { type BusKind, type ClusterLayout, layOut, machineNamesOf, Places, type RuntimeKind, SLOTS } from './layout.js'
+import { type BusKind, type ClusterLayout, layOut, machineNamesOf, Places, processNamesOf, type RuntimeKind, SLOTS } from './layout.js'
 import { clearLeftovers } from './leftovers.js'
-import { machinePid, startMachine, stopMachine } from './machines.js'
+import { machinePid, runningProcesses, startMachine, stopMachine } from './machines.js'
 import { networkConflict, setUpNetwork } from './network.js'
 import { provideHost } from './packages.js'
 import { ensurePki } from './pki.js'
@@ -27,6 +27,8 @@ export interface UpOptions {
 const FREE_BYTES_MIN = 512 * 1024 * 1024
 const READY_TIMEOUT_MS = 60_000
 const STOP_TIMEOUT_MS = 8000
+/** All machines end one after the other in it. */
+const EMBEDDED_STOP_TIMEOUT_MS = 20_000
 
 /** Starts a cluster and waits until every node is Ready. Detached, it then returns; else it stays until Ctrl-C. */
 export async function up(options: UpOptions): Promise<void> {
@@ -39,11 +41,10 @@ export async function up(options: UpOptions): Promise<void> {
   )
   const choice = choose(options, host)
   for (const lack of host.lacks) progress.warn(lack)
-  if (choice.bus === 'memory') {
-    progress.warn('in-process bus: all machines live in this one process; machines cannot be killed singly, and the store syncs beside other work')
-    const { runEmbedded } = await import('./embedded.js')
-    return runEmbedded(options, choice.runtime, places, progress)
-  }
+  if (choice.bus === 'memory')
+    progress.warn(
+      'in-process bus: all machines live in one process; they share its event loop, and none can be killed, paused or started singly from outside',
+    )
   checkDisk(options.data)
   const layout = await chooseLayout(options, choice, places)
   await checkPorts(layout)
@@ -59,7 +60,7 @@ export async function up(options: UpOptions): Promise<void> {
     if (layout.runtime === 'containerd') await provideImages(places, (text) => progress.step(text))
     if (layout.isolated) await setUpNetwork(layout)
     progress.step(`starting ${layout.masters.length} masters and ${layout.nodes.length} nodes (${layout.bus} bus, ${layout.runtime} runtime)`)
-    for (const name of [...machineNamesOf(layout), 'gateway']) {
+    for (const name of processNamesOf(layout)) {
       startMachine(layout, places, name)
       started.push(name)
     }
@@ -84,6 +85,7 @@ export async function stop(data: string, progress = new Progress()): Promise<voi
   const layout = existingLayout(places)
   const names = machineNamesOf(layout)
   // Nodes first: while masters live, kubelets can still say goodbye; then all masters at once.
+  await stopMachine(layout, places, 'embedded', EMBEDDED_STOP_TIMEOUT_MS)
   await stopMachine(layout, places, 'gateway', STOP_TIMEOUT_MS)
   await Promise.all(layout.nodes.map((n) => stopMachine(layout, places, n.name, STOP_TIMEOUT_MS)))
   await Promise.all(layout.masters.map((m) => stopMachine(layout, places, m.name, STOP_TIMEOUT_MS)))
@@ -96,7 +98,7 @@ export async function stop(data: string, progress = new Progress()): Promise<voi
 function refuseSecondUp(places: Places): void {
   const layout = readLayout(places)
   if (!layout) return
-  const alive = ['gateway', ...machineNamesOf(layout)].filter((name) => machinePid(places, name) !== undefined)
+  const alive = runningProcesses(layout, places)
   if (alive.length > 0) throw new UserError(`a cluster already runs in ${places.data} (${alive.join(', ')}); npm stop ends it`)
 }
 
@@ -145,7 +147,8 @@ async function freeSlot(): Promise<number> {
 }
 
 async function checkPorts(layout: ClusterLayout): Promise<void> {
-  const ports = [layout.port, ...layout.masters.flatMap((m) => [m.apiPort, m.natsPort, m.natsRoutePort])]
+  const bus = layout.bus === 'nats' ? layout.masters.flatMap((m) => [m.natsPort, m.natsRoutePort]) : []
+  const ports = [layout.port, ...layout.masters.map((m) => m.apiPort), ...bus]
   for (const port of ports) {
     const problem = await new Promise<string | undefined>((resolve) => {
       const probe = createServer()
@@ -159,7 +162,7 @@ async function checkPorts(layout: ClusterLayout): Promise<void> {
 async function awaitReady(layout: ClusterLayout, places: Places, progress: Progress): Promise<void> {
   let told = ''
   const ready = await waitFor(async () => {
-    for (const name of ['gateway', ...machineNamesOf(layout)])
+    for (const name of processNamesOf(layout))
       if (machinePid(places, name) === undefined) throw new UserError(`${name} ended while starting; see ${places.log(name)}`)
     const state = await clusterReady(layout, places)
     if (state.text !== told) progress.step(state.text)
