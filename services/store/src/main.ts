@@ -5,7 +5,7 @@
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { grants, identityToken, Subjects } from '@capstan/protocol'
-import { LmdbStateEngine, NatsBus, RealClock, RealDisk, RealRandom, realLog } from '@capstan/real'
+import { LmdbStateEngine, NatsBus, RealClock, RealRandom, realLog, ThreadedDisk } from '@capstan/real'
 import { type StoreOptions, startStore } from './index.js'
 
 /** The JSON file given on the command line. */
@@ -48,7 +48,7 @@ const connect = (instance: string) =>
 const incarnation = `${process.pid}-${Date.now()}`
 const [bus, raftBus] = await Promise.all([connect(`bulk-${incarnation}`), connect(`raft-${incarnation}`)])
 const store = await startStore(
-  { clock: new RealClock(), random: new RealRandom(), bus, raftBus, disk: new RealDisk(dataDir), log },
+  { clock: new RealClock(), random: new RealRandom(), bus, raftBus, disk: new ThreadedDisk(dataDir), log },
   { ...options, openEngine: () => new LmdbStateEngine(join(dataDir, 'state')) },
 ).catch(async (error: unknown) => {
   log.error({ err: error }, 'the store cannot start')
