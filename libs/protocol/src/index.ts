@@ -42,3 +42,4 @@ export type {
   WatchEvent,
   WatchRequest,
 } from './store.js'
+export { checkSubject, SubjectTree } from './subject-tree.js'

@@ -11,6 +11,8 @@ import { Trace } from './trace.js'
 /** Where simulated wall clocks start: 2026-01-01T00:00:00Z. */
 const EPOCH_MS = Date.UTC(2026, 0, 1)
 const LOG_LINES_MAX = 20_000
+/** How much later than messages a machine that wakes up may run its overdue timers. */
+const WAKE_MS = 20
 
 export interface SimulationOptions {
   /** Everything that is chance follows from it. */
@@ -78,8 +80,10 @@ export class Simulation {
    */
   async run(options: { until?: () => boolean; untilMs: number; what?: string }): Promise<void> {
     const { until } = options
-    const release = guardGlobals()
+    const release = guardGlobals((error) => this.fail(error))
     try {
+      // What was begun before the run, outside of any event.
+      await drainMicrotasks()
       for (;;) {
         if (this.problem !== undefined) throw this.problem
         if (until?.()) return
@@ -116,7 +120,6 @@ export class Simulation {
         failed = error ?? new Error('rejected without a reason')
       },
     )
-    await drainMicrotasks()
     await this.run({ until: () => settled, untilMs, what })
     if (failed !== undefined) throw failed
     return value as T
@@ -182,6 +185,7 @@ export class SimMachine {
         return life.alive
       },
       after: (delayMs, what, run) => this.after(life, delayMs, what, run),
+      monotonicMs: () => this.monotonic(),
     }
     const bus = new SimBus(simulation.network, host, options)
     return {
@@ -199,7 +203,7 @@ export class SimMachine {
     this.simulation.trace.add('crash', this.simulation.nowMs, this.name, '')
     this.life.alive = false
     this.pausedUntil = undefined
-    for (const bus of this.simulation.network.of(this.name)) this.simulation.network.leave(bus)
+    for (const bus of this.simulation.network.of(this.name)) bus.abandon()
     this.disk.crash()
   }
 
@@ -243,7 +247,9 @@ export class SimMachine {
     const fire = () => {
       if (cancelled || !life.alive) return
       if (this.pausedUntil !== undefined && this.simulation.nowMs < this.pausedUntil) {
-        event = this.simulation.schedule(this.pausedUntil, fire)
+        // What came by the network may be seen before an overdue timer runs: who wakes up can act on old beliefs.
+        const late = what === 'timer' ? this.random.between(0, WAKE_MS) : 0
+        event = this.simulation.schedule(this.pausedUntil + late, fire)
         return
       }
       this.simulation.trace.add('run', this.simulation.nowMs, this.name, what)
