@@ -10,15 +10,18 @@ export function adminRequest(
 ): Promise<{ status: number; body: string } | undefined> {
   const { cert, key, ca } = readAdmin(places)
   return new Promise((resolve) => {
-    const outgoing = request({ ...target, cert, key, ca, agent: false, timeout: timeoutMs, headers: { accept: 'application/json' } }, (incoming) => {
-      let body = ''
-      incoming.setEncoding('utf8')
-      incoming.on('data', (chunk: string) => {
-        body += chunk
-      })
-      incoming.on('end', () => resolve({ status: incoming.statusCode ?? 0, body }))
-      incoming.on('error', () => resolve(undefined))
-    })
+    const outgoing = request(
+      { ...target, cert, key, ca, agent: false, timeout: timeoutMs, headers: { accept: 'application/json' } },
+      (incoming) => {
+        let body = ''
+        incoming.setEncoding('utf8')
+        incoming.on('data', (chunk: string) => {
+          body += chunk
+        })
+        incoming.on('end', () => resolve({ status: incoming.statusCode ?? 0, body }))
+        incoming.on('error', () => resolve(undefined))
+      },
+    )
     outgoing.on('timeout', () => outgoing.destroy())
     outgoing.on('error', () => resolve(undefined))
     outgoing.end()

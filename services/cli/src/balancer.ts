@@ -68,7 +68,10 @@ export class Balancer {
   private order(): number[] {
     return this.options.backends
       .map((_, i) => i)
-      .sort((a, b) => Number(this.well[b]) - Number(this.well[a]) || (this.open[a] as number) - (this.open[b] as number) || a - b)
+      .sort(
+        (a, b) =>
+          Number(this.well[b]) - Number(this.well[a]) || (this.open[a] as number) - (this.open[b] as number) || a - b,
+      )
   }
 
   private accept(client: Socket): void {

@@ -46,7 +46,8 @@ export function cgroupProcesses(path: string): number[] {
 export function removeCgroup(path: string): void {
   const remove = (dir: string) => {
     if (!existsSync(dir)) return
-    for (const entry of readdirSync(dir, { withFileTypes: true })) if (entry.isDirectory()) remove(join(dir, entry.name))
+    for (const entry of readdirSync(dir, { withFileTypes: true }))
+      if (entry.isDirectory()) remove(join(dir, entry.name))
     try {
       rmdirSync(dir)
     } catch {

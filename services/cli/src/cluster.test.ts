@@ -31,7 +31,12 @@ const deployment = (name: string, replicas: number): KubeObject =>
   }) as KubeObject
 
 const configMap = (name: string): KubeObject =>
-  ({ apiVersion: 'v1', kind: 'ConfigMap', metadata: { name, namespace: 'default' }, data: { is: 'kept' } }) as KubeObject
+  ({
+    apiVersion: 'v1',
+    kind: 'ConfigMap',
+    metadata: { name, namespace: 'default' },
+    data: { is: 'kept' },
+  }) as KubeObject
 
 const isRunning = (pod: Pod) => pod.status?.phase === 'Running' && !pod.metadata.deletionTimestamp
 
@@ -89,7 +94,9 @@ test('a cluster on disk is found again', async () => {
     await first.stop()
     await assert.rejects(Cluster.start({ masters: 3, nodes: 0, data }), /has 1 masters/)
     const second = await Cluster.start({ masters: 1, nodes: 1, data })
-    const found = await second.client().get<KubeObject & { data: object }>(RESOURCES.configmaps, { namespace: 'default', name: 'kept' })
+    const found = await second
+      .client()
+      .get<KubeObject & { data: object }>(RESOURCES.configmaps, { namespace: 'default', name: 'kept' })
     assert.deepEqual(found.data, { is: 'kept' })
     await second.stop()
     assert.ok(existsSync(join(data, 'machines/master-0/store')))

@@ -66,7 +66,7 @@ export class Cluster {
     checkCount('nodes', nodes, 0, 50)
     if (runtime === 'process' && data === undefined) throw new RangeError('the process runtime needs a data directory')
     const port = https?.port ?? DEFAULT_PORT
-    const layout = layOut({ masters, nodes, bus: 'memory', runtime, port, slot: 0, tolerationSeconds })
+    const layout = layOut({ masters, nodes, bus: 'memory', runtime, port, slot: 0, id: 'library', tolerationSeconds })
 
     // In memory only certificates need a place, while there is HTTPS.
     const scratch = data === undefined && https ? await mkdtemp(join(tmpdir(), 'capstan-')) : undefined
@@ -98,7 +98,11 @@ export class Cluster {
         isNew: () => isNew || (data !== undefined && places !== undefined && existsSync(places.newCluster)),
         ...(secrets ? { secrets } : {}),
         ...(places && https
-          ? { https: { check: async (b) => (await adminRequest(places, { ...b, path: '/readyz' }, 1000))?.status === 200 } }
+          ? {
+              https: {
+                check: async (b) => (await adminRequest(places, { ...b, path: '/readyz' }, 1000))?.status === 200,
+              },
+            }
           : {}),
         log,
       })

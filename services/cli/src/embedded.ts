@@ -21,6 +21,7 @@ import { type SchedulerHandle, startScheduler } from '@capstan/scheduler'
 import { type StoreHandle, startStore } from '@capstan/store'
 import { Balancer, type Backend } from './balancer.js'
 import type { ClusterLayout, MasterLayout, NodeLayout } from './layout.js'
+import { MachineClock } from './machine-clock.js'
 import { within } from './patience.js'
 import type { Secrets } from './pki.js'
 
@@ -74,6 +75,8 @@ class Machine {
   /** Ends what the node's containers are, as far as this runtime has any. */
   teardown: () => Promise<void> = () => Promise.resolve()
   ending = false
+
+  constructor(readonly clock: MachineClock) {}
 }
 
 /**
@@ -89,7 +92,7 @@ export class EmbeddedCluster {
   private readonly memory = new Map<string, MemoryDisk>()
   private readonly clock = new RealClock()
   private readonly random = new RealRandom()
-  private readonly outside = new Machine()
+  private readonly outside = this.newMachine()
   private connections = 0
   private stopped = false
 
@@ -110,7 +113,9 @@ export class EmbeddedCluster {
     const apis = masters.filter(({ name }) => this.machines.get(name)?.api?.ready).length
     if (apis < masters.length) return { ready: false, text: `${apis} of ${masters.length} masters are ready` }
     const list = await client.list<NodeObject>(RESOURCES.nodes, { timeoutMs: 2000 }).catch(() => ({ items: [] }))
-    const ready = list.items.filter((node) => node.status?.conditions?.some((c) => c.type === 'Ready' && c.status === 'True'))
+    const ready = list.items.filter((node) =>
+      node.status?.conditions?.some((c) => c.type === 'Ready' && c.status === 'True'),
+    )
     const count = nodes.filter(({ name }) => ready.some((node) => node.metadata.name === name)).length
     return { ready: count === nodes.length, text: `${apis} masters and ${count} of ${nodes.length} nodes are ready` }
   }
@@ -128,7 +133,7 @@ export class EmbeddedCluster {
     if (!master && !node) throw new RangeError(`there is no machine "${name}"`)
     if (this.stopped) throw new Error('the cluster is stopped')
     if (this.machines.has(name)) return
-    const machine = new Machine()
+    const machine = this.newMachine()
     this.machines.set(name, machine)
     try {
       if (master) await this.startMaster(machine, master)
@@ -152,11 +157,15 @@ export class EmbeddedCluster {
     machine.ending = true
     await close(machine)
     await within(STOP_TIMEOUT_MS, Promise.all(machine.listeners.map((listener) => listener.close())))
-    await within(STOP_TIMEOUT_MS, Promise.all([machine.scheduler?.stop(), machine.manager?.stop(), machine.api?.stop()]))
+    await within(
+      STOP_TIMEOUT_MS,
+      Promise.all([machine.scheduler?.stop(), machine.manager?.stop(), machine.api?.stop()]),
+    )
     await within(STOP_TIMEOUT_MS, Promise.all([machine.kubelet?.stop(), machine.proxy?.stop()]))
     await machine.teardown()
     // Not bounded: a store that still writes must not be started a second time over the same directory.
     await machine.store?.kill()
+    machine.clock.end()
     this.machines.delete(name)
   }
 
@@ -167,7 +176,8 @@ export class EmbeddedCluster {
     await within(STOP_TIMEOUT_MS, Promise.resolve(this.outside.proxy?.stop({ clear: true })))
     await Promise.all(this.layout.nodes.map(({ name }) => this.stopNode(name)))
     await close(this.outside)
-    await Promise.all(this.layout.masters.map(({ name }) => this.stopMaster(name)))
+    this.outside.clock.end()
+    await this.stopMasters()
   }
 
   async masterStates(): Promise<MasterState[]> {
@@ -198,7 +208,8 @@ export class EmbeddedCluster {
     const { layout, secrets, https } = this.options
     const { cluster } = layout
     const { name } = master
-    const world = (component: 'apiserver' | 'scheduler' | 'controller-manager') => this.world(machine, name, { component, name })
+    const world = (component: 'apiserver' | 'scheduler' | 'controller-manager') =>
+      this.world(machine, name, { component, name })
     const store = this.startStore(machine, name)
     machine.api = startApiServer(world('apiserver'), {
       cluster,
@@ -233,7 +244,13 @@ export class EmbeddedCluster {
     const { ca, server } = secrets
     for (const host of new Set(['127.0.0.1', layout.hostAddress]))
       machine.listeners.push(
-        await listenHttps(machine.api, { port: master.apiPort, host, key: server.key, cert: server.cert, clientCa: ca.cert }),
+        await listenHttps(machine.api, {
+          port: master.apiPort,
+          host,
+          key: server.key,
+          cert: server.cert,
+          clientCa: ca.cert,
+        }),
       )
   }
 
@@ -266,7 +283,10 @@ export class EmbeddedCluster {
       this.options.log.error({ err: failure, machine: name }, 'the store gave up; the machine is started again')
       await this.killMachine(name)
       this.clock.setTimer(STORE_RESTART_MS, () => {
-        if (!this.stopped) this.startMachine(name).catch((err: unknown) => this.options.log.error({ err, machine: name }, 'it does not start'))
+        if (!this.stopped)
+          this.startMachine(name).catch((err: unknown) =>
+            this.options.log.error({ err, machine: name }, 'it does not start'),
+          )
       })
     })
   }
@@ -274,7 +294,7 @@ export class EmbeddedCluster {
   private async startNode(machine: Machine, node: NodeLayout): Promise<void> {
     const { cluster } = this.layout
     const { name } = node
-    const { runtime, host, teardown } = this.startRuntime(node)
+    const { runtime, host, teardown } = this.startRuntime(machine, node)
     machine.teardown = teardown
     const kubeletWorld = this.world(machine, name, { component: 'kubelet', name })
     machine.kubelet = await startKubelet(
@@ -299,18 +319,25 @@ export class EmbeddedCluster {
     })
   }
 
-  private startRuntime(node: NodeLayout): { runtime: ContainerRuntime; host: NodeHost; teardown: () => Promise<void> } {
+  private startRuntime(
+    machine: Machine,
+    node: NodeLayout,
+  ): { runtime: ContainerRuntime; host: NodeHost; teardown: () => Promise<void> } {
     const { directory, log } = this.options
     const dir = directory?.(node.name)
     switch (this.layout.runtime) {
       case 'process': {
         if (!dir) throw new RangeError('the process runtime needs a data directory')
-        const runtime = new ProcessRuntime({ directory: join(dir, 'p'), hostIp: node.address, log: log.child({ name: node.name }) })
+        const runtime = new ProcessRuntime({
+          directory: join(dir, 'p'),
+          hostIp: node.address,
+          log: log.child({ name: node.name }),
+        })
         return { runtime, host: new RealHost(dir), teardown: () => runtime.teardown() }
       }
       case 'hollow': {
         const addressPrefix = node.podCidr.split('.').slice(0, 3).join('.')
-        const runtime = new HollowRuntime({ clock: this.clock }, { addressPrefix })
+        const runtime = new HollowRuntime({ clock: machine.clock }, { addressPrefix })
         return { runtime, host: dir ? new RealHost(dir) : new HollowHost(), teardown: async () => runtime.wipe() }
       }
       case 'containerd':
@@ -345,22 +372,31 @@ export class EmbeddedCluster {
     await within(STOP_TIMEOUT_MS, Promise.all([machine.kubelet?.stop(), machine.proxy?.stop()]))
     await machine.teardown()
     await close(machine)
+    machine.clock.end()
     this.machines.delete(name)
   }
 
-  private async stopMaster(name: string): Promise<void> {
-    const machine = this.machines.get(name)
-    if (!machine || machine.ending) return
-    machine.ending = true
-    // Those that lead hand over first; then the door closes; then the store says goodbye over a bus that still lives.
-    await within(STOP_TIMEOUT_MS, Promise.all([machine.scheduler?.stop(), machine.manager?.stop()]))
-    await within(STOP_TIMEOUT_MS, Promise.all([machine.api?.stop(), ...machine.listeners.map((listener) => listener.close())]))
-    if (!(await within(STOP_TIMEOUT_MS, Promise.resolve(machine.store?.stop()).then(() => true)))) await machine.store?.kill()
-    await close(machine)
-    this.machines.delete(name)
+  /** Step by step for all of them: who gives its lock back or hands over still finds the others. */
+  private async stopMasters(): Promise<void> {
+    const all = this.layout.masters
+      .map(({ name }) => this.machines.get(name))
+      .filter((machine): machine is Machine => machine?.ending === false)
+    for (const machine of all) machine.ending = true
+    const each = (part: (machine: Machine) => unknown) => within(STOP_TIMEOUT_MS, Promise.all(all.map(part)))
+    await each((m) => Promise.all([m.scheduler?.stop(), m.manager?.stop()]))
+    await each((m) => Promise.all([m.api?.stop(), ...m.listeners.map((listener) => listener.close())]))
+    const stopped = await each((m) => m.store?.stop())
+    if (!stopped) await Promise.all(all.map((m) => m.store?.kill()))
+    await Promise.all(all.map(close))
+    for (const machine of all) machine.clock.end()
+    for (const { name } of this.layout.masters) this.machines.delete(name)
   }
 
   // --------------------------------------------------------------------------------------------------------------- ports
+
+  private newMachine(): Machine {
+    return new Machine(new MachineClock(this.clock))
+  }
 
   private diskFor(name: string, dataDir: string | undefined): { disk: Disk; closeDisk: () => Promise<void> } {
     if (dataDir !== undefined) {
@@ -375,7 +411,7 @@ export class EmbeddedCluster {
   /** Only stores keep anything on their disk; the others get one that is empty. */
   private world(machine: Machine, machineName: string, identity: Identity, disk: Disk = new MemoryDisk()): World {
     const log = this.options.log.child({ name: machineName, component: identity.component })
-    return { clock: this.clock, random: this.random, bus: this.connect(machine, identity), disk, log }
+    return { clock: machine.clock, random: this.random, bus: this.connect(machine, identity), disk, log }
   }
 
   private connect(machine: Machine, identity: Identity): World['bus'] {

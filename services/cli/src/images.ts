@@ -21,12 +21,15 @@ export async function provideImages(places: Places, say: (text: string) => void)
 /** `capstan image import FILE`: to all nodes that run now, and to those that start later. */
 export async function importImage(layout: ClusterLayout, places: Places, file: string): Promise<void> {
   if (!existsSync(file)) throw new UserError(`no file ${file}`)
-  if (layout.runtime !== 'containerd') throw new UserError(`the ${layout.runtime} runtime has no images; only containerd takes archives`)
+  if (layout.runtime !== 'containerd')
+    throw new UserError(`the ${layout.runtime} runtime has no images; only containerd takes archives`)
   const nodes = layout.nodes.filter((node) => machinePid(places, node.name) !== undefined)
   const results = await Promise.all(
     nodes.map(async (node) => {
       const socket = join(places.machine(node.name), 'c/containerd.sock')
-      const ran = await run('ctr', ['--address', socket, '--namespace', 'k8s.io', 'images', 'import', file], { timeoutMs: IMPORT_TIMEOUT_MS })
+      const ran = await run('ctr', ['--address', socket, '--namespace', 'k8s.io', 'images', 'import', file], {
+        timeoutMs: IMPORT_TIMEOUT_MS,
+      })
       if (ran.code === 0) process.stdout.write(`${node.name}: ${ran.stdout.trim().split('\n').join(', ')}\n`)
       return ran.code === 0 ? undefined : `${node.name}: ${ran.stderr.trim()}`
     }),
@@ -39,7 +42,12 @@ export async function importImage(layout: ClusterLayout, places: Places, file: s
 function keep(places: Places, file: string): void {
   mkdirSync(places.images, { recursive: true })
   const target = join(places.images, basename(file))
-  if (existsSync(target) && statSync(target).size === statSync(file).size && statSync(target).mtimeMs >= statSync(file).mtimeMs) return
+  if (
+    existsSync(target) &&
+    statSync(target).size === statSync(file).size &&
+    statSync(target).mtimeMs >= statSync(file).mtimeMs
+  )
+    return
   copyFileSync(file, `${target}.new`)
   renameSync(`${target}.new`, target)
 }

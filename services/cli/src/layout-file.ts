@@ -16,7 +16,8 @@ export function readLayout(places: Places): ClusterLayout | undefined {
   } catch (error) {
     throw new UserError(`${places.layout} is damaged: ${(error as Error).message}`)
   }
-  if (layout.formatVersion !== 1) throw new UserError(`${places.layout} has format ${String(layout.formatVersion)}; this version reads format 1`)
+  if (layout.formatVersion !== 1)
+    throw new UserError(`${places.layout} has format ${String(layout.formatVersion)}; this version reads format 1`)
   return layout
 }
 

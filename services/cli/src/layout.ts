@@ -26,8 +26,10 @@ export interface ClusterLayout {
   runtime: RuntimeKind
   /** Node with namespaces of their own: root and the containerd runtime. */
   isolated: boolean
-  /** Tells the clusters of one host apart: names and address ranges follow from it. */
+  /** Tells the networks of one host apart: names of links and address ranges follow from it. */
   slot: number
+  /** Tells all clusters of one host apart, also those without a network: it follows from the data directory. */
+  id: string
   /** Where the balancer listens. */
   port: number
   /** Address at which pods reach the masters: the bridge's, or loopback. */
@@ -49,6 +51,7 @@ export interface LayoutOptions {
   runtime: RuntimeKind
   port: number
   slot: number
+  id: string
   tolerationSeconds: number
 }
 
@@ -68,6 +71,7 @@ export function layOut(options: LayoutOptions): ClusterLayout {
     runtime: options.runtime,
     isolated,
     slot,
+    id: options.id,
     port,
     hostAddress,
     bridge: `capstan${slot}`,
@@ -136,7 +140,7 @@ export class Places {
 export const namesOf = (layout: ClusterLayout) => ({
   netns: (node: string) => `capstan${layout.slot}-${node}`,
   veth: (node: string) => `cap${layout.slot}${node.replace(/^node-/, 'n')}`,
-  cgroup: (machine: string) => `capstan${layout.slot}/${machine}`,
+  cgroup: (machine: string) => `capstan-${layout.id}/${machine}`,
 })
 
 /** What `up` starts: a process group for each machine and the gateway, or one process for all of them. */
@@ -144,4 +148,7 @@ export const processNamesOf = (layout: ClusterLayout): string[] =>
   layout.bus === 'memory' ? ['embedded'] : ['gateway', ...machineNamesOf(layout)]
 
 /** Masters, then nodes. */
-export const machineNamesOf = (layout: ClusterLayout): string[] => [...layout.masters.map((m) => m.name), ...layout.nodes.map((n) => n.name)]
+export const machineNamesOf = (layout: ClusterLayout): string[] => [
+  ...layout.masters.map((m) => m.name),
+  ...layout.nodes.map((n) => n.name),
+]

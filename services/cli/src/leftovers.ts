@@ -15,11 +15,15 @@ export async function clearLeftovers(layout: ClusterLayout, places: Places): Pro
   for (const name of everyProcessName(layout))
     if (!(await killMachine(layout, places, name))) problems.push(`processes of ${name} do not end`)
   // Children that left their group, and whatever an older run of this directory left.
-  const ended = await waitFor(() => {
-    const rest = processesNaming(places.data).filter((pid) => !isAncestor(pid))
-    for (const pid of rest) signal(pid, 'SIGKILL')
-    return rest.length === 0
-  }, 5000, 50)
+  const ended = await waitFor(
+    () => {
+      const rest = processesNaming(places.data).filter((pid) => !isAncestor(pid))
+      for (const pid of rest) signal(pid, 'SIGKILL')
+      return rest.length === 0
+    },
+    5000,
+    50,
+  )
   if (!ended) problems.push(`processes below ${places.data} do not end`)
   if (isRoot()) {
     for (const mount of mountsBelow(places.data)) {
@@ -34,9 +38,10 @@ export async function clearLeftovers(layout: ClusterLayout, places: Places): Pro
         await waitFor(() => cgroupProcesses(cgroup).length === 0, 2000)
       }
     }
-    removeCgroup(`capstan${layout.slot}`)
+    removeCgroup(`capstan-${layout.id}`)
   }
-  if (existsSync(places.run)) for (const file of readdirSync(places.run)) rmSync(`${places.run}/${file}`, { force: true })
+  if (existsSync(places.run))
+    for (const file of readdirSync(places.run)) rmSync(`${places.run}/${file}`, { force: true })
   return problems
 }
 
@@ -49,7 +54,6 @@ function isAncestor(pid: number): boolean {
   }
   return false
 }
-
 
 function readParent(pid: number): number | undefined {
   try {

@@ -8,7 +8,8 @@ export async function machineCommand(data: string, action: string, name: string)
   const places = new Places(data)
   const layout = existingLayout(places)
   if (machineKind(layout, name) === undefined) throw new UserError(MACHINE_NAME_ERROR(layout, name))
-  if (layout.bus === 'memory') throw new UserError('with the in-process bus all machines are one process; machines need --bus nats')
+  if (layout.bus === 'memory')
+    throw new UserError('with the in-process bus all machines are one process; machines need --bus nats')
   switch (action) {
     case 'kill':
       if (!(await killMachine(layout, places, name))) throw new UserError(`${name} does not end`)

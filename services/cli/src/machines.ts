@@ -41,9 +41,18 @@ export function startMachine(layout: ClusterLayout, places: Places, name: string
   if (kind === undefined) throw new Error(MACHINE_NAME_ERROR(layout, name))
   mkdirSync(places.logs, { recursive: true })
   const out = openSync(places.log(name), 'a')
-  const program = [process.execPath, '--enable-source-maps', ...heapFlags(kind), join(import.meta.dirname, `run-${kind}.js`), places.data, name]
+  const program = [
+    process.execPath,
+    '--enable-source-maps',
+    ...heapFlags(kind),
+    join(import.meta.dirname, `run-${kind}.js`),
+    places.data,
+    name,
+  ]
   const inNamespace = kind === 'node' && layout.isolated
-  const command = inNamespace ? ['nsenter', `--net=/run/netns/${namesOf(layout).netns(name)}`, '--', ...program] : program
+  const command = inNamespace
+    ? ['nsenter', `--net=/run/netns/${namesOf(layout).netns(name)}`, '--', ...program]
+    : program
   const child = spawn(command[0] as string, command.slice(1), {
     detached: true,
     stdio: ['ignore', out, out],
@@ -74,21 +83,30 @@ function heapFlags(kind: MachineKind): string[] {
 export async function killMachine(layout: ClusterLayout, places: Places, name: string): Promise<boolean> {
   const pid = machinePid(places, name)
   const cgroup = namesOf(layout).cgroup(name)
-  const gone = await waitFor(() => {
-    const rest = new Set(cgroupProcesses(cgroup))
-    if (pid !== undefined) {
-      signalGroup(pid, 'SIGKILL')
-      if (liveProcess(places.pidFile(name)) !== undefined) rest.add(pid)
-    }
-    for (const process of rest) signal(process, 'SIGKILL')
-    return rest.size === 0
-  }, 10_000, 20)
+  const gone = await waitFor(
+    () => {
+      const rest = new Set(cgroupProcesses(cgroup))
+      if (pid !== undefined) {
+        signalGroup(pid, 'SIGKILL')
+        if (liveProcess(places.pidFile(name)) !== undefined) rest.add(pid)
+      }
+      for (const process of rest) signal(process, 'SIGKILL')
+      return rest.size === 0
+    },
+    10_000,
+    20,
+  )
   if (gone) removeProcessFile(places.pidFile(name))
   return gone
 }
 
 /** SIGSTOP or SIGCONT to all of the machine, containers included. */
-export function signalMachine(layout: ClusterLayout, places: Places, name: string, what: 'SIGSTOP' | 'SIGCONT'): boolean {
+export function signalMachine(
+  layout: ClusterLayout,
+  places: Places,
+  name: string,
+  what: 'SIGSTOP' | 'SIGCONT',
+): boolean {
   const pid = machinePid(places, name)
   if (pid === undefined) return false
   signalGroup(pid, what)
@@ -97,7 +115,12 @@ export function signalMachine(layout: ClusterLayout, places: Places, name: strin
 }
 
 /** SIGTERM to the leader, which ends its own; after `timeoutMs` SIGKILL to all. */
-export async function stopMachine(layout: ClusterLayout, places: Places, name: string, timeoutMs: number): Promise<void> {
+export async function stopMachine(
+  layout: ClusterLayout,
+  places: Places,
+  name: string,
+  timeoutMs: number,
+): Promise<void> {
   const pid = machinePid(places, name)
   if (pid !== undefined) {
     signal(pid, 'SIGCONT')

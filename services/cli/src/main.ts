@@ -21,19 +21,34 @@ function wholeNumber(text: string): number {
 
 /** Runs one command line. What the user did wrong is told in one line, with exit code 1. */
 export async function main(args: string[]): Promise<void> {
-  const program = new Command('capstan').description('A multi-master container orchestrator that an unmodified kubectl drives')
-  const data = () => new Option('--data <directory>', 'where the cluster keeps its state').default(DATA_DIRECTORY).argParser((text: string) => resolve(text))
-  const dataOf = (options: { data: string }) => (isAbsolute(options.data) ? options.data : join(process.cwd(), options.data))
+  const program = new Command('capstan').description(
+    'A multi-master container orchestrator that an unmodified kubectl drives',
+  )
+  const data = () =>
+    new Option('--data <directory>', 'where the cluster keeps its state')
+      .default(DATA_DIRECTORY)
+      .argParser((text: string) => resolve(text))
+  const dataOf = (options: { data: string }) =>
+    isAbsolute(options.data) ? options.data : join(process.cwd(), options.data)
 
   program
     .command('up')
     .description('start a cluster on this host')
     .option('--masters <count>', 'masters to start', wholeNumber, 3)
     .option('--nodes <count>', 'nodes to start', wholeNumber, 3)
-    .addOption(new Option('--runtime <kind>', 'what runs containers').choices(['auto', 'containerd', 'process', 'hollow']).default('auto'))
+    .addOption(
+      new Option('--runtime <kind>', 'what runs containers')
+        .choices(['auto', 'containerd', 'process', 'hollow'])
+        .default('auto'),
+    )
     .addOption(new Option('--bus <kind>', 'what carries messages').choices(['auto', 'nats', 'memory']).default('auto'))
     .addOption(data())
-    .option('--port <port>', 'where the API is served on loopback; the machines use ports above it', wholeNumber, DEFAULT_PORT)
+    .option(
+      '--port <port>',
+      'where the API is served on loopback; the machines use ports above it',
+      wholeNumber,
+      DEFAULT_PORT,
+    )
     .option(
       '--default-toleration-seconds <seconds>',
       'how long pods stay on a node that is not ready or unreachable, if they do not say themselves',
@@ -82,8 +97,12 @@ export async function main(args: string[]): Promise<void> {
     await program.parseAsync(args, { from: 'user' })
   } catch (error) {
     if (error instanceof UserError) process.stderr.write(`${pc.red('capstan:')} ${error.message}\n`)
-    else if ((error as { code?: string }).code?.startsWith('commander.')) process.exitCode = (error as { exitCode?: number }).exitCode ?? 1
-    else process.stderr.write(`${pc.red('capstan:')} ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`)
+    else if ((error as { code?: string }).code?.startsWith('commander.'))
+      process.exitCode = (error as { exitCode?: number }).exitCode ?? 1
+    else
+      process.stderr.write(
+        `${pc.red('capstan:')} ${error instanceof Error ? (error.stack ?? error.message) : String(error)}\n`,
+      )
     if (!(error as { code?: string }).code?.startsWith('commander.')) process.exitCode = 1
   }
 }

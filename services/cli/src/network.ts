@@ -8,7 +8,8 @@ import { must, run } from './shell.js'
  */
 export async function setUpNetwork(layout: ClusterLayout): Promise<void> {
   const { bridge } = layout
-  if ((await run('ip', ['link', 'show', bridge])).code !== 0) await must('ip', ['link', 'add', bridge, 'type', 'bridge'])
+  if ((await run('ip', ['link', 'show', bridge])).code !== 0)
+    await must('ip', ['link', 'add', bridge, 'type', 'bridge'])
   await must('ip', ['addr', 'replace', `${layout.hostAddress}/24`, 'dev', bridge])
   await must('ip', ['link', 'set', bridge, 'up'])
   writeFileSync('/proc/sys/net/ipv4/ip_forward', '1')
@@ -31,7 +32,8 @@ async function setUpNode(layout: ClusterLayout, node: NodeLayout): Promise<void>
     await must('ip', ['-n', netns, 'route', 'replace', 'default', 'via', layout.hostAddress])
     await must('ip', ['netns', 'exec', netns, 'sysctl', '-q', '-w', 'net.ipv4.ip_forward=1'])
     for (const other of layout.nodes)
-      if (other.name !== node.name) await must('ip', ['-n', netns, 'route', 'replace', other.podCidr, 'via', other.address])
+      if (other.name !== node.name)
+        await must('ip', ['-n', netns, 'route', 'replace', other.podCidr, 'via', other.address])
   }
   await must('ip', ['route', 'replace', node.podCidr, 'via', node.address, 'dev', layout.bridge])
 }
@@ -54,7 +56,8 @@ export async function networkConflict(layout: ClusterLayout): Promise<string | u
     const [destination] = line.split(' ')
     if (!destination || destination === 'default' || line.includes(`dev ${layout.bridge}`)) continue
     for (const cidr of [layout.nodeCidr, layout.podCidr, layout.serviceCidr])
-      if (overlaps(cidr, destination)) return `this host already has a route to ${destination}, which overlaps the cluster's range ${cidr}`
+      if (overlaps(cidr, destination))
+        return `this host already has a route to ${destination}, which overlaps the cluster's range ${cidr}`
   }
   return undefined
 }
@@ -90,7 +93,8 @@ export function processesNaming(directory: string): number[] {
     try {
       const command = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')
       const cwd = readlinkSync(`/proc/${pid}/cwd`)
-      if (cwd.startsWith(`${directory}/`) || command.some((argument) => argument.includes(`${directory}/`))) found.push(pid)
+      if (cwd.startsWith(`${directory}/`) || command.some((argument) => argument.includes(`${directory}/`)))
+        found.push(pid)
     } catch {
       // It ended while we looked.
     }

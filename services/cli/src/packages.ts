@@ -11,15 +11,47 @@ interface Need {
 
 const CNI_DIRECTORY = '/usr/lib/cni'
 
-const BUS: Need[] = [{ what: 'nats-server', present: () => hasCommand('nats-server'), debianPackage: 'nats-server', why: 'the message bus between machines' }]
+const BUS: Need[] = [
+  {
+    what: 'nats-server',
+    present: () => hasCommand('nats-server'),
+    debianPackage: 'nats-server',
+    why: 'the message bus between machines',
+  },
+]
 
 const CONTAINERS: Need[] = [
-  { what: 'containerd', present: () => hasCommand('containerd') && hasCommand('ctr'), debianPackage: 'containerd', why: 'runs the containers of each node' },
+  {
+    what: 'containerd',
+    present: () => hasCommand('containerd') && hasCommand('ctr'),
+    debianPackage: 'containerd',
+    why: 'runs the containers of each node',
+  },
   { what: 'runc', present: () => hasCommand('runc'), debianPackage: 'runc', why: 'starts a container' },
-  { what: 'CNI plugins', present: () => existsSync(`${CNI_DIRECTORY}/bridge`), debianPackage: 'containernetworking-plugins', why: 'gives pods their addresses' },
-  { what: 'nft', present: () => hasCommand('nft'), debianPackage: 'nftables', why: 'forwards Service addresses to pods' },
-  { what: 'ip', present: () => hasCommand('ip'), debianPackage: 'iproute2', why: 'gives each node a network namespace' },
-  { what: 'nsenter', present: () => hasCommand('nsenter'), debianPackage: 'util-linux', why: "starts a node in its namespace" },
+  {
+    what: 'CNI plugins',
+    present: () => existsSync(`${CNI_DIRECTORY}/bridge`),
+    debianPackage: 'containernetworking-plugins',
+    why: 'gives pods their addresses',
+  },
+  {
+    what: 'nft',
+    present: () => hasCommand('nft'),
+    debianPackage: 'nftables',
+    why: 'forwards Service addresses to pods',
+  },
+  {
+    what: 'ip',
+    present: () => hasCommand('ip'),
+    debianPackage: 'iproute2',
+    why: 'gives each node a network namespace',
+  },
+  {
+    what: 'nsenter',
+    present: () => hasCommand('nsenter'),
+    debianPackage: 'util-linux',
+    why: 'starts a node in its namespace',
+  },
 ]
 
 export interface HostAbilities {
@@ -30,14 +62,21 @@ export interface HostAbilities {
 }
 
 /** Installs what is missing where that is possible (root on Debian), saying what and why; tells what there is then. */
-export async function provideHost(wanted: { bus: boolean; containers: boolean }, say: (text: string) => void): Promise<HostAbilities> {
+export async function provideHost(
+  wanted: { bus: boolean; containers: boolean },
+  say: (text: string) => void,
+): Promise<HostAbilities> {
   const needs = [...(wanted.bus ? BUS : []), ...(wanted.containers && isRoot() ? CONTAINERS : [])]
   const missing = needs.filter((need) => !need.present())
   if (missing.length > 0 && isRoot() && hasCommand('apt-get')) {
     for (const need of missing) say(`installing Debian package ${need.debianPackage}: ${need.why}`)
     const names = missing.map((need) => need.debianPackage)
     const environment = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' }
-    const install = () => run('apt-get', ['install', '-y', '-q', '--no-install-recommends', ...names], { timeoutMs: 600_000, env: environment })
+    const install = () =>
+      run('apt-get', ['install', '-y', '-q', '--no-install-recommends', ...names], {
+        timeoutMs: 600_000,
+        env: environment,
+      })
     let done = await install()
     if (done.code !== 0) {
       // A new machine has no package lists yet.

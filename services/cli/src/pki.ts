@@ -40,7 +40,14 @@ export async function ensurePki(layout: ClusterLayout, places: Places): Promise<
   const server = await makeServerCertificate(ca, {
     ...validity(LEAF_DAYS),
     commonName: 'capstan-apiserver',
-    dnsNames: ['localhost', 'kubernetes', 'kubernetes.default', 'kubernetes.default.svc', 'kubernetes.default.svc.cluster.local', ...layout.masters.map((m) => m.name)],
+    dnsNames: [
+      'localhost',
+      'kubernetes',
+      'kubernetes.default',
+      'kubernetes.default.svc',
+      'kubernetes.default.svc.cluster.local',
+      ...layout.masters.map((m) => m.name),
+    ],
     ipAddresses: [...new Set(['127.0.0.1', layout.hostAddress, firstAddress(layout.serviceCidr)])],
   })
   writePair(places, 'apiserver', server)
@@ -55,17 +62,29 @@ export async function ensurePki(layout: ClusterLayout, places: Places): Promise<
     makeClientCertificate(ca, { ...validity(LEAF_DAYS), user: 'kubernetes-admin', groups: ['system:masters'] }),
   )
   const url = `https://127.0.0.1:${layout.port}`
-  write(places.kubeconfig, kubeconfig({ cluster: layout.cluster, server: url, ca: ca.cert, user: 'kubernetes-admin', client: admin }))
+  write(
+    places.kubeconfig,
+    kubeconfig({ cluster: layout.cluster, server: url, ca: ca.cert, user: 'kubernetes-admin', client: admin }),
+  )
   await ensureCredentials(layout, places)
 }
 
 /** One creds file for each identity of the layout, signed by the cluster's own authority. */
 async function ensureCredentials(layout: ClusterLayout, places: Places): Promise<void> {
   const authorityFile = file(places, 'bus-authority.json')
-  const authority = existsSync(authorityFile) ? (JSON.parse(readFileSync(authorityFile, 'utf8')) as BusAuthority) : await makeBusAuthority()
+  const authority = existsSync(authorityFile)
+    ? (JSON.parse(readFileSync(authorityFile, 'utf8')) as BusAuthority)
+    : await makeBusAuthority()
   const identities: Identity[] = [
-    ...layout.masters.flatMap(({ name }) => (['store', 'apiserver', 'scheduler', 'controller-manager', 'machine'] as const).map((component) => ({ component, name }))),
-    ...layout.nodes.flatMap(({ name }) => (['kubelet', 'kube-proxy', 'machine'] as const).map((component) => ({ component, name }))),
+    ...layout.masters.flatMap(({ name }) =>
+      (['store', 'apiserver', 'scheduler', 'controller-manager', 'machine'] as const).map((component) => ({
+        component,
+        name,
+      })),
+    ),
+    ...layout.nodes.flatMap(({ name }) =>
+      (['kubelet', 'kube-proxy', 'machine'] as const).map((component) => ({ component, name })),
+    ),
     { component: 'kube-proxy', name: 'gateway' },
     { component: 'admin', name: 'cli' },
   ]
@@ -90,7 +109,10 @@ export function readSecrets(places: Places): Secrets {
 }
 
 export function readBusAuthority(places: Places): { authority: BusAuthority; routePassword: string } {
-  return { authority: JSON.parse(readFileSync(file(places, 'bus-authority.json'), 'utf8')) as BusAuthority, routePassword: readFileSync(file(places, 'routes'), 'utf8') }
+  return {
+    authority: JSON.parse(readFileSync(file(places, 'bus-authority.json'), 'utf8')) as BusAuthority,
+    routePassword: readFileSync(file(places, 'routes'), 'utf8'),
+  }
 }
 
 export function readAdmin(places: Places): CertificateAndKey & { ca: string } {
@@ -107,7 +129,8 @@ async function pair(places: Places, name: string, make: () => Promise<Certificat
   return made
 }
 
-const runsOutSoon = (pem: string) => Date.parse(new X509Certificate(pem).validTo) - Date.now() < RENEW_BELOW_DAYS * DAY_MS
+const runsOutSoon = (pem: string) =>
+  Date.parse(new X509Certificate(pem).validTo) - Date.now() < RENEW_BELOW_DAYS * DAY_MS
 
 function writePair(places: Places, name: string, made: CertificateAndKey): void {
   write(file(places, `${name}.key`), made.key)

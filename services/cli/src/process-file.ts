@@ -42,7 +42,11 @@ export function removeProcessFile(path: string): void {
   rmSync(path, { force: true })
 }
 
-export async function waitFor(condition: () => boolean | Promise<boolean>, timeoutMs: number, periodMs = 50): Promise<boolean> {
+export async function waitFor(
+  condition: () => boolean | Promise<boolean>,
+  timeoutMs: number,
+  periodMs = 50,
+): Promise<boolean> {
   const until = performance.now() + timeoutMs
   for (;;) {
     if (await condition()) return true

@@ -26,7 +26,9 @@ const cluster = new EmbeddedCluster({
   directory: (machine) => places.machine(machine),
   isNew: () => existsSync(places.newCluster),
   secrets,
-  https: { check: async (backend) => (await adminRequest(places, { ...backend, path: '/readyz' }, 1000))?.status === 200 },
+  https: {
+    check: async (backend) => (await adminRequest(places, { ...backend, path: '/readyz' }, 1000))?.status === 200,
+  },
   hostServices: true,
   log,
 })

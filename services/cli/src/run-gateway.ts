@@ -27,7 +27,9 @@ const world = await realWorld(layout, places, { component: 'kube-proxy', name: '
 const proxy = startKubeProxy(world, {
   client: new BusApiClient(world, { cluster: layout.cluster, machine: 'gateway' }),
   nodeName: '',
-  rules: layout.isolated ? new NftablesRules(`capstan${layout.slot}`) : new UserspaceRules(log, world.random.fork('userspace')),
+  rules: layout.isolated
+    ? new NftablesRules(`capstan${layout.slot}`)
+    : new UserspaceRules(log, world.random.fork('userspace')),
 })
 
 let stopping = false

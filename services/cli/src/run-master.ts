@@ -43,8 +43,17 @@ async function runMaster(cluster: ClusterLayout, master: MasterLayout): Promise<
   await waitFor(() => accepts(cluster.hostAddress, master.natsPort), OWN_BUS_TIMEOUT_MS, 20)
 
   const world = (component: 'apiserver' | 'scheduler' | 'controller-manager') =>
-    realWorld(cluster, places, { component, name: master.name }, { log: log.child({ component }), machine: master.name })
-  const [apiWorld, schedulerWorld, managerWorld] = await Promise.all([world('apiserver'), world('scheduler'), world('controller-manager')])
+    realWorld(
+      cluster,
+      places,
+      { component, name: master.name },
+      { log: log.child({ component }), machine: master.name },
+    )
+  const [apiWorld, schedulerWorld, managerWorld] = await Promise.all([
+    world('apiserver'),
+    world('scheduler'),
+    world('controller-manager'),
+  ])
 
   const secrets = readSecrets(places)
   const members = [master.name, ...cluster.masters.map((m) => m.name).filter((n) => n !== master.name)]
@@ -121,11 +130,22 @@ function startStoreProcess(cluster: ClusterLayout, master: MasterLayout, directo
       dataDir: join(directory, 'store'),
       heartbeatMs: HEARTBEAT_MS,
       electionTimeoutMs: ELECTION_TIMEOUT_MS,
-      bus: { servers: busServers(cluster, master.name), credentials: places.creds(identityToken({ component: 'store', name: master.name })) },
+      bus: {
+        servers: busServers(cluster, master.name),
+        credentials: places.creds(identityToken({ component: 'store', name: master.name })),
+      },
     }),
   )
-  const program = createRequire(import.meta.url).resolve('@capstan/store').replace(/index\.js$/, 'main.js')
-  return supervise(`${master.name}-store`, [process.execPath, '--enable-source-maps', '--max-semi-space-size=16', program, config])
+  const program = createRequire(import.meta.url)
+    .resolve('@capstan/store')
+    .replace(/index\.js$/, 'main.js')
+  return supervise(`${master.name}-store`, [
+    process.execPath,
+    '--enable-source-maps',
+    '--max-semi-space-size=16',
+    program,
+    config,
+  ])
 }
 
 function supervise(process: string, command: string[]): SupervisedChild {

@@ -30,7 +30,11 @@ async function runNode(cluster: ClusterLayout, node: NodeLayout): Promise<void> 
   const world = (component: 'kubelet' | 'kube-proxy') =>
     realWorld(cluster, places, { component, name: node.name }, { log: log.child({ component }), machine: node.name })
   // containerd needs a second to start, the bus a moment: side by side.
-  const [kubeletWorld, proxyWorld, runtime] = await Promise.all([world('kubelet'), world('kube-proxy'), startRuntime(cluster, node, directory)])
+  const [kubeletWorld, proxyWorld, runtime] = await Promise.all([
+    world('kubelet'),
+    world('kube-proxy'),
+    startRuntime(cluster, node, directory),
+  ])
   const client = (w: BusWorld) => new BusApiClient(w, { cluster: cluster.cluster, machine: node.name })
   const kubelet = await startKubelet(
     kubeletWorld,
@@ -97,5 +101,7 @@ async function startRuntime(cluster: ClusterLayout, node: NodeLayout, directory:
 function imageArchives(): string[] {
   if (!existsSync(places.images)) return []
   const files = readdirSync(places.images).filter((file) => file.endsWith('.tar'))
-  return [...files.filter((f) => f === 'pause.tar'), ...files.filter((f) => f !== 'pause.tar').sort()].map((file) => join(places.images, file))
+  return [...files.filter((f) => f === 'pause.tar'), ...files.filter((f) => f !== 'pause.tar').sort()].map((file) =>
+    join(places.images, file),
+  )
 }

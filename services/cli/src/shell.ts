@@ -7,12 +7,20 @@ export interface Ran {
   stderr: string
 }
 
-export function run(command: string, args: string[], options: { input?: string; timeoutMs?: number; env?: NodeJS.ProcessEnv } = {}): Promise<Ran> {
+export function run(
+  command: string,
+  args: string[],
+  options: { input?: string; timeoutMs?: number; env?: NodeJS.ProcessEnv } = {},
+): Promise<Ran> {
   return new Promise((resolve) => {
     const child = execFile(
       command,
       args,
-      { timeout: options.timeoutMs ?? 30_000, maxBuffer: 64 * 1024 * 1024, ...(options.env ? { env: options.env } : {}) },
+      {
+        timeout: options.timeoutMs ?? 30_000,
+        maxBuffer: 64 * 1024 * 1024,
+        ...(options.env ? { env: options.env } : {}),
+      },
       (error, stdout, stderr) => {
         const code = error ? (typeof error.code === 'number' ? error.code : 127) : 0
         resolve({ code, stdout, stderr: stderr || (error && code === 127 ? error.message : '') })
@@ -23,14 +31,23 @@ export function run(command: string, args: string[], options: { input?: string; 
 }
 
 /** Runs and insists on success. @throws Error that quotes the command and its last words. */
-export async function must(command: string, args: string[], options: { input?: string; timeoutMs?: number; env?: NodeJS.ProcessEnv } = {}): Promise<string> {
+export async function must(
+  command: string,
+  args: string[],
+  options: { input?: string; timeoutMs?: number; env?: NodeJS.ProcessEnv } = {},
+): Promise<string> {
   const ran = await run(command, args, options)
-  if (ran.code !== 0) throw new Error(`${command} ${args.join(' ')}: exit ${ran.code}: ${ran.stderr.trim() || ran.stdout.trim()}`)
+  if (ran.code !== 0)
+    throw new Error(`${command} ${args.join(' ')}: exit ${ran.code}: ${ran.stderr.trim() || ran.stdout.trim()}`)
   return ran.stdout
 }
 
 export function hasCommand(name: string): boolean {
-  return spawnSync('sh', ['-c', `command -v ${name}`], { env: { ...process.env, PATH: `${process.env['PATH']}:/usr/sbin:/sbin` } }).status === 0
+  return (
+    spawnSync('sh', ['-c', `command -v ${name}`], {
+      env: { ...process.env, PATH: `${process.env['PATH']}:/usr/sbin:/sbin` },
+    }).status === 0
+  )
 }
 
 export const isRoot = () => process.getuid?.() === 0

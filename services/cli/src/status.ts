@@ -42,7 +42,12 @@ export async function clusterStatus(layout: ClusterLayout, places: Places): Prom
   const nodePid = (name: string) => machinePid(places, layout.bus === 'memory' ? 'embedded' : name) ?? null
   return {
     masters,
-    nodes: layout.nodes.map(({ name }) => ({ name, ready: ready?.has(name) ?? false, pid: nodePid(name), runtime: layout.runtime })),
+    nodes: layout.nodes.map(({ name }) => ({
+      name,
+      ready: ready?.has(name) ?? false,
+      pid: nodePid(name),
+      runtime: layout.runtime,
+    })),
     bus: layout.bus,
     kubeconfig: places.kubeconfig,
   }
@@ -51,14 +56,21 @@ export async function clusterStatus(layout: ClusterLayout, places: Places): Prom
 /** Every master's store is asked itself, over the bus: what one member thinks of another is not its state. */
 async function masterStatuses(layout: ClusterLayout, places: Places): Promise<MasterStatus[]> {
   const giveUp = AbortSignal.timeout(ANSWER_MS)
-  const world = await realWorld(layout, places, { component: 'admin', name: 'cli' }, { log: silentLog, machine: '', signal: giveUp }).catch(() => undefined)
+  const world = await realWorld(
+    layout,
+    places,
+    { component: 'admin', name: 'cli' },
+    { log: silentLog, machine: '', signal: giveUp },
+  ).catch(() => undefined)
   const caller = world && new Caller(world)
   const subjects = new Subjects(layout.cluster)
   const statusOf = async (master: MasterLayout): Promise<MasterStatus> => {
     const pid = machinePid(places, master.name) ?? null
     const answer =
       caller && world && pid !== null
-        ? await caller.call(subjects.store(master.name, world.bus.identity, 'status'), {}, { timeoutMs: ANSWER_MS }).catch(() => undefined)
+        ? await caller
+            .call(subjects.store(master.name, world.bus.identity, 'status'), {}, { timeoutMs: ANSWER_MS })
+            .catch(() => undefined)
         : undefined
     const status = answer as StoreStatusReply | undefined
     return {
@@ -100,18 +112,30 @@ async function embeddedMasters(layout: ClusterLayout, places: Places): Promise<M
 async function readyNodes(layout: ClusterLayout, places: Places): Promise<Set<string> | undefined> {
   const answer = await adminRequest(places, { host: '127.0.0.1', port: layout.port, path: '/api/v1/nodes' })
   if (answer?.status !== 200) return undefined
-  const { items } = JSON.parse(answer.body) as { items: { metadata: { name: string }; status?: { conditions?: { type: string; status: string }[] } }[] }
-  return new Set(items.filter((n) => n.status?.conditions?.some((c) => c.type === 'Ready' && c.status === 'True')).map((n) => n.metadata.name))
+  const { items } = JSON.parse(answer.body) as {
+    items: { metadata: { name: string }; status?: { conditions?: { type: string; status: string }[] } }[]
+  }
+  return new Set(
+    items
+      .filter((n) => n.status?.conditions?.some((c) => c.type === 'Ready' && c.status === 'True'))
+      .map((n) => n.metadata.name),
+  )
 }
 
 /** Is every node Ready and every API server in order? With a line for people on what is still awaited. */
 export async function clusterReady(layout: ClusterLayout, places: Places): Promise<{ ready: boolean; text: string }> {
-  const answers = await Promise.all(layout.masters.map((m) => adminRequest(places, { host: '127.0.0.1', port: m.apiPort, path: '/readyz' }, 500)))
+  const answers = await Promise.all(
+    layout.masters.map((m) => adminRequest(places, { host: '127.0.0.1', port: m.apiPort, path: '/readyz' }, 500)),
+  )
   const masters = answers.filter((answer) => answer?.status === 200).length
-  if (masters < layout.masters.length) return { ready: false, text: `${masters} of ${layout.masters.length} masters are ready` }
+  if (masters < layout.masters.length)
+    return { ready: false, text: `${masters} of ${layout.masters.length} masters are ready` }
   const nodes = await readyNodes(layout, places)
   const count = layout.nodes.filter((n) => nodes?.has(n.name)).length
-  return { ready: nodes !== undefined && count === layout.nodes.length, text: `${masters} masters and ${count} of ${layout.nodes.length} nodes are ready` }
+  return {
+    ready: nodes !== undefined && count === layout.nodes.length,
+    text: `${masters} masters and ${count} of ${layout.nodes.length} nodes are ready`,
+  }
 }
 
 /** `capstan status`. */
@@ -121,10 +145,21 @@ export async function printStatus(data: string, format: 'text' | 'json'): Promis
   if (format === 'json') return void process.stdout.write(`${JSON.stringify(status, null, 2)}\n`)
   const rows = [
     ['MACHINE', 'STATE', 'PID', ''],
-    ...status.masters.map((m) => [m.name, m.role, String(m.pid ?? '-'), m.role === 'down' ? '' : `term ${m.term}, commit ${m.commitIndex}, ${m.url}`]),
+    ...status.masters.map((m) => [
+      m.name,
+      m.role,
+      String(m.pid ?? '-'),
+      m.role === 'down' ? '' : `term ${m.term}, commit ${m.commitIndex}, ${m.url}`,
+    ]),
     ...status.nodes.map((n) => [n.name, n.ready ? 'ready' : 'not ready', String(n.pid ?? '-'), n.runtime]),
   ]
   const widths = [0, 1, 2].map((column) => Math.max(...rows.map((row) => (row[column] as string).length)))
-  for (const row of rows) process.stdout.write(`${row.map((cell, i) => cell.padEnd(widths[i] ?? 0)).join('   ').trimEnd()}\n`)
+  for (const row of rows)
+    process.stdout.write(
+      `${row
+        .map((cell, i) => cell.padEnd(widths[i] ?? 0))
+        .join('   ')
+        .trimEnd()}\n`,
+    )
   process.stdout.write(pc.dim(`bus: ${status.bus}   kubeconfig: ${status.kubeconfig}\n`))
 }

@@ -1,9 +1,19 @@
+import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, rmSync, statfsSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { Progress, UserError } from './console.js'
 import { provideImages } from './images.js'
 import { existingLayout, readLayout, writeLayout } from './layout-file.js'
-import { type BusKind, type ClusterLayout, layOut, machineNamesOf, Places, processNamesOf, type RuntimeKind, SLOTS } from './layout.js'
+import {
+  type BusKind,
+  type ClusterLayout,
+  layOut,
+  machineNamesOf,
+  Places,
+  processNamesOf,
+  type RuntimeKind,
+  SLOTS,
+} from './layout.js'
 import { clearLeftovers } from './leftovers.js'
 import { machinePid, runningProcesses, startMachine, stopMachine } from './machines.js'
 import { networkConflict, setUpNetwork } from './network.js'
@@ -36,8 +46,9 @@ export async function up(options: UpOptions): Promise<void> {
   const places = new Places(options.data)
   refuseSecondUp(places)
   checkNumbers(options)
-  const host = await provideHost({ bus: options.bus !== 'memory', containers: options.runtime === 'auto' || options.runtime === 'containerd' }, (text) =>
-    progress.step(text),
+  const host = await provideHost(
+    { bus: options.bus !== 'memory', containers: options.runtime === 'auto' || options.runtime === 'containerd' },
+    (text) => progress.step(text),
   )
   const choice = choose(options, host)
   for (const lack of host.lacks) progress.warn(lack)
@@ -59,7 +70,9 @@ export async function up(options: UpOptions): Promise<void> {
     await ensurePki(layout, places)
     if (layout.runtime === 'containerd') await provideImages(places, (text) => progress.step(text))
     if (layout.isolated) await setUpNetwork(layout)
-    progress.step(`starting ${layout.masters.length} masters and ${layout.nodes.length} nodes (${layout.bus} bus, ${layout.runtime} runtime)`)
+    progress.step(
+      `starting ${layout.masters.length} masters and ${layout.nodes.length} nodes (${layout.bus} bus, ${layout.runtime} runtime)`,
+    )
     for (const name of processNamesOf(layout)) {
       startMachine(layout, places, name)
       started.push(name)
@@ -99,22 +112,33 @@ function refuseSecondUp(places: Places): void {
   const layout = readLayout(places)
   if (!layout) return
   const alive = runningProcesses(layout, places)
-  if (alive.length > 0) throw new UserError(`a cluster already runs in ${places.data} (${alive.join(', ')}); npm stop ends it`)
+  if (alive.length > 0)
+    throw new UserError(`a cluster already runs in ${places.data} (${alive.join(', ')}); npm stop ends it`)
 }
 
 function checkNumbers(options: UpOptions): void {
-  if (!Number.isInteger(options.masters) || options.masters < 1 || options.masters > 9) throw new UserError('--masters must be a whole number from 1 to 9')
-  if (!Number.isInteger(options.nodes) || options.nodes < 0 || options.nodes > 50) throw new UserError('--nodes must be a whole number from 0 to 50')
-  if (!Number.isInteger(options.port) || options.port < 1024 || options.port > 65_000) throw new UserError('--port must be a whole number from 1024 to 65000')
+  if (!Number.isInteger(options.masters) || options.masters < 1 || options.masters > 9)
+    throw new UserError('--masters must be a whole number from 1 to 9')
+  if (!Number.isInteger(options.nodes) || options.nodes < 0 || options.nodes > 50)
+    throw new UserError('--nodes must be a whole number from 0 to 50')
+  if (!Number.isInteger(options.port) || options.port < 1024 || options.port > 65_000)
+    throw new UserError('--port must be a whole number from 1024 to 65000')
 }
 
-function choose(options: UpOptions, host: { bus: boolean; containers: boolean; lacks: string[] }): { bus: BusKind; runtime: RuntimeKind } {
+function choose(
+  options: UpOptions,
+  host: { bus: boolean; containers: boolean; lacks: string[] },
+): { bus: BusKind; runtime: RuntimeKind } {
   if (options.bus === 'nats' && !host.bus) throw new UserError(`--bus nats: ${host.lacks.join('; ')}`)
-  if (options.runtime === 'containerd' && !host.containers) throw new UserError(`--runtime containerd: ${host.lacks.join('; ')}`)
+  if (options.runtime === 'containerd' && !host.containers)
+    throw new UserError(`--runtime containerd: ${host.lacks.join('; ')}`)
   const bus = options.bus === 'auto' ? (host.bus ? 'nats' : 'memory') : options.bus
-  const runtime = options.runtime === 'auto' ? (host.containers && bus === 'nats' ? 'containerd' : 'process') : options.runtime
+  const runtime =
+    options.runtime === 'auto' ? (host.containers && bus === 'nats' ? 'containerd' : 'process') : options.runtime
   if (runtime === 'containerd' && bus === 'memory')
-    throw new UserError('--runtime containerd needs --bus nats: with the in-process bus a node has no process of its own')
+    throw new UserError(
+      '--runtime containerd needs --bus nats: with the in-process bus a node has no process of its own',
+    )
   return { bus, runtime }
 }
 
@@ -122,14 +146,25 @@ function checkDisk(data: string): void {
   const parent = existsSync(data) ? data : '.'
   const { bavail, bsize } = statfsSync(parent)
   if (bavail * bsize < FREE_BYTES_MIN)
-    throw new UserError(`${data}: only ${Math.floor((bavail * bsize) / 1024 / 1024)} MiB free on its disk; at least ${FREE_BYTES_MIN / 1024 / 1024} MiB are needed`)
+    throw new UserError(
+      `${data}: only ${Math.floor((bavail * bsize) / 1024 / 1024)} MiB free on its disk; at least ${FREE_BYTES_MIN / 1024 / 1024} MiB are needed`,
+    )
 }
 
 /** The layout of an earlier run is kept (its objects name its nodes); flags that differ from it are refused. */
-async function chooseLayout(options: UpOptions, choice: { bus: BusKind; runtime: RuntimeKind }, places: Places): Promise<ClusterLayout> {
+async function chooseLayout(
+  options: UpOptions,
+  choice: { bus: BusKind; runtime: RuntimeKind },
+  places: Places,
+): Promise<ClusterLayout> {
   const earlier = readLayout(places)
   const slot = earlier?.slot ?? (choice.runtime === 'containerd' ? await freeSlot() : 0)
-  const wanted = layOut({ ...options, ...choice, slot })
+  const wanted = layOut({
+    ...options,
+    ...choice,
+    slot,
+    id: createHash('sha256').update(options.data).digest('hex').slice(0, 8),
+  })
   if (earlier && earlier.masters.length !== wanted.masters.length)
     throw new UserError(
       `the cluster in ${options.data} has ${earlier.masters.length} masters; members are not added or removed by --masters (use another --data)`,
@@ -142,7 +177,8 @@ async function chooseLayout(options: UpOptions, choice: { bus: BusKind; runtime:
 }
 
 async function freeSlot(): Promise<number> {
-  for (let slot = 0; slot < SLOTS; slot++) if ((await run('ip', ['link', 'show', `capstan${slot}`])).code !== 0) return slot
+  for (let slot = 0; slot < SLOTS; slot++)
+    if ((await run('ip', ['link', 'show', `capstan${slot}`])).code !== 0) return slot
   throw new UserError(`${SLOTS} clusters with containers run on this host already`)
 }
 
@@ -161,14 +197,19 @@ async function checkPorts(layout: ClusterLayout): Promise<void> {
 
 async function awaitReady(layout: ClusterLayout, places: Places, progress: Progress): Promise<void> {
   let told = ''
-  const ready = await waitFor(async () => {
-    for (const name of processNamesOf(layout))
-      if (machinePid(places, name) === undefined) throw new UserError(`${name} ended while starting; see ${places.log(name)}`)
-    const state = await clusterReady(layout, places)
-    if (state.text !== told) progress.step(state.text)
-    told = state.text
-    return state.ready
-  }, READY_TIMEOUT_MS, 50)
+  const ready = await waitFor(
+    async () => {
+      for (const name of processNamesOf(layout))
+        if (machinePid(places, name) === undefined)
+          throw new UserError(`${name} ended while starting; see ${places.log(name)}`)
+      const state = await clusterReady(layout, places)
+      if (state.text !== told) progress.step(state.text)
+      told = state.text
+      return state.ready
+    },
+    READY_TIMEOUT_MS,
+    50,
+  )
   if (!ready) throw new UserError(`not ready after ${READY_TIMEOUT_MS / 1000} s (${told}); logs are in ${places.logs}`)
 }
 
@@ -178,4 +219,3 @@ function untilInterrupted(): Promise<void> {
     process.once('SIGTERM', () => resolve())
   })
 }
-

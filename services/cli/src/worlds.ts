@@ -29,7 +29,9 @@ export async function realWorld(
   const bus = await NatsBus.connect(
     {
       // Nodes and tools spread over the servers; a master stays with its own.
-      servers: layout.masters.some((m) => m.name === options.machine) ? servers : rotate(servers, random.int(servers.length)),
+      servers: layout.masters.some((m) => m.name === options.machine)
+        ? servers
+        : rotate(servers, random.int(servers.length)),
       identity: token,
       inbox: new Subjects(layout.cluster).inbox(token, instance),
       grants: grants(layout.cluster, identity),
