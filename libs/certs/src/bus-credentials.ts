@@ -151,7 +151,8 @@ max_pending: 67108864
 max_payload: 1048576
 operator: ${authority.operatorJwt}
 system_account: ${system}
-resolver: { type: full, dir: ${quote(options.directory)}, allow_delete: false, interval: "2m" }
+# How soon a server that missed a new account learns of it from the others.
+resolver: { type: full, dir: ${quote(options.directory)}, allow_delete: false, interval: "10s" }
 resolver_preload: {
   ${account}: ${authority.accountJwt}
   ${system}: ${authority.systemAccountJwt}

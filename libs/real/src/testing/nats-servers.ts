@@ -1,4 +1,5 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process'
+import { existsSync } from 'node:fs'
 import { mkdtemp, rm, writeFile } from 'node:fs/promises'
 import { connect, createServer } from 'node:net'
 import { tmpdir } from 'node:os'
@@ -47,10 +48,10 @@ export class NatsServers {
     return this.ports.map((_, i) => `127.0.0.1:${this.ports[(first + i) % this.ports.length]}`)
   }
 
-  /** Resolves when the server takes connections. */
+  /** Resolves when the server takes connections; also again, with the configuration of the first time. */
   async launch(index: number): Promise<void> {
     const file = join(this.dir, `${index}.conf`)
-    await writeFile(file, this.config(this, index))
+    if (!existsSync(file)) await writeFile(file, this.config(this, index))
     const child = spawn('nats-server', ['-c', file, '-l', join(this.dir, `${index}.log`)], { stdio: 'ignore' })
     this.children[index] = child
     const deadline = performance.now() + START_MS
