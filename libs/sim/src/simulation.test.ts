@@ -63,9 +63,9 @@ test('streams of different names do not disturb each other', () => {
 
 test('chance is even enough', () => {
   const random = new SimRandom('even')
-  const counts = new Array<number>(10).fill(0)
+  const counts = Array.from({ length: 10 }, () => 0)
   for (let n = 0; n < 100_000; n++) counts[random.int(10)] = (counts[random.int(10)] as number) + 1
-  const drawn = new Array<number>(16).fill(0)
+  const drawn = Array.from({ length: 16 }, () => 0)
   for (let n = 0; n < 160_000; n++) {
     const at = random.int(16)
     drawn[at] = (drawn[at] as number) + 1
