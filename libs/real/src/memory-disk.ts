@@ -114,7 +114,9 @@ class Content {
     // What is cut off must read as zeroes if the file grows again.
     if (more < 0) this.bytes.fill(0, sizeBytes, this.sizeBytes)
     if (sizeBytes > this.bytes.length) {
-      const grown = new Uint8Array(Math.max(sizeBytes, Math.min(2 * this.bytes.length, this.bytes.length + 1024 * 1024)))
+      const grown = new Uint8Array(
+        Math.max(sizeBytes, Math.min(2 * this.bytes.length, this.bytes.length + 1024 * 1024)),
+      )
       grown.set(this.bytes)
       this.bytes = grown
     }
