@@ -37,6 +37,7 @@ export interface UpOptions {
 const FREE_BYTES_MIN = 512 * 1024 * 1024
 const READY_TIMEOUT_MS = 60_000
 const STOP_TIMEOUT_MS = 8000
+const INTERRUPT_LOOK_MS = 200
 /** All machines end one after the other in it. */
 const EMBEDDED_STOP_TIMEOUT_MS = 20_000
 
@@ -87,7 +88,7 @@ export async function up(options: UpOptions): Promise<void> {
   }
   progress.done(`ready: kubectl --kubeconfig ${places.kubeconfig} get nodes`)
   if (options.detach) return
-  await untilInterrupted()
+  await untilInterrupted(layout, places)
   progress.step('stopping')
   await stop(options.data, progress)
 }
@@ -213,9 +214,17 @@ async function awaitReady(layout: ClusterLayout, places: Places, progress: Progr
   if (!ready) throw new UserError(`not ready after ${READY_TIMEOUT_MS / 1000} s (${told}); logs are in ${places.logs}`)
 }
 
-function untilInterrupted(): Promise<void> {
-  return new Promise((resolve) => {
-    process.once('SIGINT', () => resolve())
-    process.once('SIGTERM', () => resolve())
-  })
+/** Until Ctrl-C; or until the one process that holds all machines is gone: then nobody is left who could start it again. */
+async function untilInterrupted(layout: ClusterLayout, places: Places): Promise<void> {
+  let interrupted = false
+  for (const signal of ['SIGINT', 'SIGTERM'] as const)
+    process.once(signal, () => {
+      interrupted = true
+    })
+  const lost = () => layout.bus === 'memory' && machinePid(places, 'embedded') === undefined
+  // Signal handlers do not keep a process alive; the timer does.
+  while (!interrupted) {
+    if (lost()) throw new UserError(`the cluster's process ended; see ${places.log('embedded')}`)
+    await new Promise((resolve) => setTimeout(resolve, INTERRUPT_LOOK_MS))
+  }
 }
