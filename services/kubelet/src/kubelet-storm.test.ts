@@ -13,11 +13,14 @@ import type { Pod } from './kinds.js'
 import { podRequests } from './resources.js'
 
 /** `STORM_SEEDS=500`, or `STORM_SEED=7` for one. */
-const { STORM_SEEDS = '12', STORM_SEED } = process.env
+const { STORM_SEEDS = '8', STORM_SEED } = process.env
 const STEPS = 60
 const CPU_MILLI = 1000
 
-async function storm(seed: number): Promise<string> {
+/** Planted: what a broken kubelet would do, which the checks must catch. */
+type Bug = 'admits everything' | 'leaves sandboxes' | 'forgets to look'
+
+async function storm(seed: number, bug?: Bug): Promise<string> {
   const random = new SeededRandom(seed)
   const clock = new ManualClock()
   const broker = new MemoryBroker(clock)
@@ -28,6 +31,13 @@ async function storm(seed: number): Promise<string> {
     containerStopMs: 700,
     behaviour: (spec) => (spec.name === 'short' ? { exitAfterMs: 900, exitCode: spec.attempt % 2 } : undefined),
   })
+  if (bug === 'leaves sandboxes') runtime.removeSandbox = async () => undefined
+  // News of containers get lost, and so does every second list.
+  if (bug === 'forgets to look') {
+    runtime.onChange = () => () => undefined
+    const { list } = runtime
+    runtime.list = async (uid) => (uid === undefined ? { sandboxes: [], containers: [] } : list.call(runtime, uid))
+  }
   let faults = false
   api.intercept = () => {
     if (!faults || random.next() > 0.3) return undefined
@@ -45,7 +55,7 @@ async function storm(seed: number): Promise<string> {
         host,
         nodeIp: '10.0.0.1',
         podCidr: '10.244.0.0/24',
-        capacity: { cpuMilli: CPU_MILLI },
+        capacity: { cpuMilli: bug === 'admits everything' ? 10 * CPU_MILLI : CPU_MILLI },
       },
       runtime,
     )
@@ -56,7 +66,7 @@ async function storm(seed: number): Promise<string> {
   const check = async () => {
     const { down } = runtime
     runtime.down = false
-    const { containers, sandboxes } = await runtime.list()
+    const { containers, sandboxes } = await HollowRuntime.prototype.list.call(runtime)
     runtime.down = down
     const running = containers.filter((container) => container.state === 'running')
     const names = running.map((container) => `${container.pod.uid} ${container.name}`)
@@ -132,7 +142,7 @@ async function storm(seed: number): Promise<string> {
   runtime.down = false
   kubelet ??= await start()
   const settled = async () => {
-    const { containers, sandboxes } = await runtime.list()
+    const { containers, sandboxes } = await HollowRuntime.prototype.list.call(runtime)
     const list = pods()
     const uids = new Set(list.map((pod) => pod.metadata.uid))
     if ([...containers, ...sandboxes].some((one) => !uids.has(one.pod.uid)))
@@ -159,7 +169,7 @@ async function storm(seed: number): Promise<string> {
     return ''
   }
   let why = 'not looked yet'
-  for (let second = 0; second < 700 && why !== ''; second++) {
+  for (let second = 0; second < (bug ? 60 : 700) && why !== ''; second++) {
     await clock.advance(1000)
     await check()
     why = await settled()
@@ -180,4 +190,16 @@ for (const seed of seeds)
   test(`storm, seed ${seed}`, async () => {
     const history = await storm(seed)
     if (seed % 10 === 1) assert.equal(await storm(seed), history, 'the same seed gave another history')
+  })
+
+for (const bug of ['admits everything', 'leaves sandboxes', 'forgets to look'] as const)
+  test(`a kubelet that ${bug} is caught`, async () => {
+    for (let seed = 1; seed <= 5; seed++) {
+      const caught = await storm(seed, bug).then(
+        () => false,
+        (error: Error) => error.name === 'AssertionError' || /condition did not hold/.test(error.message),
+      )
+      if (caught) return
+    }
+    assert.fail('five storms did not show it')
   })

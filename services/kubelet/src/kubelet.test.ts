@@ -349,6 +349,23 @@ describe('pods', () => {
     await node.kubelet.stop()
   })
 
+  test('an API that drops part of a status is not asked again and again', async () => {
+    const node = await new TestNode().start()
+    const { patch } = node.api
+    node.api.patch = async (resource, ref, type, body, options) => {
+      const { status } = body as { status?: { hostIP?: unknown } }
+      if (resource.resource === 'pods') delete status?.hostIP
+      return patch.call(node.api, resource, ref, type, body, options) as never
+    }
+    node.create('web')
+    await node.clock.until(() => node.ready('web'))
+    const { length } = node.api.calls
+    await node.clock.advance(30_000)
+    const writes = node.api.calls.slice(length).filter((call) => call.resource === 'pods' && call.verb === 'patch')
+    assert.ok(writes.length <= 4, `${writes.length} writes in 30 s`)
+    await node.kubelet.stop()
+  })
+
   test('a power cut: what the machine lost runs again, counted', async () => {
     const node = await new TestNode().start()
     node.create('web')

@@ -58,6 +58,8 @@ const IMAGE_LOOK_MS = 2000
 const OBJECT_AGE_MS = 1000
 
 const WRITE_STATUS = 'write-status'
+const SUCCESSES_MAX = 64
+const SAME_PATCH_MS = 10_000
 
 /** A pod's operation failed in a way that its status has a word for. */
 class StartError extends Error {
@@ -85,6 +87,9 @@ export class PodWorker {
   private readonly probers = new Map<string, Prober>()
   private readonly toldBackoffs = new Set<string>()
   private timer: Timer | undefined
+  private readonly successes = new Map<string, { count: number; atMs: number }>()
+  private sentPatch = ''
+  private sentPatchMs = 0
   private poked = false
   private stopped = false
   private backoffs: PodPlan['backoffs'] = new Map()
@@ -238,6 +243,9 @@ export class PodWorker {
     if (memory.inFlight.has(WRITE_STATUS)) return false
     const patch = mergePatchOf(pod.status ?? {}, status)
     if (patch === undefined) return true
+    const text = JSON.stringify(patch)
+    // Written just now, and the API made something else of it: once more would not help.
+    if (text === this.sentPatch && nowMs - this.sentPatchMs < SAME_PATCH_MS) return true
     if ((memory.failures.get(WRITE_STATUS)?.retryAtMs ?? 0) > nowMs) return false
     this.inBackground(WRITE_STATUS, async () => {
       const { namespace, name, uid } = this.identity
@@ -247,6 +255,8 @@ export class PodWorker {
         this.written = await context.client.patch<Pod>(RESOURCES.pods, { namespace, name }, 'merge', body, {
           subresource: 'status',
         })
+        this.sentPatch = text
+        this.sentPatchMs = nowMs
       } catch (error) {
         // The informer will say so too.
         if (error instanceof CallError && error.code === 'NotFound') return
@@ -349,6 +359,27 @@ export class PodWorker {
     this.inBackground(actionKey(action), action.kind === 'start-sandbox' ? () => limiter.run(run) : run, action)
   }
 
+  /**
+   * What was done and is planned again at once had no effect (a runtime that says yes and does nothing): it is repeated
+   * ever more slowly, not in a circle without a pause. Starts have back-offs of their own.
+   */
+  private succeeded(key: string): void {
+    const { failures } = this.memory
+    const nowMs = this.context.world.clock.nowMs()
+    failures.delete(key)
+    if (key === WRITE_STATUS || key.startsWith('start-container ')) return
+    const before = this.successes.get(key)
+    const count = before && nowMs - before.atMs < 10_000 ? before.count + 1 : 1
+    this.successes.delete(key)
+    // The oldest of the few that matter give way.
+    if (this.successes.size >= SUCCESSES_MAX)
+      for (const oldest of [...this.successes.keys()].slice(0, 1)) this.successes.delete(oldest)
+    this.successes.set(key, { count, atMs: nowMs })
+    if (count < 2) return
+    const retryAtMs = nowMs + failureDelayMs(count - 1, 100, 5000)
+    failures.set(key, { count, atMs: nowMs, retryAtMs, reason: 'NoEffect', message: `${key} had no effect` })
+  }
+
   private inBackground(key: string, run: () => Promise<void>, action?: PodAction): void {
     const { memory, context } = this
     if (memory.inFlight.has(key)) return
@@ -359,7 +390,7 @@ export class PodWorker {
       this.poke()
     }
     run().then(
-      () => settle(() => memory.failures.delete(key)),
+      () => settle(() => this.succeeded(key)),
       (error: unknown) =>
         settle(() => {
           const count = (memory.failures.get(key)?.count ?? 0) + 1
