@@ -172,13 +172,25 @@ describe('NATS: permissions', { skip: noNatsServer }, () => {
     await victim.close()
   })
 
-  test('credentials of another authority are refused; whoever stops trying learns why', async () => {
-    const foreign = await makeBusAuthority()
-    const { credentials } = await makeBusUser(foreign, 'x', everything)
+  const givenUp = () => {
     const giveUp = new AbortController()
     giveUp.abort()
+    return giveUp.signal
+  }
+
+  test('credentials of another authority are refused', async () => {
+    const { credentials } = await makeBusUser(await makeBusAuthority(), 'x', everything)
+    // The server asks around for that account, for about as long as we wait: the cause is its refusal or our patience.
+    await assert.rejects(shared.connect('x', { credentials, signal: givenUp() }), code('CLOSED'))
+  })
+
+  test("who bears another's credentials without its key is refused, and learns why", async () => {
+    const [mine, other] = await Promise.all(['x', 'y'].map((name) => makeBusUser(shared.authority, name, everything)))
+    const seed = /S[A-Z2-7]{57}/
+    const textOf = (user?: { credentials: Uint8Array }) => new TextDecoder().decode(user?.credentials)
+    const credentials = bytes(textOf(other).replace(seed, seed.exec(textOf(mine))?.[0] as string))
     await assert.rejects(
-      shared.connect('x', { credentials, signal: giveUp.signal }),
+      shared.connect('y', { credentials, signal: givenUp() }),
       (error) => code('CLOSED')(error) && (error as Error).cause instanceof errors.AuthorizationError,
     )
   })
