@@ -70,5 +70,6 @@ test('a configuration names its server, its peers and the authority', async () =
   assert.match(config, new RegExp(`^operator: ${authority.operatorJwt}$`, 'm'))
   assert.equal(config.match(/"nats-route:/g)?.length, 2)
   assert.match(config, /"nats-route:\/\/capstan:p%20w@127\.0\.0\.1:6223"/)
+  assert.doesNotMatch(config, /tls/)
   assert.doesNotMatch(config, /SO[A-Z2-7]{54}|SA[A-Z2-7]{54}/, 'no seed of the authority leaves it')
 })

@@ -131,6 +131,11 @@ export interface BusServerOptions {
   routePassword: string
   /** Where it keeps account JWTs that were pushed to it. */
   directory: string
+  /**
+   * Paths of PEM files. With them clients and routes are served by TLS only; the certificate names the server as clients
+   * call it, and serves towards other servers as a client's too (`makeServerCertificate`).
+   */
+  tls?: { cert: string; key: string; ca: string }
 }
 
 /** Configuration file of one nats-server. */
@@ -141,6 +146,10 @@ export function busServerConfig(authority: BusAuthority, options: BusServerOptio
   const routes = options.peers.map(
     (peer) => `    "nats-route://capstan:${encodeURIComponent(options.routePassword)}@${peer}"`,
   )
+  const { tls } = options
+  const tlsBlock = tls
+    ? `tls { cert_file: ${quote(tls.cert)}, key_file: ${quote(tls.key)}, ca_file: ${quote(tls.ca)}, timeout: 2 }`
+    : ''
   return `server_name: ${quote(options.name)}
 listen: ${quote(`${options.listen.host}:${options.listen.port}`)}
 # A slow or dead peer must be noticed in seconds.
@@ -149,6 +158,7 @@ ping_max: 2
 write_deadline: "2s"
 max_pending: 67108864
 max_payload: 1048576
+${tlsBlock}
 operator: ${authority.operatorJwt}
 system_account: ${system}
 # How soon a server that missed a new account learns of it from the others.
@@ -161,6 +171,7 @@ cluster {
   name: ${quote(options.cluster)}
   listen: ${quote(`${options.route.host}:${options.route.port}`)}
   no_advertise: true
+  ${tlsBlock}
   connect_retries: 1000000
   authorization { user: capstan, password: ${quote(options.routePassword)}, timeout: 2 }
   routes: [

@@ -1,4 +1,7 @@
 import assert from 'node:assert/strict'
+import { mkdtemp, rm, writeFile } from 'node:fs/promises'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { type Bus, BusError, type BusMessage } from '@capstan/actor'
 import {
@@ -6,6 +9,8 @@ import {
   busServerConfig,
   makeBusAuthority,
   makeBusUser,
+  makeCa,
+  makeServerCertificate,
   makeSystemUser,
   revokeBusUser,
 } from '@capstan/certs'
@@ -33,7 +38,11 @@ class Cluster {
     readonly servers: NatsServers,
   ) {}
 
-  static async start(count: number, change: (config: string) => string = (config) => config): Promise<Cluster> {
+  static async start(
+    count: number,
+    change: (config: string) => string = (config) => config,
+    tls?: { cert: string; key: string; ca: string },
+  ): Promise<Cluster> {
     const authority = await makeBusAuthority()
     const servers = await NatsServers.start(count, (all, i) =>
       change(
@@ -45,6 +54,7 @@ class Cluster {
           peers: all.routePorts.filter((_, other) => other !== i).map((port) => `127.0.0.1:${port}`),
           routePassword: 'route',
           directory: `${all.dir}/jwt-${i}`,
+          ...(tls ? { tls } : {}),
         }),
       ),
     )
@@ -71,6 +81,7 @@ class Cluster {
       inbox?: string
       credentials?: Uint8Array
       signal?: AbortSignal
+      ca?: string
       pingMs?: number
     } = {},
   ): Promise<NatsBus> {
@@ -83,6 +94,7 @@ class Cluster {
         grants: options.claims ?? grants,
         credentials: options.credentials ?? (await this.credentials(identity, grants)),
         log: silentLog,
+        ...(options.ca ? { ca: options.ca } : {}),
         ...(options.pingMs ? { pingMs: options.pingMs } : {}),
       },
       options.signal,
@@ -135,6 +147,12 @@ const answered = (question: Promise<unknown>) =>
     () => false,
   )
 
+function givenUp(): AbortSignal {
+  const giveUp = new AbortController()
+  giveUp.abort()
+  return giveUp.signal
+}
+
 let shared: Cluster
 if (!noNatsServer) {
   before(async () => {
@@ -171,12 +189,6 @@ describe('NATS: permissions', { skip: noNatsServer }, () => {
     await liar.close()
     await victim.close()
   })
-
-  const givenUp = () => {
-    const giveUp = new AbortController()
-    giveUp.abort()
-    return giveUp.signal
-  }
 
   test('credentials of another authority are refused', async () => {
     const { credentials } = await makeBusUser(await makeBusAuthority(), 'x', everything)
@@ -231,6 +243,48 @@ describe('NATS: permissions', { skip: noNatsServer }, () => {
       assert.equal(revoked.epoch, 1)
     } finally {
       await cluster.end()
+    }
+  })
+})
+
+describe('NATS: TLS', { skip: noNatsServer }, () => {
+  test('a bus with the CA speaks TLS to servers that it names, and to no others', async () => {
+    const dir = await mkdtemp(join(tmpdir(), 'capstan-tls-'))
+    const valid = { notBeforeMs: Date.now() - 60_000, notAfterMs: Date.now() + 3600_000 }
+    const ca = await makeCa('capstan', valid)
+    const clusters: Cluster[] = []
+    const start = async (count: number, ipAddresses: string[], dnsNames: string[] = []) => {
+      const { cert, key } = await makeServerCertificate(ca, { ...valid, commonName: 'nats', dnsNames, ipAddresses })
+      const paths = {
+        cert: join(dir, `${clusters.length}.crt`),
+        key: join(dir, `${clusters.length}.key`),
+        ca: join(dir, 'ca'),
+      }
+      await Promise.all([writeFile(paths.cert, cert), writeFile(paths.key, key), writeFile(paths.ca, ca.cert)])
+      const cluster = await Cluster.start(count, (config) => config, paths)
+      clusters.push(cluster)
+      return cluster
+    }
+    try {
+      const cluster = await start(2, ['127.0.0.1'])
+      const [a, b] = [
+        await cluster.connect('a', { ca: ca.cert, first: 0 }),
+        await cluster.connect('b', { ca: ca.cert, first: 1 }),
+      ]
+      b.subscribe('to.b', (message) => b.publish(message.replyTo as string, message.payload))
+      await eventually('a is heard, by way of a route', () =>
+        answered(a.request('to.b', bytes('x'), { timeoutMs: 1000 })),
+      )
+      const other = await makeCa('capstan', valid)
+      await assert.rejects(cluster.connect('c', { ca: other.cert, signal: givenUp() }), code('CLOSED'))
+      // Nor does it fall back to plain text.
+      await assert.rejects(shared.connect('e', { ca: ca.cert, signal: givenUp() }), code('CLOSED'))
+      // Somebody else's server with a certificate of the same CA, for another address.
+      const elsewhere = await start(1, ['10.1.2.3'], ['localhost'])
+      await assert.rejects(elsewhere.connect('d', { ca: ca.cert, signal: givenUp() }), code('CLOSED'))
+    } finally {
+      for (const cluster of clusters) await cluster.end()
+      await rm(dir, { recursive: true })
     }
   })
 })

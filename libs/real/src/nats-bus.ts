@@ -1,3 +1,4 @@
+import { checkServerIdentity, type PeerCertificate } from 'node:tls'
 import { type Bus, BusError, type BusMessage, type Log, type Subscription } from '@capstan/actor'
 import { type Grants, subjectFits } from '@capstan/protocol'
 import {
@@ -321,7 +322,22 @@ function connectionOptions(
     pingInterval: options.pingMs ?? PING_MS,
     maxPingOut: PINGS_OUT_MAX,
     timeout: CONNECT_MS,
-    ...(options.ca ? { tls: { ca: options.ca } } : {}),
+    ...(options.ca ? { tls: tlsOptions(options.ca, options.servers) } : {}),
+  }
+}
+
+/**
+ * The library starts TLS on a socket without a host name, and Node then asks for a certificate of "localhost". Ask for one
+ * of our servers instead: which of them it is matters less, they all are the cluster's.
+ */
+function tlsOptions(ca: string, servers: readonly string[]) {
+  const hosts = servers.map((server) => new URL(`nats://${server}`).hostname.replace(/^\[|\]$/g, ''))
+  return {
+    ca,
+    checkServerIdentity(_host: string, certificate: PeerCertificate): Error | undefined {
+      const complaints = hosts.map((host) => checkServerIdentity(host, certificate))
+      return complaints.includes(undefined) ? undefined : complaints[0]
+    },
   }
 }
 
