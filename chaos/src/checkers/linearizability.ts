@@ -29,8 +29,12 @@ export type Verdict<I, O> =
 
 interface Event<I, O> {
   kind: 'call' | 'return'
+  /** Counted from 0 among those whose outcome is known, and among those whose is not, by the time of the call. */
   id: number
+  isOpen: boolean
   operation: Operation<I, O>
+  /** The open call of the same input before this one. */
+  twin: Event<I, O> | undefined
   previous: Event<I, O> | undefined
   next: Event<I, O> | undefined
   match: Event<I, O> | undefined
@@ -38,50 +42,61 @@ interface Event<I, O> {
 
 const STEPS_MAX = 2_000_000
 
-/** `stepsMax` bounds the search. */
+/**
+ * Searches for an order that the model allows and that keeps every operation within its interval. `stepsMax` bounds the
+ * search.
+ *
+ * What keeps it small: a pair (operations placed, state) is looked at once (Lowe). Of operations of unknown outcome, which
+ * need not be placed at all, one is placed only where it changes the state; and of those with equal inputs the one that
+ * was called first, since it can stand wherever a later one can.
+ */
 export function checkLinearizable<S, I, O>(
   history: readonly Operation<I, O>[],
   model: Model<S, I, O>,
   stepsMax = STEPS_MAX,
 ): Verdict<I, O> {
   const head = eventList(history)
-  const placed = new Bits(history.length)
+  const openCount = history.filter((o) => o.returnedMs === undefined).length
+  const placed = [new Bits(history.length - openCount), new Bits(openCount)] as const
+  const bitsOf = (event: Event<I, O>) => placed[event.isOpen ? 1 : 0]
   const seen = new Set<string>()
   const stack: { event: Event<I, O>; state: S }[] = []
   let state = model.initial
   let event = head.next
   let steps = 0
-  let deepest = 0
+  let left = history.length - openCount
+  let deepest = -1
   let stuck: Operation<I, O>[] = []
-  while (head.next) {
+  // With everything placed whose outcome is known the rest need not have happened.
+  while (left > 0) {
     if (++steps > stepsMax)
       return {
         verdict: 'unknown',
         explanation: `gave up after ${stepsMax} steps with ${stack.length} of ${history.length} operations placed`,
       }
     if (event?.kind === 'call') {
-      const next = model.step(state, event.operation.input, event.operation.output)
-      if (next !== undefined) {
-        placed.set(event.id)
-        const key = `${placed.key()} ${model.stateKey(next)}`
+      const next = isCandidate(event) ? model.step(state, event.operation.input, event.operation.output) : undefined
+      const nextKey = next === undefined ? '' : model.stateKey(next)
+      if (next !== undefined && !(event.isOpen && nextKey === model.stateKey(state))) {
+        const bits = bitsOf(event)
+        bits.set(event.id)
+        const key = `${placed[0].key()} ${placed[1].key()} ${nextKey}`
         if (!seen.has(key)) {
           seen.add(key)
           stack.push({ event, state })
           state = next
+          if (!event.isOpen) left--
           lift(event)
           event = head.next
           continue
         }
-        placed.clear(event.id)
+        bits.clear(event.id)
       }
       event = event.next
       continue
     }
-    // A return whose call is not placed: something before it was placed wrongly. Only open calls left: all is legal.
-    if (event === undefined || (event.kind === 'return' && event.operation.output === undefined && onlyOpen(head))) {
-      if (onlyOpen(head)) return { verdict: 'ok' }
-    }
-    if (stack.length >= deepest) {
+    // A return whose call is not placed: something before it was placed wrongly.
+    if (stack.length > deepest) {
       deepest = stack.length
       stuck = candidates(head)
     }
@@ -98,17 +113,16 @@ export function checkLinearizable<S, I, O>(
       }
     }
     state = last.state
-    placed.clear(last.event.id)
+    bitsOf(last.event).clear(last.event.id)
+    if (!last.event.isOpen) left++
     unlift(last.event)
     event = last.event.next
   }
   return { verdict: 'ok' }
-}
 
-/** Nothing is left but operations whose outcome nobody knows: they need not have happened. */
-function onlyOpen<I, O>(head: Event<I, O>): boolean {
-  for (let e = head.next; e; e = e.next) if (e.operation.returnedMs !== undefined) return false
-  return true
+  function isCandidate(call: Event<I, O>): boolean {
+    return call.twin === undefined || placed[1].has(call.twin.id)
+  }
 }
 
 /** The calls that may come next: those before the first return. */
@@ -119,32 +133,36 @@ function candidates<I, O>(head: Event<I, O>): Operation<I, O>[] {
 }
 
 function eventList<I, O>(history: readonly Operation<I, O>[]): Event<I, O> {
-  const events: { atMs: number; order: number; event: Event<I, O> }[] = []
-  for (const [id, operation] of history.entries()) {
-    const make = (kind: 'call' | 'return'): Event<I, O> => ({
-      kind,
-      id,
-      operation,
-      previous: undefined,
-      next: undefined,
-      match: undefined,
-    })
-    const call = make('call')
-    const back = make('return')
-    call.match = back
-    events.push({ atMs: operation.invokedMs, order: 0, event: call })
-    events.push({ atMs: operation.returnedMs ?? Number.POSITIVE_INFINITY, order: 1, event: back })
-  }
-  // At one instant calls come before returns: they overlap.
-  events.sort((a, b) => (a.atMs === b.atMs ? a.order - b.order || a.event.id - b.event.id : a.atMs - b.atMs))
-  const head: Event<I, O> = {
-    kind: 'call',
-    id: -1,
-    operation: undefined as never,
+  const events: { atMs: number; event: Event<I, O> }[] = []
+  const make = (kind: 'call' | 'return', id: number, operation: Operation<I, O>): Event<I, O> => ({
+    kind,
+    id,
+    isOpen: operation?.returnedMs === undefined,
+    operation,
+    twin: undefined,
     previous: undefined,
     next: undefined,
     match: undefined,
+  })
+  const counts = { open: 0, closed: 0 }
+  const lastOpen = new Map<string, Event<I, O>>()
+  for (const operation of [...history].sort((a, b) => a.invokedMs - b.invokedMs)) {
+    const isOpen = operation.returnedMs === undefined
+    const id = isOpen ? counts.open++ : counts.closed++
+    const call = make('call', id, operation)
+    const back = make('return', id, operation)
+    call.match = back
+    events.push({ atMs: operation.invokedMs, event: call })
+    events.push({ atMs: operation.returnedMs ?? Number.POSITIVE_INFINITY, event: back })
+    if (!isOpen) continue
+    const input = JSON.stringify(operation.input)
+    call.twin = lastOpen.get(input)
+    lastOpen.set(input, call)
   }
+  // At one instant calls come before returns: they overlap. The rest stays as it stands (the sort is stable).
+  const rank = (event: Event<I, O>) => (event.kind === 'call' ? 0 : 1)
+  events.sort((a, b) => (a.atMs === b.atMs ? rank(a.event) - rank(b.event) : a.atMs - b.atMs))
+  const head = make('call', -1, undefined as unknown as Operation<I, O>)
   let last = head
   for (const { event } of events) {
     last.next = event
@@ -172,16 +190,32 @@ function unlift<I, O>(call: Event<I, O>): void {
 
 class Bits {
   private readonly words: Uint32Array
+  /** Words below are full: all early operations are placed, so keys stay short. */
+  private full = 0
+
   constructor(size: number) {
     this.words = new Uint32Array(Math.ceil(size / 32) || 1)
   }
+
   set(bit: number): void {
     this.words[bit >> 5] = (this.words[bit >> 5] as number) | (1 << (bit & 31))
+    while (this.words[this.full] === 0xffffffff) this.full++
   }
+
   clear(bit: number): void {
     this.words[bit >> 5] = (this.words[bit >> 5] as number) & ~(1 << (bit & 31))
+    this.full = Math.min(this.full, bit >> 5)
   }
+
+  has(bit: number): boolean {
+    return ((this.words[bit >> 5] as number) & (1 << (bit & 31))) !== 0
+  }
+
   key(): string {
-    return this.words.join(',')
+    let end = this.words.length
+    while (end > this.full && this.words[end - 1] === 0) end--
+    let key = `${this.full}`
+    for (let at = this.full; at < end; at++) key += `,${this.words[at]}`
+    return key
   }
 }

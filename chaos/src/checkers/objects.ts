@@ -17,7 +17,12 @@ export interface ApiObject {
     labels?: Record<string, string>
     ownerReferences?: { uid: string; kind: string }[]
   }
-  spec?: { nodeName?: string; replicas?: number; containers?: { resources?: { requests?: Record<string, string> } }[] }
+  spec?: {
+    nodeName?: string
+    replicas?: number
+    taints?: { key: string; effect?: string }[]
+    containers?: { resources?: { requests?: Record<string, string> } }[]
+  }
   status?: {
     phase?: string
     readyReplicas?: number

@@ -11,7 +11,19 @@ import {
 import { Simulation, type SimRandom, type SimWorld } from '@capstan/sim'
 import { type StoreHandle, startStore } from '@capstan/store'
 import { checkLinearizable, type Operation } from '../checkers/linearizability.js'
-import { type RegisterInput, registerModel, type RegisterOutput } from '../checkers/register-model.js'
+import {
+  checkDurable,
+  checkEqualState,
+  checkOutcomes,
+  type MemberState,
+  type ToldWrite,
+} from '../checkers/durability.js'
+import {
+  type RegisterInput,
+  registerModel,
+  type RegisterOutput,
+  simplifyRegisterHistory,
+} from '../checkers/register-model.js'
 import { checkWatch, type SeenEvent, type WatchRecord } from '../checkers/watch.js'
 import { FAULTS, Nemesis } from './faults.js'
 import { addUp, type PlantedBug, type Scenario, type ScenarioOptions, type ScenarioReport } from './scenario.js'
@@ -22,6 +34,7 @@ const KEYS = ['a', 'b', 'c', 'd', 'e']
 const CLIENTS = 5
 const FAULTS_UNTIL_MS = 45_000
 const HEALED_MS = 20_000
+const SAMPLE_MS = 1000
 const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes)
 const bytes = (value: string) => new TextEncoder().encode(value)
 
@@ -38,6 +51,9 @@ class StoreRun {
   private readonly subjects = new Subjects(CLUSTER)
   private readonly handles = new Map<string, StoreHandle>()
   private readonly history = new Map<string, Op[]>(KEYS.map((key) => [key, []]))
+  /** Every write, with what its client was told. */
+  private readonly writes: ToldWrite[] = []
+  private readonly states: MemberState[] = []
   private readonly watches: Watcher[] = []
   private readonly violations: string[] = []
   private readonly coverage: Record<string, number> = { operations: 0, unknownOutcomes: 0, watchResumes: 0 }
@@ -74,6 +90,7 @@ class StoreRun {
       },
       { everyMs: [300, 3000], faults: FAULTS },
     )
+    this.sampleStates()
     await simulation.run({ untilMs: FAULTS_UNTIL_MS })
     nemesis.heal()
     const healedMs = simulation.nowMs
@@ -147,7 +164,27 @@ class StoreRun {
         if (input.type === 'get') this.forget(key, operation)
       } else if (output === 'not-applied') this.forget(key, operation)
       else Object.assign(operation, { output, returnedMs: simulation.nowMs })
+      if (input.type !== 'get')
+        this.writes.push({
+          client: client.machine,
+          key,
+          value: 'value' in input ? input.value : undefined,
+          told: told(output),
+        })
     }
+  }
+
+  /** Members that stand at the same index must hold the same at any time. */
+  private sampleStates(): void {
+    for (const [member, handle] of this.handles)
+      if (this.simulation.machine(member).up)
+        handle.stateHash().then(
+          ({ appliedIndex, hash }) => this.states.push({ member, appliedIndex, hash }),
+          () => undefined, // It is starting or stopping: the next sample will do.
+        )
+    this.simulation.at(this.simulation.nowMs + SAMPLE_MS, () => {
+      if (!this.over) this.sampleStates()
+    })
   }
 
   /** It changed nothing and told nothing. */
@@ -206,7 +243,7 @@ class StoreRun {
 
   private async judge(client: Client): Promise<void> {
     for (const [key, history] of this.history) {
-      const result = checkLinearizable(history, registerModel)
+      const result = checkLinearizable(simplifyRegisterHistory(history), registerModel)
       if (result.verdict !== 'ok')
         this.violations.push(`linearizability: key ${key}: ${result.verdict}: ${result.explanation}`)
     }
@@ -230,10 +267,13 @@ class StoreRun {
       this.simulation.nowMs + 10_000,
       'state hashes',
     )
-    if (new Set(hashes.map((h) => `${h.appliedIndex} ${h.hash}`)).size !== 1)
-      this.violations.push(
-        `equal state: ${hashes.map((h, i) => `${MEMBERS[i]} ${h.appliedIndex} ${h.hash.slice(0, 12)}`).join(', ')}`,
-      )
+    const atEnd = hashes.map(({ appliedIndex, hash }, i) => ({ member: MEMBERS[i] as string, appliedIndex, hash }))
+    this.violations.push(...checkEqualState([...this.states, ...atEnd]).map((text) => `equal state: ${text}`))
+    this.coverage['stateSamples'] = this.states.length
+    if (new Set(atEnd.map((s) => s.appliedIndex)).size !== 1)
+      this.violations.push(`convergence: ${atEnd.map((s) => `${s.member} applied up to ${s.appliedIndex}`).join(', ')}`)
+    this.violations.push(...checkDurable(this.writes, truth).map((text) => `durability: ${text}`))
+    this.violations.push(...checkOutcomes(this.writes, truth).map((text) => `outcomes: ${text}`))
     const statuses = await this.statuses()
     for (const status of statuses)
       addUp(this.coverage, Object.fromEntries(Object.entries(status.counters).map(([name, n]) => [`store.${name}`, n])))
@@ -255,6 +295,11 @@ class StoreRun {
 
 const STORE_BUGS: readonly PlantedBug[] = ['ack-before-sync', 'skip-pre-vote', 'stale-read', 'watch-last-lost']
 type StoreBug = 'ack-before-sync' | 'skip-pre-vote' | 'stale-read' | 'watch-last-lost'
+
+function told(output: RegisterOutput | 'not-applied' | 'unknown'): ToldWrite['told'] {
+  if (output === 'unknown') return { type: 'unknown' }
+  return output !== 'not-applied' && output.type === 'written' ? output : { type: 'not-applied' }
+}
 
 function drawInput(random: SimRandom, value: string, lastRevision: number): RegisterInput {
   const dice = random.next()
