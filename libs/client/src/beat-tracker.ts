@@ -142,7 +142,7 @@ export function startBeating(
     machine: string
     describe(): Pick<Beat, 'ready' | 'role' | 'load'>
   },
-): () => void {
+): (() => void) & { now(): void } {
   const { component, instance, machine } = options
   const subject = new Subjects(options.cluster).beat(component, instance)
   const incarnation = hex(world.random.fork(`beat/${component}/${instance}`).bytes(8))
@@ -156,7 +156,7 @@ export function startBeating(
     }
   }
   send()
-  return every(world.clock, BEAT_PERIOD_MS, send)
+  return Object.assign(every(world.clock, BEAT_PERIOD_MS, send), { now: send })
 }
 
 export function hex(bytes: Uint8Array): string {

@@ -90,17 +90,16 @@ class ApiServer implements ApiServerHandle {
       void this.probe()
     }
     const server = serveBus(this)
-    this.stops.push(
-      () => server.stop(),
-      every(world.clock, PROBE_PERIOD_MS, probe),
-      startBeating(world, {
-        cluster,
-        component: 'apiserver',
-        instance,
-        machine,
-        describe: () => ({ ready: this.ready, load: { inFlight: this.inFlight, watches: this.watches.size } }),
-      }),
-    )
+    const beating = startBeating(world, {
+      cluster,
+      component: 'apiserver',
+      instance,
+      machine,
+      describe: () => ({ ready: this.ready, load: { inFlight: this.inFlight, watches: this.watches.size } }),
+    })
+    this.stops.push(() => server.stop(), every(world.clock, PROBE_PERIOD_MS, probe), beating)
+    // Whoever waits for an API server must not wait for the next beat too.
+    void this.whenReady().then(() => beating.now())
     const handle = (verb: 'create' | 'update' | 'delete', request: ApiRequest, user: User) =>
       this.rest.handle(verb, request, user)
     void keepBootstrapped({ world, store: this.store, cache: this.cache, options, handle }, this.closing.signal)

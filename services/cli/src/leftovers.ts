@@ -1,4 +1,5 @@
 import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
 import { cgroupProcesses, removeCgroup } from './cgroup.js'
 import { type ClusterLayout, namesOf, type Places } from './layout.js'
 import { everyProcessName, killMachine, signal } from './machines.js'
@@ -26,6 +27,16 @@ export async function clearLeftovers(layout: ClusterLayout, places: Places): Pro
   )
   if (!ended) problems.push(`processes below ${places.data} do not end`)
   if (isRoot()) {
+    if (layout.isolated) {
+      const { clearContainerd } = await import('@capstan/kubelet/edge')
+      for (const node of layout.nodes) {
+        const dir = join(places.machine(node.name), 'c')
+        // In the node's own namespace: this host may have a bridge of the same name.
+        const netns = namesOf(layout).netns(node.name)
+        const left = { dir, netns, cgroupParent: `/${namesOf(layout).cgroup(node.name)}/pods` }
+        if (existsSync(dir)) await clearContainerd(left).catch((error: unknown) => problems.push(String(error)))
+      }
+    }
     for (const mount of mountsBelow(places.data)) {
       const unmounted = await run('umount', ['-l', mount])
       if (unmounted.code !== 0) problems.push(`cannot unmount ${mount}: ${unmounted.stderr.trim()}`)

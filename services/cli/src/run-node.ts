@@ -29,11 +29,15 @@ async function runNode(cluster: ClusterLayout, node: NodeLayout): Promise<void> 
   mkdirSync(directory, { recursive: true })
   const world = (component: 'kubelet' | 'kube-proxy') =>
     realWorld(cluster, places, { component, name: node.name }, { log: log.child({ component }), machine: node.name })
+  let nodeIsReady: () => void = () => undefined
+  const ready = new Promise<void>((resolve) => {
+    nodeIsReady = resolve
+  })
   // containerd needs a second to start, the bus a moment: side by side.
   const [kubeletWorld, proxyWorld, runtime] = await Promise.all([
     world('kubelet'),
     world('kube-proxy'),
-    startRuntime(cluster, node, directory),
+    startRuntime(cluster, node, directory, ready),
   ])
   const client = (w: BusWorld) => new BusApiClient(w, { cluster: cluster.cluster, machine: node.name })
   const kubelet = await startKubelet(
@@ -50,6 +54,7 @@ async function runNode(cluster: ClusterLayout, node: NodeLayout): Promise<void> 
     },
     runtime.runtime,
   )
+  void kubelet.whenReady().then(nodeIsReady)
   // Without a namespace of its own a node has no packet rules of its own: the gateway's serve the whole host.
   const rules: PacketRules = cluster.isolated ? new NftablesRules('capstan') : new HollowRules()
   const proxy = startKubeProxy(proxyWorld, { client: client(proxyWorld), nodeName: node.name, rules })
@@ -76,13 +81,20 @@ interface StartedRuntime {
   teardown(): Promise<void>
 }
 
-async function startRuntime(cluster: ClusterLayout, node: NodeLayout, directory: string): Promise<StartedRuntime> {
+/** `ready`: what can wait until the node is Ready waits for it. */
+async function startRuntime(
+  cluster: ClusterLayout,
+  node: NodeLayout,
+  directory: string,
+  ready: Promise<unknown>,
+): Promise<StartedRuntime> {
   switch (cluster.runtime) {
     case 'containerd': {
       const containerd: Containerd = await startContainerd({
         dir: join(directory, 'c'),
         cgroupParent: `/${namesOf(cluster).cgroup(node.name)}/pods`,
         archives: imageArchives(),
+        importAfter: ready,
         log: log.child({ component: 'containerd' }),
       })
       containerd.imported.catch((error: unknown) => log.error({ err: error }, 'an image archive was not imported'))
