@@ -68,6 +68,7 @@ export class Mvcc {
   private recentBytes = 0
   /** Where the sweep of compacted changes goes on; undefined: nothing to sweep. */
   private sweepFrom: string | undefined
+  private readableIndex = 0
   private writes: EngineWrite[] = []
   private unsaved: Change[] = []
 
@@ -89,13 +90,15 @@ export class Mvcc {
   get clusterVersion(): number {
     return this.meta.get('clusterVersion') ?? 1
   }
+  /** Of what is readable here: while a snapshot is being installed the engine may be ahead, until `reload`. */
   get appliedIndex(): number {
-    return this.engine.appliedIndex
+    return this.readableIndex
   }
 
   /** Reads everything anew from the engine: at the start, and after a snapshot was installed. */
   reload(): void {
     const { engine } = this
+    this.readableIndex = engine.appliedIndex
     this.index = orderedMap()
     this.leaseById.clear()
     this.keysOfLease.clear()
@@ -146,6 +149,7 @@ export class Mvcc {
     if (this.revision !== revisionBefore) this.writes.push([metaKey('revision'), u64(this.revision)])
     for (const [name, value] of extra) this.writes.push([metaKey(`x${name}`), value])
     this.engine.commit(this.writes, appliedIndex)
+    this.readableIndex = appliedIndex
     this.writes = []
     this.keepRecent()
     if (happened.length > 0) for (const listener of this.listeners) listener(happened)
