@@ -1,4 +1,4 @@
-import type { Simulation, SimRandom } from '@capstan/sim'
+import type { LinkCondition, Simulation, SimRandom } from '@capstan/sim'
 
 /**
  * Faults that must be survived: any of these, at any time, as long as a majority of the store's disks stay whole.
@@ -22,7 +22,9 @@ export type FaultName =
   | 'clogLink'
   | 'lossyNetwork'
   | 'duplicateMessages'
+  | 'reorderMessages'
   | 'slowDisk'
+  | 'fullDisk'
   | 'skewClock'
   | 'jumpClock'
   | 'reconnectBus'
@@ -37,12 +39,17 @@ export const FAULTS: readonly FaultName[] = [
   'clogLink',
   'lossyNetwork',
   'duplicateMessages',
+  'reorderMessages',
   'slowDisk',
+  'fullDisk',
   'skewClock',
   'jumpClock',
   'reconnectBus',
 ]
 
+const NORMAL_CAPACITY_BYTES = 1024 ** 4
+/** Less than a member of the store wants to have free: it refuses writes, and must not fall. */
+const ALMOST_FULL_BYTES = 60 * 1024 * 1024
 const NORMAL_SYNC_MS: readonly [number, number] = [0.3, 2]
 
 /** Draws faults one after another until told to stop, and counts them. Each ends by itself; `heal` ends all. */
@@ -68,6 +75,7 @@ export class Nemesis {
       const machine = this.simulation.machine(name)
       machine.setClockRate(1)
       machine.disk.condition.syncMs = [...NORMAL_SYNC_MS]
+      machine.disk.condition.capacityBytes = NORMAL_CAPACITY_BYTES
       for (const bus of this.simulation.network.of(name)) bus.reconnect()
     }
     for (const name of this.targets.machines) this.startAgain(name)
@@ -130,6 +138,15 @@ export class Nemesis {
         return this.everywhere(lasts, { loss: random.between(0.01, 0.2) })
       case 'duplicateMessages':
         return this.everywhere(lasts, { duplicate: random.between(0.01, 0.3) })
+      case 'reorderMessages':
+        return this.everywhere(lasts, { reorder: true, delayMs: [0.05, random.between(5, 100)] })
+      case 'fullDisk': {
+        const { disk } = machine
+        disk.condition.capacityBytes = disk.usedBytes + random.int(ALMOST_FULL_BYTES)
+        return void later(() => {
+          disk.condition.capacityBytes = NORMAL_CAPACITY_BYTES
+        })
+      }
       case 'slowDisk':
         // One disk, or all that share a shelf.
         for (const slow of random.chance(0.5) ? [name] : targets.machines) {
@@ -171,17 +188,12 @@ export class Nemesis {
         }
   }
 
-  private everywhere(lasts: number, condition: { loss?: number; duplicate?: number }): void {
+  private everywhere(lasts: number, condition: Partial<LinkCondition>): void {
     for (const a of this.targets.linked)
       for (const b of this.targets.linked) if (a !== b) this.change(a, b, lasts, condition)
   }
 
-  private change(
-    from: string,
-    to: string,
-    lasts: number,
-    condition: { cut?: boolean; delayMs?: [number, number]; loss?: number; duplicate?: number },
-  ): void {
+  private change(from: string, to: string, lasts: number, condition: Partial<LinkCondition>): void {
     if (from === to) return
     const { network } = this.simulation
     Object.assign(network.link(from, to), condition)

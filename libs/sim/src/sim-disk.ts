@@ -39,7 +39,8 @@ export interface DiskHost {
 export class SimDisk {
   private files = new Map<string, SimFile>()
   private durableNames = new Map<string, SimFile>()
-  private usedBytes = 0
+  /** Bytes of all files together. */
+  usedBytes = 0
   readonly condition: DiskCondition = {
     operationMs: [0.02, 0.1],
     syncMs: [0.3, 2],
