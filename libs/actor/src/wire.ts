@@ -499,6 +499,13 @@ export function serve(world: WireWorld, options: ServeOptions): Server {
       log.warn({ subject: message.subject, bytes: message.payload.length }, 'refused a frame that is no request')
       return
     }
+    if (!answersToAsker(message.subject, message.replyTo)) {
+      log.warn(
+        { subject: message.subject, replyTo: message.replyTo },
+        'refused a request that wants its answer sent to somebody else',
+      )
+      return
+    }
     // The subject belongs to the name: it bears who asks, and nobody shall use up another one's reply subjects.
     if (seen.before(`${message.subject} ${message.replyTo}`)) return
     for (const request of frame[3] as unknown[]) {
@@ -601,6 +608,16 @@ export function serve(world: WireWorld, options: ServeOptions): Server {
       }
     }
   }
+}
+
+/**
+ * May an answer go there? The bus vouches for the asker's token in the subject, not for the reply subject that it states:
+ * that must lie below the asker's own inbox, or an identity could have us speak into another one's (promise A2).
+ */
+function answersToAsker(subject: string, replyTo: string): boolean {
+  const tokens = subject.split('.')
+  const from = tokens.lastIndexOf('from')
+  return from < 0 || replyTo.startsWith(`${tokens[0]}.${tokens[1]}.inbox.${tokens[from + 1]}.`)
 }
 
 /** The writing end of one stream. */
