@@ -117,6 +117,8 @@ describe('processes as containers', () => {
     await until('it is known', () => kubelet.pods().some((one) => one.pod === 'default/long'))
     assert.equal(idOf('long'), id)
     assert.equal(status('long')?.restartCount, 0)
+    // The log is written by a pump that may still be on its way, and must not come twice.
+    await until('its output is logged', () => logOf('long', 'main').length > 0)
     assert.deepEqual(logOf('long', 'main'), ['one'])
   })
 
