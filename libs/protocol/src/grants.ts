@@ -48,6 +48,11 @@ export function grants(cluster: string, identity: Identity): Grants {
         // Log streams travel on the reply subject of the request that opened them.
         allowResponses: { max: 1_000_000, expiresMs: 24 * 3600 * 1000 },
       }
+    case 'etcd':
+      return {
+        publish: [`${s.root}.store.*.from.${me}.*`, ownBeat],
+        subscribe: [ownInbox, s.beats('store')],
+      }
     case 'machine':
       return { publish: [ownBeat, `${s.root}.store.*.from.${me}.status`], subscribe: [ownInbox, s.beats()] }
     case 'admin':
@@ -89,6 +94,7 @@ export function userOf(identity: Identity): { name: string; groups: string[] } {
     case 'apiserver':
       return { name: 'system:apiserver', groups: ['system:masters', authenticated] }
     case 'store':
+    case 'etcd':
     case 'machine':
       return { name: `system:capstan:${identity.component}:${identity.name}`, groups: [authenticated] }
   }

@@ -15,6 +15,13 @@ export type StoreVerb =
   | 'readIndex'
   | 'status'
   | 'moveLeader'
+  | 'members'
+  | 'memberAdd'
+  | 'memberPromote'
+  | 'memberRemove'
+  | 'alarm'
+  | 'hash'
+  | 'backup'
 
 export type StoreErrorCode =
   /** That history is gone: list again. Details: { compactRevision }. */
@@ -27,7 +34,18 @@ export type StoreErrorCode =
   | 'NO_LEADER'
   | 'LEADER_CHANGED'
   | 'OVERLOADED'
+  /** The disk or the size quota is used up: only what frees space is taken (etcd's NOSPACE alarm). */
   | 'NO_SPACE'
+  /** This member's state differs from the others' at the same index: it serves nothing (etcd's CORRUPT alarm). */
+  | 'CORRUPT'
+  | 'MEMBER_NOT_FOUND'
+  | 'MEMBER_EXISTS'
+  /** A change of members is under way, or the leader has not yet committed in its own term: ask again. */
+  | 'MEMBERS_BUSY'
+  /** A learner that is not caught up cannot be promoted. */
+  | 'LEARNER_NOT_READY'
+  /** The change would leave no quorum of members that are heard from. */
+  | 'UNHEALTHY'
   | 'STOPPED'
   | 'BAD_REQUEST'
 
@@ -202,6 +220,61 @@ export interface CompactReply {
 export interface ReadIndexReply {
   header: StoreHeader
   revision: number
+}
+
+export interface MemberInfo {
+  name: string
+  /** Receives everything, counts for nothing, serves only serializable reads. */
+  learner: boolean
+}
+/** In the order of names. Read linearizably unless the request says `serializable: true`. */
+export interface MembersReply {
+  header: StoreHeader
+  members: MemberInfo[]
+}
+/** Answered when the change is committed, with the members that it makes. */
+export interface MemberAddRequest {
+  member: string
+  /** Default true: join as a learner, to be promoted once caught up. */
+  learner?: boolean
+}
+/** Of `memberPromote` and `memberRemove`. */
+export interface MemberRequest {
+  member: string
+}
+
+export type AlarmKind = 'NOSPACE' | 'CORRUPT'
+export interface Alarm {
+  member: string
+  alarm: AlarmKind
+}
+/** `raise` and `clear` are committed like any write; `clear` without a member clears that alarm for all. */
+export type AlarmRequest = { action: 'list' } | { action: 'raise' | 'clear'; alarm: AlarmKind; member?: string }
+export interface AlarmReply {
+  header: StoreHeader
+  alarms: Alarm[]
+}
+
+/** Of the asked member alone, from what it has applied (etcd HashKV). */
+export interface HashRequest {
+  /** Keys and values as of this revision; 0 or missing: the latest. */
+  revision?: number
+}
+export interface HashReply {
+  header: StoreHeader
+  /** CRC-32C over keys, values, revisions, versions and leases from the compact revision up to `hashRevision`. */
+  hash: number
+  hashRevision: number
+  compactRevision: number
+}
+
+/** `backup` opens a stream of these from the asked member: one consistent state, as `capstan store backup` keeps it. */
+export interface BackupData {
+  /** Bytes before this piece. */
+  offset: number
+  data: Uint8Array
+  /** The last piece. The file's end is the SHA-256 (32 bytes) of what stands before it; without it, a multiple of 512 bytes. */
+  done: boolean
 }
 
 export interface StoreStatusReply {

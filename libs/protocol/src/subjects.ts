@@ -90,6 +90,7 @@ export const COMPONENTS = [
   'kubelet',
   'kube-proxy',
   'dns',
+  'etcd',
   'machine',
   'admin',
 ] as const
