@@ -2,12 +2,38 @@
 
 const realSetImmediate = setImmediate
 
+/** Steps prepared at a time: one turn of Node's loop for all of them. */
+const STEPS_AT_ONCE = 256
+
 /**
- * Lets everything that is ready run: promise reactions, and what they make ready. A component that waits for anything but
- * its World would hang; one that never stops making promises ready would hang the run, and is found by its silence.
+ * Runs `step` in a macrotask of its own each time, until it returns false or throws. Between two of them Node lets everything
+ * run that is ready: promise reactions, and what they make ready. A component that waits for anything but its World would
+ * hang; one that never stops making promises ready would hang the run, and is found by its silence.
+ *
+ * Many are prepared at once, since a turn of Node's loop for each costs more than most steps do.
  */
-export function drainMicrotasks(): Promise<void> {
-  return new Promise((resolve) => realSetImmediate(resolve))
+export function macrotasks(step: () => boolean): Promise<void> {
+  return new Promise((resolve, reject) => {
+    let left = 0
+    let over = false
+    const one = () => {
+      left--
+      if (over) return
+      try {
+        if (!step()) {
+          over = true
+          resolve()
+        } else if (left === 0) prepare()
+      } catch (error) {
+        over = true
+        reject(error)
+      }
+    }
+    const prepare = () => {
+      for (; left < STEPS_AT_ONCE; left++) realSetImmediate(one)
+    }
+    prepare()
+  })
 }
 
 const FORBIDDEN = ['setTimeout', 'setInterval', 'setImmediate', 'queueMicrotask'] as const

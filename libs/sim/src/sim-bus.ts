@@ -20,6 +20,8 @@ const RECONNECT_MS = 100
 const REQUESTS_MAX = 65_536
 /** Reply subjects that one connection may still answer on; the oldest gives way. */
 const ANSWERABLE_MAX = 65_536
+/** Granted subjects that are remembered; others are looked up each time. */
+const GRANTED_MAX = 256
 
 export interface Listener {
   readonly bus: SimBus
@@ -49,6 +51,8 @@ export class SimBus implements Bus {
   private pending = 0
   private pendingBytes = 0
   private readonly grants: Grants
+  /** Subjects that it has published on by its grants, which do not change. */
+  private readonly granted = new Set<string>()
   private readonly listeners = new Set<Listener>()
   private readonly requests = new Map<string, PendingRequest>()
   private readonly answerable = new Map<string, { left: number; untilMs: number }>()
@@ -73,7 +77,7 @@ export class SimBus implements Bus {
 
   publish(subject: string, payload: Uint8Array, options: { replyTo?: string } = {}): void {
     const { replyTo } = options
-    checkSubject(subject)
+    if (!this.granted.has(subject)) checkSubject(subject)
     if (replyTo !== undefined) checkSubject(replyTo)
     if (this.closed || !this.host.alive) throw new BusError('CLOSED', 'the connection is closed')
     if (!this.connected) throw new BusError('DISCONNECTED', 'no server is connected')
@@ -245,7 +249,11 @@ export class SimBus implements Bus {
   }
 
   private mayPublish(subject: string): boolean {
-    if (this.grants.publish.some((pattern) => subjectFits(pattern, subject))) return true
+    if (this.granted.has(subject)) return true
+    if (this.grants.publish.some((pattern) => subjectFits(pattern, subject))) {
+      if (this.granted.size < GRANTED_MAX) this.granted.add(subject)
+      return true
+    }
     const allowed = this.answerable.get(subject)
     if (!allowed) return false
     if (allowed.untilMs >= this.host.monotonicMs() && allowed.left-- > 0) return true

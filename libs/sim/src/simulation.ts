@@ -1,6 +1,6 @@
 import type { Clock, Log, Timer, World } from '@capstan/actor'
 import type { Grants } from '@capstan/protocol'
-import { drainMicrotasks, guardGlobals } from './globals-edge.js'
+import { guardGlobals, macrotasks } from './globals-edge.js'
 import { EventQueue, type SimEvent } from './event-queue.js'
 import { Network } from './network.js'
 import { type BusHost, SimBus } from './sim-bus.js'
@@ -82,24 +82,23 @@ export class Simulation {
     const { until } = options
     const release = guardGlobals((error) => this.fail(error))
     try {
-      // What was begun before the run, outside of any event.
-      await drainMicrotasks()
-      for (;;) {
+      // The first of them comes after what was begun before the run, outside of any event, has settled.
+      await macrotasks(() => {
         if (this.problem !== undefined) throw this.problem
-        if (until?.()) return
+        if (until?.()) return false
         const next = this.queue.peek()
         if (!next || next.atMs > options.untilMs) {
           this.time = options.untilMs
           if (until)
             throw new Error(`not by ${options.untilMs} ms of virtual time: ${options.what ?? 'the awaited condition'}`)
-          return
+          return false
         }
         this.queue.pop()
-        this.time = Math.max(this.time, next.atMs)
+        if (next.atMs > this.time) this.time = next.atMs
         this.steps++
         next.run()
-        await drainMicrotasks()
-      }
+        return true
+      })
     } finally {
       release()
     }

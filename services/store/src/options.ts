@@ -46,6 +46,8 @@ export interface StoreOptions {
   checkpointEntries?: number
   /** Entries kept in the log below the checkpoint, for members that lag a little. Default 5,000. */
   logKeepEntries?: number
+  /** Size of a segment of the log, preallocated. Default 16 MiB. */
+  logSegmentBytes?: number
   /** Larger requests are refused as TOO_LARGE. Default 1.5 MiB. */
   requestBytesMax?: number
   /** Proposals that may wait for their commit; one more is refused as OVERLOADED. Default 5,000. */

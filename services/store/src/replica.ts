@@ -145,7 +145,7 @@ export class Replica {
       )
     const configuration: Configuration = { voters: [...options.members], learners: [] }
     const sync = { longestMs: 0, count: 0 }
-    const { log: raftLog, recovered } = await openLog(world, mvcc, configuration, identity, (durationMs) => {
+    const { log: raftLog, recovered } = await openLog(world, options, mvcc, configuration, identity, (durationMs) => {
       sync.longestMs = Math.max(sync.longestMs, durationMs)
       sync.count++
     })
@@ -712,6 +712,7 @@ export class Replica {
  */
 async function openLog(
   world: StoreWorld,
+  options: StoreOptions,
   mvcc: Mvcc,
   configuration: Configuration,
   identity: MemberIdentity,
@@ -730,6 +731,7 @@ async function openLog(
     mustExist,
     nowMs: () => world.clock.monotonicMs(),
     onSync,
+    ...(options.logSegmentBytes === undefined ? {} : { segmentBytes: options.logSegmentBytes }),
   })
   const { appliedIndex } = mvcc
   const base = recovered.snapshot ?? { index: 0, term: 0, configuration }

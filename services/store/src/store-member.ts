@@ -22,7 +22,7 @@ import {
 } from '@capstan/protocol'
 import { LogDamaged } from 'raft-ts'
 import { Lessor } from './lessor.js'
-import { ELECTION_TIMEOUT_MS, type StoreOptions, type StoreWorld } from './options.js'
+import { ELECTION_TIMEOUT_MS, HEARTBEAT_MS, type StoreOptions, type StoreWorld } from './options.js'
 import type { RaftFrame } from './raft-link.js'
 import { Replica } from './replica.js'
 import {
@@ -39,7 +39,8 @@ import {
 import { maybeApplied, notApplied, StoreError } from './store-error.js'
 import { WatchHub } from './watch-hub.js'
 
-const TICK_MS = 20
+/** Ticks in one heartbeat period: 20 ms between them by default. */
+const TICKS_PER_HEARTBEAT = 2.5
 /** How long a request may wait for a leader to be found. */
 const PARKED_MS_MAX = 5000
 const PARKED_MAX = 5000
@@ -142,7 +143,13 @@ export class StoreMember implements Behaviour<StoreMessage> {
       { clock: world.clock, bus: world.bus, log: this.log },
       { pattern: this.subjects.storeServed(options.member), handle: (call) => this.take(call) },
     )
-    this.stops.push(every(world.clock, TICK_MS, () => void self.tell({ type: 'tick' })))
+    this.stops.push(
+      every(
+        world.clock,
+        (options.heartbeatMs ?? HEARTBEAT_MS) / TICKS_PER_HEARTBEAT,
+        () => void self.tell({ type: 'tick' }),
+      ),
+    )
     this.stops.push(every(world.clock, BEAT_PERIOD_MS, () => this.beat()))
     if (this.replica.mvcc.sweepPending) this.sweepSoon()
     this.report.serving(this)
