@@ -9,6 +9,7 @@ export {
   type InStream,
   type OutStream,
   type OutStreamOptions,
+  sendToAll,
   serve,
   type ServeOptions,
   type Server,

@@ -5,7 +5,9 @@
  * - `req`: `[1, 'req', trace, [[id, remainingMs, body, credits], …]]`, all requests of one turn for one subject, with the
  *   frame's own reply subject. `credits` > 0 asks for a stream.
  * - `ans`: `[1, 'ans', [[id, failed, body | ErrorData], …]]`, several for one `req` if the answers come at different times.
- * - `str`: `[1, 'str', id, seq, 'data' | 'beat' | 'end', body]`, on the reply subject of the request that opened it.
+ * - `str`: `[1, 'str', id, seq, 'data' | 'beat' | 'end', body]`, on the reply subject of the request that opened it, or on
+ *   the one subject `<caller>.s` that all shared streams of a caller have.
+ * - `mul`: `[1, 'mul', [[id, seq], …], body]`, one message of data for several shared streams of one caller.
  * - `ctl`: `[1, 'ctl', replyTo, id, 'credit' | 'alive' | 'cancel', count]`, from the stream's reader, on the request's subject.
  * - `chk`: `[1, 'chk', key, index, count, bytes]`, a piece of a frame that is too large for one message.
  */
@@ -256,6 +258,9 @@ export class Caller {
     } else if (frame[1] === 'str') {
       const [, , id, seq, kind, body] = frame as [number, string, number, number, string, unknown]
       this.streams.get(id)?.receive(seq, kind, body)
+    } else if (frame[1] === 'mul' && Array.isArray(frame[2])) {
+      for (const one of frame[2] as unknown[])
+        if (Array.isArray(one)) this.streams.get(one[0] as number)?.receive(one[1] as number, 'data', frame[3])
     }
   }
 }
@@ -432,6 +437,11 @@ export interface OutStreamOptions {
   queueMax?: number
   /** What beats state: the revision up to which the reader has everything when it has the last message. */
   position?: () => unknown
+  /**
+   * May go out together with others by `sendToAll`. The asker hears all its shared streams on one subject below its inbox,
+   * so the answerer must be allowed to publish there, not only to answer.
+   */
+  shared?: boolean
 }
 
 export interface OutStream {
@@ -443,6 +453,28 @@ export interface OutStream {
   end(reason: string, error?: ErrorData): void
   /** Called once when the stream is over, for whatever cause. */
   onEnd(listener: (reason: string) => void): void
+  /** Called each time that nothing waits for credit any more after something did. */
+  onRoom(listener: () => void): void
+}
+
+/**
+ * Sends one body on many streams. It is encoded once, and travels once to each caller that reads several of them (as
+ * shared streams): its readers then get the same object, which they must not change.
+ */
+export function sendToAll(streams: readonly OutStream[], body: unknown): void {
+  if (streams.length === 1) return void (streams[0] as OutStream).send(body)
+  const together = new Map<string, Writer[]>()
+  for (const stream of streams) {
+    if (!(stream instanceof Writer) || !stream.mayShare) stream.send(body)
+    else {
+      const list = together.get(stream.subjectOut)
+      if (list) list.push(stream)
+      else together.set(stream.subjectOut, [stream])
+    }
+  }
+  if (together.size === 0) return
+  const encoded = encode(body)
+  for (const writers of together.values()) (writers[0] as Writer).publishFor(writers, encoded)
 }
 
 export interface ServeOptions {
@@ -630,18 +662,22 @@ class Writer implements OutStream {
   private heardMs: number
   private readonly stopBeating: () => void
   private readonly endListeners: ((reason: string) => void)[] = []
+  private readonly roomListeners: (() => void)[] = []
+  /** Where all of it goes. Shared streams of one caller have the same. */
+  readonly subjectOut: string
 
   constructor(
     private readonly world: WireWorld,
     private readonly frames: FramePublisher,
     readonly subject: string,
-    private readonly replyTo: string,
+    replyTo: string,
     private readonly id: number,
     private credits: number,
     private readonly options: OutStreamOptions,
     private readonly forget: () => void,
   ) {
     const { clock } = world
+    this.subjectOut = options.shared ? `${replyTo.slice(0, replyTo.lastIndexOf('.'))}.s` : replyTo
     this.sentMs = clock.monotonicMs()
     this.heardMs = this.sentMs
     let tickedMs = this.sentMs
@@ -685,12 +721,35 @@ class Writer implements OutStream {
     if (what !== 'credit' || !Number.isInteger(count) || count <= 0) return
     this.credits += count
     this.starvedMs = undefined
+    const waited = this.queue.length > 0
     while (this.credits > 0 && this.queue.length > 0 && !this.ended) {
       this.credits--
       this.seq++
       this.publish('data', this.queue.shift())
     }
     if (this.queue.length > 0) this.starvedMs = this.world.clock.monotonicMs()
+    else if (waited) for (const listener of this.roomListeners) listener()
+  }
+
+  /** One of several that the same message may carry. */
+  get mayShare(): boolean {
+    return this.options.shared === true && !this.ended && this.credits > 0 && this.queue.length === 0
+  }
+
+  /** Sends a body on all of `writers` (this one among them), which go to the same subject and may share. */
+  publishFor(writers: readonly Writer[], encoded: Uint8Array): void {
+    const now = this.world.clock.monotonicMs()
+    const numbers = writers.map((writer) => {
+      writer.credits--
+      writer.sentMs = now
+      return [writer.id, ++writer.seq]
+    })
+    try {
+      this.frames.publishWith(this.subjectOut, [WIRE_VERSION, 'mul', numbers], encoded)
+    } catch (error) {
+      this.world.log.debug({ err: error, to: this.subjectOut }, 'stream message not sent')
+      for (const writer of writers) writer.finish('lost')
+    }
   }
 
   end(reason: string, error?: ErrorData): void {
@@ -704,13 +763,17 @@ class Writer implements OutStream {
     this.endListeners.push(listener)
   }
 
+  onRoom(listener: () => void): void {
+    this.roomListeners.push(listener)
+  }
+
   private publish(kind: 'data' | 'beat' | 'end', body: unknown): void {
     this.sentMs = this.world.clock.monotonicMs()
     try {
-      this.frames.publish(this.replyTo, [WIRE_VERSION, 'str', this.id, this.seq, kind, body], undefined)
+      this.frames.publish(this.subjectOut, [WIRE_VERSION, 'str', this.id, this.seq, kind, body], undefined)
     } catch (error) {
       // The reader sees a gap or silence and resumes from what it has.
-      this.world.log.debug({ err: error, replyTo: this.replyTo }, 'stream message not sent')
+      this.world.log.debug({ err: error, to: this.subjectOut }, 'stream message not sent')
       this.finish('lost')
     }
   }
@@ -735,7 +798,21 @@ class FramePublisher {
 
   /** @throws BusError */
   publish(subject: string, frame: unknown[], replyTo: string | undefined): void {
-    const bytes = encode(frame)
+    this.publishBytes(subject, encode(frame), replyTo)
+  }
+
+  /** A frame of one more member, which is encoded already. @throws BusError */
+  publishWith(subject: string, frame: readonly unknown[], last: Uint8Array): void {
+    const head = encode(frame)
+    const bytes = new Uint8Array(head.length + last.length)
+    bytes.set(head)
+    bytes.set(last, head.length)
+    // A msgpack array of fewer than 16 members says their number in its first byte.
+    bytes[0] = (head[0] as number) + 1
+    this.publishBytes(subject, bytes, undefined)
+  }
+
+  private publishBytes(subject: string, bytes: Uint8Array, replyTo: string | undefined): void {
     const options = replyTo === undefined ? {} : { replyTo }
     if (bytes.length <= this.bus.payloadBytesMax) return this.bus.publish(subject, bytes, options)
     if (bytes.length > CHUNKED_BYTES_MAX)

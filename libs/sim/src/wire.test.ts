@@ -1,7 +1,7 @@
 /** Calls and streams (libs/actor) over a bus that doubles every message. */
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { Caller, type IncomingCall, type OutStream, serve } from '@capstan/actor'
+import { Caller, type IncomingCall, type OutStream, sendToAll, serve } from '@capstan/actor'
 import { grants, identityToken, Subjects } from '@capstan/protocol'
 import { Simulation } from './simulation.js'
 
@@ -107,4 +107,43 @@ test('a writer that waits for credit goes on with it: the same control frame twi
     Array.from({ length: 50 }, (_, at) => at),
   )
   assert.equal(stream?.ended, false)
+})
+
+test('one body to many streams: each gets all in order; those of one caller share the message; one without credit waits alone', async () => {
+  const streams: OutStream[] = []
+  const { simulation, caller, subject } = setUp((call) => {
+    streams.push(call.openStream({ shared: call.body !== 'alone' }))
+  })
+  const got = new Map<string, { n: number }[]>()
+  const read = (name: string, body: string, options: { creditsMax: number; slow?: Promise<void> }) => {
+    const list: { n: number }[] = []
+    got.set(name, list)
+    const data = (one: unknown) => {
+      list.push(one as { n: number })
+      return options.slow
+    }
+    const end = (reason: string) => list.push({ n: Number.NaN, ...{ reason } })
+    caller.openStream(subject, body, { data, end }, { timeoutMs: 1000, creditsMax: options.creditsMax })
+  }
+  let goOn: () => void = () => {}
+  const slow = new Promise<void>((resolve) => (goOn = resolve))
+  read('a', 'shared', { creditsMax: 64 })
+  read('b', 'shared', { creditsMax: 64 })
+  read('slow', 'shared', { creditsMax: 2, slow })
+  read('alone', 'alone', { creditsMax: 64 })
+  const until = (what: string, holds: () => boolean) =>
+    simulation.run({ until: holds, untilMs: simulation.nowMs + 2000, what })
+  await until('the streams', () => streams.length === 4)
+  const room: number[] = []
+  streams.forEach((stream, at) => stream.onRoom(() => room.push(at)))
+  for (let n = 0; n < 10; n++) sendToAll(streams, { n, text: 'x'.repeat(100) })
+  const numbers = (name: string) => got.get(name)?.map(({ n }) => n)
+  const all = Array.from({ length: 10 }, (_, n) => n)
+  await until('the fast readers', () => ['a', 'b', 'alone'].every((name) => got.get(name)?.length === 10))
+  for (const name of ['a', 'b', 'alone']) assert.deepEqual(numbers(name), all)
+  got.get('a')?.forEach((one, at) => assert.equal(one, got.get('b')?.[at], 'decoded once for both'))
+  assert.deepEqual([numbers('slow'), streams[2]?.waiting, room], [[0], 8, []])
+  goOn()
+  await until('the slow reader', () => got.get('slow')?.length === 10)
+  assert.deepEqual([numbers('slow'), streams[2]?.waiting, room], [all, 0, [2]])
 })
