@@ -4,8 +4,28 @@ import type { StateEngine } from '@capstan/mvcc'
 export const HEARTBEAT_MS = 50
 export const ELECTION_TIMEOUT_MS = 300
 
-/** Deliberate bugs, for the tests of the checkers. Never set otherwise. */
-export type PlantedBug = 'ack-before-sync' | 'skip-pre-vote' | 'stale-read' | 'watch-last-lost'
+/** Deliberate bugs, each the class of a known failure of real stores. For the tests of the checkers; never set otherwise. */
+export const PLANTED_BUGS = {
+  raft: [
+    'ack-before-sync',
+    'skip-pre-vote',
+    'stale-read',
+    'read-before-term-commit',
+    'config-before-term-commit',
+    'forget-vote',
+    'damage-as-torn',
+  ],
+  mvcc: ['index-not-atomic', 'apply-twice', 'revision-back', 'watch-lost-at-compaction', 'snapshot-without-sessions'],
+  store: [
+    'watch-last-lost',
+    'watch-doubled-on-resume',
+    'watch-before-synced',
+    'stale-read-after-pause',
+    'paused-leader-revokes',
+    'lease-reset-on-election',
+  ],
+} as const
+export type PlantedBug = (typeof PLANTED_BUGS)[keyof typeof PLANTED_BUGS][number]
 
 /** The world of a store member. */
 export interface StoreWorld extends World {

@@ -7,13 +7,14 @@ import {
   RaftLog,
   type RaftMessage,
   RaftNode,
+  type RaftPlantedBug,
   type RaftStatus,
   type Ready,
   type SnapshotMeta,
 } from 'raft-ts'
 import { CheckpointFileEngine } from './checkpoint-file-engine.js'
 import { loadIdentity, type MemberIdentity, saveIdentity } from './identity.js'
-import { ELECTION_TIMEOUT_MS, HEARTBEAT_MS, type StoreOptions, type StoreWorld } from './options.js'
+import { ELECTION_TIMEOUT_MS, HEARTBEAT_MS, PLANTED_BUGS, type StoreOptions, type StoreWorld } from './options.js'
 import { type RaftFrame, RaftLink } from './raft-link.js'
 import type { SessionId } from './requests.js'
 import { OutgoingSnapshot } from './snapshots.js'
@@ -154,7 +155,7 @@ export class Replica {
       await saveIdentity(world.disk, identity)
     }
     if (recovered.tornBytes > 0) log.info({ bytes: recovered.tornBytes }, 'cut a torn write off the log')
-    const bugs = (options.bugs ?? []).filter((bug) => bug !== 'watch-last-lost')
+    const bugs = (options.bugs ?? []).filter((bug) => (PLANTED_BUGS.raft as readonly string[]).includes(bug))
     const random = world.random.fork('raft')
     const raft = new RaftNode({
       member,
@@ -166,7 +167,7 @@ export class Replica {
       recovered,
       applied: mvcc.appliedIndex,
       forgetful: !identity.mayVote,
-      ...(bugs.length > 0 ? { plantedBugs: bugs, allowPlantedBugs: true } : {}),
+      ...(bugs.length > 0 ? { plantedBugs: bugs as RaftPlantedBug[], allowPlantedBugs: true } : {}),
     })
     log.info(
       { appliedIndex: mvcc.appliedIndex, lastIndex: raft.status().lastIndex, mayVote: identity.mayVote },

@@ -132,11 +132,11 @@ export class StoreMember implements Behaviour<StoreMessage> {
       installed: () => this.hub.reset(),
     })
     const bugs = options.bugs ?? []
-    this.hub = new WatchHub(
-      this.replica.mvcc,
-      world.clock,
-      bugs.includes('watch-last-lost') ? world.random.fork('watch-last-lost') : undefined,
-    )
+    this.hub = new WatchHub(this.replica.mvcc, world.clock, {
+      loseLast: bugs.includes('watch-last-lost') ? world.random.fork('watch-last-lost') : undefined,
+      doubledOnResume: bugs.includes('watch-doubled-on-resume'),
+      beforeSynced: bugs.includes('watch-before-synced'),
+    })
     this.caller = new Caller({ clock: world.clock, bus: world.bus, log: this.log }, { name: `store-${options.member}` })
     this.tickedMs = world.clock.monotonicMs()
     this.server = serve(
@@ -544,7 +544,7 @@ export class StoreMember implements Behaviour<StoreMessage> {
     }
     if (this.stopping) throw notApplied('STOPPED', `${this.options.member} stops`)
     let position: (() => { revision: number }) | undefined
-    const stream: OutStream = call.openStream({ position: () => position?.() ?? null })
+    const stream: OutStream = call.openStream({ position: () => position?.() ?? null, shared: true })
     position = this.hub.add(stream, { ...request, startRevision }).position
   }
 
@@ -595,7 +595,7 @@ export class StoreMember implements Behaviour<StoreMessage> {
       peersHeard: replica.peersHeard(),
       clusterVersion: mvcc.clusterVersion,
       errors: [...(this.noSpace ? ['NO_SPACE: writes are refused'] : []), ...replica.errors()],
-      counters: { ...replica.figures(), watches: this.hub.size, ...mvcc.figures() },
+      counters: { ...replica.figures(), watches: this.hub.size, watchesBehind: this.hub.behind, ...mvcc.figures() },
     }
   }
 

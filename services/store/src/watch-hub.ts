@@ -1,12 +1,41 @@
-import type { Clock, OutStream, Random } from '@capstan/actor'
+import { type Clock, type OutStream, type Random, sendToAll } from '@capstan/actor'
 import { type KeyRange, type KeyValue, type Mvcc, MvccError, type RevisionEvents } from '@capstan/mvcc'
 import type { WatchData, WatchEvent } from '@capstan/protocol'
 
 /** History looked at for one watch between two returns to the event loop. */
 const SLICE_CHANGES = 1000
+/**
+ * Messages that may wait for one reader's credit. One more, and it gets nothing until it has taken those: then it catches
+ * up from the history. So a slow reader holds no memory but these, and costs the others nothing.
+ */
+const WAITING_MAX = 16
+
+/** Planted bugs, for the tests of the checkers. */
+export interface WatchBugs {
+  /** The last message before a pause gets lost now and then, unnoticed. */
+  loseLast?: Random | undefined
+  doubledOnResume?: boolean
+  beforeSynced?: boolean
+}
 
 interface Watch {
   stream: OutStream
+  group: Group
+  /** Everything below it was delivered. */
+  nextRevision: number
+  /** `revision` of the last message sent. */
+  sentRevision: number
+  /**
+   * `synced`: has everything, gets what is new with its group. `behind`: catches up from the history. `ahead`: asked for
+   * from a revision on that does not exist yet.
+   */
+  state: 'synced' | 'behind' | 'ahead'
+  working: boolean
+}
+
+/** All watches that want the same: their events are chosen, and made ready to send, once. */
+interface Group {
+  key: string
   range: KeyRange
   from: string
   to: string | undefined
@@ -14,25 +43,33 @@ interface Watch {
   prevKv: boolean
   noPut: boolean
   noDelete: boolean
-  /** Everything below it was delivered. */
-  nextRevision: number
-  /** `revision` of the last message sent. */
-  sentRevision: number
-  synced: boolean
-  working: boolean
+  all: Set<Watch>
+  /** Those in step: the present revision is the last that each has. */
+  synced: Set<Watch>
 }
 
-/** All watches that this member serves, from its own applied state (promise S3). */
+/**
+ * All watches that this member serves, from its own applied state (promise S3). What etcd guarantees of watches and where
+ * it is held here: Filter (`Group`), Ordered, Unique and Reliable (`nextRevision`: what is below it was delivered, once),
+ * Atomic (whole batches of revisions only), Resumable (`catchUp`), Bookmarkable (`position`), PrevKV and IsCreate (mvcc).
+ */
 export class WatchHub {
   private readonly watches = new Set<Watch>()
+  private readonly groups = new Map<string, Group>()
+  /** Groups of a single key by that key, so that a change of another key costs them nothing; the rest is looked through. */
+  private readonly singles = new Map<string, Set<Group>>()
+  private readonly ranges = new Set<Group>()
+  private readonly ahead = new Set<Watch>()
+  /** What synced watches have: the last revision of the last batch. */
+  private delivered: number
   private readonly stopListening: () => void
 
   constructor(
     private readonly mvcc: Mvcc,
     private readonly clock: Clock,
-    /** Given: the last message before a pause gets lost now and then, unnoticed (planted bug). */
-    private readonly loseLast?: Random,
+    private readonly bugs: WatchBugs = {},
   ) {
+    this.delivered = mvcc.revision
     this.stopListening = mvcc.onRevisions((batch) => this.deliver(batch))
   }
 
@@ -40,111 +77,214 @@ export class WatchHub {
     return this.watches.size
   }
 
+  /** Those that do not have everything yet: new ones of old revisions, and slow readers. */
+  get behind(): number {
+    let count = 0
+    for (const { state } of this.watches) if (state === 'behind') count++
+    return count
+  }
+
   /** Position for the stream's beats: the reader has everything up to it when it has the last message. */
   add(
     stream: OutStream,
     request: { range: KeyRange; startRevision: number; prevKv: boolean; filters: readonly string[] },
   ): { position(): { revision: number } } {
-    const { range } = request
-    const end = range.rangeEnd
+    const { startRevision } = request
+    const { revision } = this.mvcc
+    const resumes = this.bugs.doubledOnResume === true && startRevision <= revision && startRevision > 1
     const watch: Watch = {
       stream,
-      range,
-      from: text(range.key),
-      to: end && !(end.length === 1 && end[0] === 0) ? text(end) : undefined,
-      single: end === undefined || end.length === 0,
-      prevKv: request.prevKv,
-      noPut: request.filters.includes('noPut'),
-      noDelete: request.filters.includes('noDelete'),
-      nextRevision: request.startRevision,
-      sentRevision: request.startRevision - 1,
-      synced: request.startRevision > this.mvcc.revision,
+      group: this.groupOf(request),
+      nextRevision: resumes ? startRevision - 1 : startRevision,
+      sentRevision: startRevision - 1,
+      state: startRevision <= revision ? 'behind' : startRevision === revision + 1 ? 'synced' : 'ahead',
       working: false,
     }
     this.watches.add(watch)
-    stream.onEnd(() => this.watches.delete(watch))
+    watch.group.all.add(watch)
+    stream.onEnd(() => this.remove(watch))
+    stream.onRoom(() => {
+      if (watch.state === 'behind') this.catchUp(watch)
+    })
     this.send(watch, { prevRevision: watch.sentRevision, revision: watch.sentRevision, events: [] })
-    if (!watch.synced) this.catchUp(watch)
+    if (watch.state === 'synced' || this.bugs.beforeSynced) watch.group.synced.add(watch)
+    if (watch.state === 'ahead') this.ahead.add(watch)
+    if (watch.state === 'behind') this.catchUp(watch)
     return {
       position: () => ({
-        revision: watch.synced ? Math.max(this.mvcc.revision, watch.sentRevision) : watch.nextRevision - 1,
+        revision: watch.state === 'synced' ? Math.max(this.mvcc.revision, watch.sentRevision) : watch.nextRevision - 1,
       }),
     }
   }
 
   /** The state was replaced by a snapshot: every watch goes on from what it has, or is told that this is compacted. */
   reset(): void {
+    const { revision } = this.mvcc
     for (const watch of Array.from(this.watches)) {
-      if (watch.nextRevision > this.mvcc.revision) continue
-      watch.synced = false
-      this.catchUp(watch)
+      if (watch.state === 'synced' && this.delivered < revision) this.fallBehind(watch)
+      if (watch.state === 'ahead' && watch.nextRevision <= revision + 1) {
+        this.ahead.delete(watch)
+        watch.state = 'behind'
+      }
+      if (watch.state === 'behind') this.catchUp(watch)
     }
+    this.delivered = revision
   }
 
   end(reason: string): void {
     this.stopListening()
     for (const watch of Array.from(this.watches)) watch.stream.end(reason)
-    this.watches.clear()
   }
 
+  private groupOf({ range, prevKv, filters }: Parameters<WatchHub['add']>[1]): Group {
+    const { rangeEnd: end } = range
+    const from = text(range.key)
+    const single = end === undefined || end.length === 0
+    const noPut = filters.includes('noPut')
+    const noDelete = filters.includes('noDelete')
+    const key = `${from.length}:${from}${single ? '' : `-${text(end)}`}${prevKv ? ' p' : ''}${noPut ? ' u' : ''}${noDelete ? ' d' : ''}`
+    const known = this.groups.get(key)
+    if (known) return known
+    const to = single || (end.length === 1 && end[0] === 0) ? undefined : text(end)
+    const group: Group = {
+      ...{ key, range, from, to, single, prevKv, noPut, noDelete },
+      ...{ all: new Set<Watch>(), synced: new Set<Watch>() },
+    }
+    this.groups.set(key, group)
+    if (single) {
+      const others = this.singles.get(from)
+      if (others) others.add(group)
+      else this.singles.set(from, new Set([group]))
+    } else this.ranges.add(group)
+    return group
+  }
+
+  private remove(watch: Watch): void {
+    const { group } = watch
+    this.watches.delete(watch)
+    this.ahead.delete(watch)
+    group.synced.delete(watch)
+    group.all.delete(watch)
+    if (group.all.size > 0) return
+    this.groups.delete(group.key)
+    this.ranges.delete(group)
+    const others = this.singles.get(group.from)
+    if (group.single && others?.delete(group) && others.size === 0) this.singles.delete(group.from)
+  }
+
+  // ----------------------------------------------------------------------------------------------------------- what is new
+
   private deliver(batch: readonly RevisionEvents[]): void {
-    const last = (batch[batch.length - 1] as RevisionEvents).revision
-    if (this.watches.size === 0) return
-    // The keys' text is made once for all watches.
-    const keys = batch.map(({ events }) => events.map((event) => text(event.kv.key)))
-    for (const watch of Array.from(this.watches)) {
-      if (!watch.synced) continue
-      const events: WatchEvent[] = []
-      batch.forEach((one, i) => {
-        if (one.revision < watch.nextRevision) return // Asked for from a later revision on.
-        one.events.forEach((event, j) => {
-          const key = keys[i]?.[j] as string
-          const inside = watch.single
-            ? key === watch.from
-            : key >= watch.from && (watch.to === undefined || key < watch.to)
-          if (inside) this.addEvent(watch, event, events)
-        })
-      })
-      watch.nextRevision = Math.max(watch.nextRevision, last + 1)
-      if (events.length === 0) continue
-      if (this.loseLast && this.loseLast.int(20) === 0) continue
-      this.send(watch, { prevRevision: watch.sentRevision, revision: last, events })
+    const { revision } = batch[batch.length - 1] as RevisionEvents
+    if (this.watches.size > 0) this.deliverTo(batch, revision)
+    this.delivered = revision
+  }
+
+  private deliverTo(batch: readonly RevisionEvents[], revision: number): void {
+    const found = new Map<Group, WatchEvent[]>()
+    for (const { events } of batch)
+      for (const event of events) {
+        const key = text(event.kv.key)
+        for (const group of this.singles.get(key) ?? []) this.note(found, group, event)
+        for (const group of this.ranges)
+          if (key >= group.from && (group.to === undefined || key < group.to)) this.note(found, group, event)
+      }
+    for (const [group, events] of found) if (events.length > 0) this.sendGroup(group, events, revision)
+    for (const watch of Array.from(this.ahead)) this.lookAhead(watch, revision)
+  }
+
+  private note(found: Map<Group, WatchEvent[]>, group: Group, event: { type: 'put' | 'delete'; kv: KeyValue }): void {
+    if (group.synced.size === 0) return
+    const events = found.get(group)
+    if (events) this.addEvent(group, event, events)
+    else {
+      const begun: WatchEvent[] = []
+      found.set(group, begun)
+      this.addEvent(group, event, begun)
     }
   }
 
-  private addEvent(watch: Watch, event: { type: 'put' | 'delete'; kv: KeyValue }, events: WatchEvent[]): void {
-    if (event.type === 'put' ? watch.noPut : watch.noDelete) return
-    const prevKv = watch.prevKv ? this.mvcc.previous(event.kv.key, event.kv.modRevision) : undefined
+  private sendGroup(group: Group, events: WatchEvent[], revision: number): void {
+    // A message says what the former one of its stream was; in step, all of them have had the same.
+    const byFormer = new Map<number, OutStream[]>()
+    const { loseLast } = this.bugs
+    for (const watch of Array.from(group.synced)) {
+      if (loseLast && loseLast.int(20) === 0) continue
+      if (watch.stream.waiting >= WAITING_MAX) {
+        this.fallBehind(watch)
+        continue
+      }
+      const streams = byFormer.get(watch.sentRevision)
+      if (streams) streams.push(watch.stream)
+      else byFormer.set(watch.sentRevision, [watch.stream])
+      watch.sentRevision = revision
+    }
+    for (const [prevRevision, streams] of byFormer)
+      sendToAll(streams, { prevRevision, revision, events } satisfies WatchData)
+  }
+
+  /** Not yet sent: the events of the batch at hand. */
+  private fallBehind(watch: Watch): void {
+    watch.group.synced.delete(watch)
+    watch.state = 'behind'
+    watch.nextRevision = this.delivered + 1
+  }
+
+  /** A watch from a later revision on: has the present come there? */
+  private lookAhead(watch: Watch, revision: number): void {
+    if (watch.nextRevision > revision + 1) return
+    this.ahead.delete(watch)
+    if (watch.nextRevision === revision + 1) {
+      watch.state = 'synced'
+      watch.group.synced.add(watch)
+    } else {
+      // The batch holds what it wants: it is read from the history, as any other's past.
+      watch.state = 'behind'
+      this.catchUp(watch)
+    }
+  }
+
+  private addEvent(group: Group, event: { type: 'put' | 'delete'; kv: KeyValue }, events: WatchEvent[]): void {
+    if (event.type === 'put' ? group.noPut : group.noDelete) return
+    const prevKv = group.prevKv ? this.mvcc.previous(event.kv.key, event.kv.modRevision) : undefined
     events.push(prevKv ? { ...event, prevKv } : event)
   }
 
-  /** History in slices, so that one watch from long ago holds nobody up; then it joins the others. */
+  // ------------------------------------------------------------------------------------------------------------- the past
+
+  /** History in slices, so that one watch from long ago holds nobody up; then it joins its group. */
   private catchUp(watch: Watch): void {
     if (watch.working) return
     watch.working = true
     const slice = () => {
       if (watch.stream.ended || !this.watches.has(watch)) return
+      // A reader that is slow goes on when it has room again (`onRoom`).
+      if (watch.stream.waiting > 0) {
+        watch.working = false
+        return
+      }
       const events: WatchEvent[] = []
       try {
-        const { batch, nextRevision } = this.mvcc.eventsSince(watch.nextRevision, watch.range, SLICE_CHANGES)
-        for (const one of batch) for (const event of one.events) this.addEvent(watch, event, events)
+        const { batch, nextRevision } = this.mvcc.eventsSince(watch.nextRevision, watch.group.range, SLICE_CHANGES)
+        for (const one of batch) for (const event of one.events) this.addEvent(watch.group, event, events)
         watch.nextRevision = nextRevision
       } catch (error) {
         if (!(error instanceof MvccError)) throw error
-        this.watches.delete(watch)
         watch.stream.end('compacted', {
           code: error.code,
           outcome: 'not-applied',
           text: error.message,
           details: error.details,
         })
+        this.remove(watch)
         return
       }
       if (events.length > 0)
         this.send(watch, { prevRevision: watch.sentRevision, revision: watch.nextRevision - 1, events })
       if (watch.nextRevision > this.mvcc.revision) {
         watch.working = false
-        watch.synced = true
+        watch.state = 'synced'
+        watch.group.synced.add(watch)
       } else this.clock.defer(slice)
     }
     slice()
@@ -152,7 +292,7 @@ export class WatchHub {
 
   private send(watch: Watch, data: WatchData): void {
     watch.sentRevision = data.revision
-    if (!watch.stream.send(data)) this.watches.delete(watch)
+    if (!watch.stream.send(data)) this.remove(watch)
   }
 }
 
