@@ -1,4 +1,4 @@
-import { existsSync } from 'node:fs'
+import { existsSync, rmSync, writeFileSync } from 'node:fs'
 import { hasCommand, isRoot, run } from './shell.js'
 
 /** One thing that Capstan uses of the host: how to see that it is there, which Debian package brings it, and what for. */
@@ -10,6 +10,7 @@ interface Need {
 }
 
 const CNI_DIRECTORY = '/usr/lib/cni'
+const SERVICE_POLICY = '/usr/sbin/policy-rc.d'
 
 const BUS: Need[] = [
   {
@@ -54,6 +55,15 @@ const CONTAINERS: Need[] = [
   },
 ]
 
+const ETCD: Need[] = [
+  {
+    what: 'etcd',
+    present: () => hasCommand('etcd'),
+    debianPackage: 'etcd-server',
+    why: 'the store that ours is measured against',
+  },
+]
+
 export interface HostAbilities {
   bus: boolean
   containers: boolean
@@ -67,28 +77,11 @@ export async function provideHost(
   say: (text: string) => void,
 ): Promise<HostAbilities> {
   const needs = [...(wanted.bus ? BUS : []), ...(wanted.containers && isRoot() ? CONTAINERS : [])]
-  const missing = needs.filter((need) => !need.present())
-  if (missing.length > 0 && isRoot() && hasCommand('apt-get')) {
-    for (const need of missing) say(`installing Debian package ${need.debianPackage}: ${need.why}`)
-    const names = missing.map((need) => need.debianPackage)
-    const environment = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' }
-    const install = () =>
-      run('apt-get', ['install', '-y', '-q', '--no-install-recommends', ...names], {
-        timeoutMs: 600_000,
-        env: environment,
-      })
-    let done = await install()
-    if (done.code !== 0) {
-      // A new machine has no package lists yet.
-      await run('apt-get', ['update', '-q'], { timeoutMs: 300_000, env: environment })
-      done = await install()
-    }
-    if (done.code !== 0) say(`could not install ${names.join(', ')}: ${done.stderr.trim().split('\n').at(-1) ?? ''}`)
-  }
+  await install(needs, say)
   const lacks: string[] = []
   const have = (list: Need[]) => {
-    const gone = list.filter((need) => !need.present())
-    for (const need of gone) lacks.push(`${need.what} is missing (Debian package ${need.debianPackage}): ${need.why}`)
+    const gone = lacking(list)
+    lacks.push(...gone)
     return gone.length === 0
   }
   const bus = wanted.bus ? have(BUS) : false
@@ -98,4 +91,44 @@ export async function provideHost(
     else containers = have(CONTAINERS)
   }
   return { bus, containers, lacks }
+}
+
+/** etcd for benchmarks: its program alone, no service of it is started. What is still missing stands in `lacks`. */
+export async function provideEtcd(say: (text: string) => void): Promise<{ lacks: string[] }> {
+  // Debian's maintainer scripts start no service that this program forbids (101). One that the host has is heeded as well.
+  const mine = isRoot() && !existsSync(SERVICE_POLICY) && ETCD.some((need) => !need.present())
+  if (mine) writeFileSync(SERVICE_POLICY, '#!/bin/sh\nexit 101\n', { mode: 0o755 })
+  try {
+    await install(ETCD, say)
+  } finally {
+    if (mine) rmSync(SERVICE_POLICY, { force: true })
+  }
+  return { lacks: lacking(ETCD) }
+}
+
+async function install(needs: readonly Need[], say: (text: string) => void): Promise<void> {
+  const missing = needs.filter((need) => !need.present())
+  if (missing.length > 0 && isRoot() && hasCommand('apt-get')) {
+    for (const need of missing) say(`installing Debian package ${need.debianPackage}: ${need.why}`)
+    const names = missing.map((need) => need.debianPackage)
+    const environment = { ...process.env, DEBIAN_FRONTEND: 'noninteractive' }
+    const attempt = () =>
+      run('apt-get', ['install', '-y', '-q', '--no-install-recommends', ...names], {
+        timeoutMs: 600_000,
+        env: environment,
+      })
+    let done = await attempt()
+    if (done.code !== 0) {
+      // A new machine has no package lists yet.
+      await run('apt-get', ['update', '-q'], { timeoutMs: 300_000, env: environment })
+      done = await attempt()
+    }
+    if (done.code !== 0) say(`could not install ${names.join(', ')}: ${done.stderr.trim().split('\n').at(-1) ?? ''}`)
+  }
+}
+
+function lacking(needs: readonly Need[]): string[] {
+  return needs
+    .filter((need) => !need.present())
+    .map((need) => `${need.what} is missing (Debian package ${need.debianPackage}): ${need.why}`)
 }
