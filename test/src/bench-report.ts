@@ -38,3 +38,43 @@ export function memoryOf(directory: string): ProcessMemory[] {
   }
   return found
 }
+
+/** Resident and proportional set size of processes, in bytes. One that is gone counts as nothing. */
+export function memoryOfPids(pids: readonly number[]): { rssBytes: number; pssBytes: number } {
+  let [rssBytes, pssBytes] = [0, 0]
+  for (const pid of pids) {
+    try {
+      const text = readFileSync(`/proc/${pid}/smaps_rollup`, 'utf8')
+      rssBytes += Number(/^Rss:\s+(\d+) kB/m.exec(text)?.[1] ?? 0) * 1024
+      pssBytes += Number(/^Pss:\s+(\d+) kB/m.exec(text)?.[1] ?? 0) * 1024
+    } catch {
+      // It ended while we looked.
+    }
+  }
+  return { rssBytes, pssBytes }
+}
+
+/** The kernel counts CPU time in hundredths of a second for programs. */
+const TICK_MS = 10
+
+/** CPU time that processes (all their threads) have used so far, in ms. */
+export function cpuMsOf(pids: readonly number[]): number {
+  let ticks = 0
+  for (const pid of pids) {
+    try {
+      // The name before them may hold blanks.
+      const fields = readFileSync(`/proc/${pid}/stat`, 'utf8')
+        .replace(/^.*\) /s, '')
+        .split(' ')
+      ticks += Number(fields[11]) + Number(fields[12])
+    } catch {
+      // It ended while we looked.
+    }
+  }
+  return ticks * TICK_MS
+}
+
+export function percentile(values: readonly number[] | Float32Array, share: number): number {
+  const sorted = Float64Array.from(values).sort()
+  return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? Number.NaN
+}
