@@ -2,7 +2,7 @@
 import { join } from 'node:path'
 import { ensureBuilt, root, run } from './setup.mjs'
 
-ensureBuilt()
+await ensureBuilt()
 run(process.execPath, ['--enable-source-maps', join(root, 'test/dist/bench.js'), ...process.argv.slice(2)], {
   stdio: 'inherit',
 })

@@ -1,4 +1,4 @@
 // npm run build: generates and compiles everything.
 import { ensureBuilt } from './setup.mjs'
 
-ensureBuilt()
+await ensureBuilt()

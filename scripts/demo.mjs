@@ -2,5 +2,5 @@
 import { join } from 'node:path'
 import { ensureBuilt, root, run } from './setup.mjs'
 
-ensureBuilt()
+await ensureBuilt()
 run(process.execPath, ['--enable-source-maps', join(root, 'test/dist/demo.js')], { stdio: 'inherit' })

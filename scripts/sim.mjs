@@ -2,7 +2,7 @@
 import { join } from 'node:path'
 import { ensureBuilt, root, run } from './setup.mjs'
 
-ensureBuilt(['chaos'])
+await ensureBuilt(['chaos'])
 run(process.execPath, ['--enable-source-maps', join(root, 'chaos/dist/sim/runner-edge.js'), ...process.argv.slice(2)], {
   stdio: 'inherit',
 })

@@ -17,7 +17,7 @@ function testFiles(dir) {
   return found.sort()
 }
 
-ensureBuilt(rooms)
+await ensureBuilt(rooms)
 run(process.execPath, [join(root, 'scripts/check-rooms.mjs')])
 run(join(root, 'node_modules/.bin/oxlint'), ['--quiet', ...rooms])
 if (rooms.length === 0) {

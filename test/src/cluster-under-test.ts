@@ -64,7 +64,7 @@ export class ClusterUnderTest {
     const [command = '', ...rest] = args
     return exec(
       process.execPath,
-      [join(ROOT, 'services/cli/dist/main.js'), command, '--data', this.data, ...rest],
+      [join(ROOT, 'services/cli/dist/programs/capstan.js'), command, '--data', this.data, ...rest],
       options,
     )
   }

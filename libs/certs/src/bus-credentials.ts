@@ -1,5 +1,6 @@
 import { encodeAccount, encodeOperator, encodeUser, fmtCreds } from '@nats-io/jwt'
 import { createAccount, createOperator, createUser, fromSeed } from '@nats-io/nkeys'
+import { nativeKeyPair } from './native-key-pair.js'
 
 /** What the bus' trust rests on. Seeds are secrets: whoever has the account's can make credentials for any identity. */
 export interface BusAuthority {
@@ -24,7 +25,7 @@ export interface BusPermissions {
 }
 
 const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes)
-const keyOf = (seed: string) => fromSeed(new TextEncoder().encode(seed))
+const keyOf = (seed: string) => nativeKeyPair(fromSeed(new TextEncoder().encode(seed)))
 const UNLIMITED = -1
 /** What is left out of an account's limits counts as none at all: not one connection. */
 const NO_LIMITS = {
@@ -40,9 +41,9 @@ const NO_LIMITS = {
 
 /** NATS operator, the account that all identities belong to, and the system account. */
 export async function makeBusAuthority(): Promise<BusAuthority> {
-  const operator = createOperator()
-  const account = createAccount()
-  const system = createAccount()
+  const operator = nativeKeyPair(createOperator())
+  const account = nativeKeyPair(createAccount())
+  const system = nativeKeyPair(createAccount())
   const authority: BusAuthority = {
     formatVersion: 1,
     operatorSeed: text(operator.getSeed()),
@@ -100,7 +101,7 @@ export async function makeBusUser(
   identity: string,
   permissions: BusPermissions,
 ): Promise<{ credentials: Uint8Array; publicKey: string }> {
-  const user = createUser()
+  const user = nativeKeyPair(createUser())
   const { allowResponses } = permissions
   const jwt = await encodeUser(identity, user, keyOf(authority.accountSeed), {
     pub: { allow: permissions.publish, deny: [] },
@@ -116,7 +117,7 @@ export async function makeBusUser(
 
 /** Credentials for the system account, by which `accountJwt` is pushed to running servers (`$SYS.REQ.CLAIMS.UPDATE`). */
 export async function makeSystemUser(authority: BusAuthority): Promise<Uint8Array> {
-  const user = createUser()
+  const user = nativeKeyPair(createUser())
   return fmtCreds(await encodeUser('system', user, keyOf(authority.systemAccountSeed)), user)
 }
 

@@ -4,12 +4,12 @@ import { type Grants, subjectFits } from '@capstan/protocol'
 import {
   type ConnectionOptions,
   connect,
-  credsAuthenticator,
   errors,
   type Msg,
   type NatsConnection,
   type Subscription as NatsSubscription,
 } from 'nats'
+import { credentialsAuthenticator } from './bus-authenticator.js'
 import { checkSubject } from './subject-tree.js'
 
 /** Between two attempts to connect: short at first, for a failover; longer the longer nobody takes us. */
@@ -311,7 +311,7 @@ function connectionOptions(
   return {
     servers: options.servers,
     name: options.identity,
-    authenticator: credsAuthenticator(options.credentials),
+    authenticator: credentialsAuthenticator(options.credentials),
     inboxPrefix: `${options.inbox}.nats`,
     noRandomize: true,
     ignoreClusterUpdates: true,

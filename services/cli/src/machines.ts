@@ -1,9 +1,9 @@
 import { spawn } from 'node:child_process'
 import { mkdirSync, openSync } from 'node:fs'
-import { join } from 'node:path'
 import { cgroupProcesses, joinCgroup } from './cgroup.js'
 import { type ClusterLayout, machineNamesOf, namesOf, type Places } from './layout.js'
 import { liveProcess, removeProcessFile, waitFor, writeProcessFile } from './process-file.js'
+import { programPath } from './programs.js'
 import { isRoot } from './shell.js'
 
 /**
@@ -41,14 +41,7 @@ export function startMachine(layout: ClusterLayout, places: Places, name: string
   if (kind === undefined) throw new Error(MACHINE_NAME_ERROR(layout, name))
   mkdirSync(places.logs, { recursive: true })
   const out = openSync(places.log(name), 'a')
-  const program = [
-    process.execPath,
-    '--enable-source-maps',
-    ...heapFlags(kind),
-    join(import.meta.dirname, `run-${kind}.js`),
-    places.data,
-    name,
-  ]
+  const program = [process.execPath, ...heapFlags(kind), programPath(`run-${kind}`), places.data, name]
   const inNamespace = kind === 'node' && layout.isolated
   const command = inNamespace
     ? ['nsenter', `--net=/run/netns/${namesOf(layout).netns(name)}`, '--', ...program]

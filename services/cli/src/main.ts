@@ -1,6 +1,4 @@
-#!/usr/bin/env node
 import { isAbsolute, join, resolve } from 'node:path'
-import { fileURLToPath } from 'node:url'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import pc from 'picocolors'
 import { UserError } from './console.js'
@@ -106,5 +104,3 @@ export async function main(args: string[]): Promise<void> {
     if (!(error as { code?: string }).code?.startsWith('commander.')) process.exitCode = 1
   }
 }
-
-if (process.argv[1] === fileURLToPath(import.meta.url)) await main(process.argv.slice(2))

@@ -1,9 +1,8 @@
 /**
- * The process of one master: `run-master.js DATA NAME`. Leader of the machine's process group. Holds the API server,
+ * The process of one master: `programs/run-master.js DATA NAME`. Leader of the machine's process group. Holds the API server,
  * scheduler and controller-manager, and supervises the machine's nats-server and its store (processes of their own).
  */
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
-import { createRequire } from 'node:module'
 import { join } from 'node:path'
 import { startApiServer } from '@capstan/apiserver'
 import { listenHttps, tokenSigner, tokenVerifier } from '@capstan/apiserver/edge'
@@ -18,6 +17,7 @@ import { existingLayout } from './layout-file.js'
 import { type ClusterLayout, type MasterLayout, Places } from './layout.js'
 import { readBusAuthority, readSecrets } from './pki.js'
 import { accepts, waitFor } from './process-file.js'
+import { programPath } from './programs.js'
 import { busServers, realWorld } from './worlds.js'
 
 const HEARTBEAT_MS = 50
@@ -136,16 +136,7 @@ function startStoreProcess(cluster: ClusterLayout, master: MasterLayout, directo
       },
     }),
   )
-  const program = createRequire(import.meta.url)
-    .resolve('@capstan/store')
-    .replace(/index\.js$/, 'main.js')
-  return supervise(`${master.name}-store`, [
-    process.execPath,
-    '--enable-source-maps',
-    '--max-semi-space-size=16',
-    program,
-    config,
-  ])
+  return supervise(`${master.name}-store`, [process.execPath, '--max-semi-space-size=16', programPath('store'), config])
 }
 
 function supervise(process: string, command: string[]): SupervisedChild {

@@ -1,5 +1,5 @@
 /**
- * The process of one node: `run-node.js DATA NAME`. Leader of the machine's process group. Holds kubelet and kube-proxy, and
+ * The process of one node: `programs/run-node.js DATA NAME`. Leader of the machine's process group. Holds kubelet and kube-proxy, and
  * supervises the node's containerd. With containers it runs in the node's network namespace.
  */
 import { existsSync, mkdirSync, readdirSync } from 'node:fs'
