@@ -268,6 +268,10 @@ export interface HashReply {
   compactRevision: number
 }
 
+export interface BackupRequest {
+  /** True: it holds every write that was acknowledged before the call. Default false: it needs no quorum. */
+  linearizable?: boolean
+}
 /** `backup` opens a stream of these from the asked member: one consistent state, as `capstan store backup` keeps it. */
 export interface BackupData {
   /** Bytes before this piece. */

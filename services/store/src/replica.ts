@@ -191,6 +191,9 @@ export class Replica {
   get commitIndex(): number {
     return this.state.commit
   }
+  get configuration(): Configuration {
+    return this.state.configuration
+  }
   get firstIndex(): number {
     return this.state.firstIndex
   }

@@ -15,12 +15,14 @@ import { checkTxn, type Command, type CommandResult, MvccError, type RangeQuery,
 import {
   type Beat,
   BEAT_PERIOD_MS,
+  type MemberInfo,
   type StoreHeader,
   type StoreStatusReply,
   type StoreVerb,
   Subjects,
 } from '@capstan/protocol'
 import { LogDamaged } from 'raft-ts'
+import { type BackupHeader, sendBackup } from './backup.js'
 import { Lessor } from './lessor.js'
 import { ELECTION_TIMEOUT_MS, HEARTBEAT_MS, type StoreOptions, type StoreWorld } from './options.js'
 import type { RaftFrame } from './raft-link.js'
@@ -96,6 +98,7 @@ export class StoreMember implements Behaviour<StoreMessage> {
   private wasLeader = false
   private stopping = false
   private sweeping = false
+  private backups = 0
 
   constructor(
     private readonly world: StoreWorld,
@@ -492,9 +495,15 @@ export class StoreMember implements Behaviour<StoreMessage> {
       case 'readIndex':
         await this.barrier()
         return { header: this.header(), revision: mvcc.revision }
+      case 'members':
+        if (body.serializable !== true) await this.barrier()
+        return { header: this.header(), members: this.members() }
+      case 'backup':
+        if (body.linearizable === true) await this.barrier()
+        return this.openBackup(call)
       case 'moveLeader': {
         const { to } = body
-        if (to !== undefined && (typeof to !== 'string' || !this.options.members.includes(to)))
+        if (to !== undefined && (typeof to !== 'string' || !this.replica.configuration.voters.includes(to)))
           throw bad(`no member ${String(to)}`)
         await replica.transferLeadership(to as string | undefined)
         return { header: this.header() }
@@ -548,6 +557,39 @@ export class StoreMember implements Behaviour<StoreMessage> {
     position = this.hub.add(stream, { ...request, startRevision }).position
   }
 
+  private members(): MemberInfo[] {
+    const { voters, learners } = this.replica.configuration
+    const all = [
+      ...voters.map((name) => ({ name, learner: false })),
+      ...learners.map((name) => ({ name, learner: true })),
+    ]
+    return all.sort((a, b) => (a.name < b.name ? -1 : 1))
+  }
+
+  private openBackup(call: IncomingCall): void {
+    if (!call.wantsStream) throw bad('backup must be asked for as a stream')
+    if (this.replica.installing) throw notApplied('OVERLOADED', 'the state is being replaced by a snapshot')
+    if (this.backups >= BACKUPS_MAX) throw notApplied('OVERLOADED', `${BACKUPS_MAX} backups are under way`)
+    const { mvcc } = this.replica
+    const stream = call.openStream()
+    this.backups++
+    stream.onEnd(() => this.backups--)
+    const header: BackupHeader = {
+      format: 1,
+      cluster: this.options.cluster,
+      clusterId: this.options.clusterId,
+      member: this.options.member,
+      madeMs: this.world.clock.nowMs(),
+      members: this.members().map(({ name }) => name),
+      appliedIndex: mvcc.appliedIndex,
+      term: this.replica.term,
+      revision: mvcc.revision,
+      compactRevision: mvcc.compactRevision,
+      keys: mvcc.figures().keys,
+    }
+    sendBackup(this.world.clock, stream, header, mvcc.engine.snapshot())
+  }
+
   private async keepAlive(id: number): Promise<unknown> {
     // First make sure that nobody else leads: a deposed leader's word would be worth nothing.
     await this.replica.barrier()
@@ -591,7 +633,7 @@ export class StoreMember implements Behaviour<StoreMessage> {
       firstIndex: replica.firstIndex,
       compactRevision: mvcc.compactRevision,
       dbSizeBytes: mvcc.engine.sizeBytes,
-      members: [...this.options.members],
+      members: this.members().map(({ name }) => name),
       peersHeard: replica.peersHeard(),
       clusterVersion: mvcc.clusterVersion,
       errors: [...(this.noSpace ? ['NO_SPACE: writes are refused'] : []), ...replica.errors()],
@@ -630,6 +672,7 @@ export class StoreMember implements Behaviour<StoreMessage> {
   }
 }
 
+const BACKUPS_MAX = 4
 const CALLS_WAITING_MAX = 8192
 /** Codes of "did not happen" after which another member, or the same one later, may be asked. */
 const AGAIN: readonly string[] = ['NO_LEADER', 'NO_RESPONDERS', 'DISCONNECTED', 'STOPPED', 'LEADER_CHANGED', 'CLOSED']

@@ -3,7 +3,16 @@ import { readFile, rm, writeFile } from 'node:fs/promises'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { type CallError, decode, type Disk, DiskError, encode } from '@capstan/actor'
-import type { LeaseGrantReply, LeaseTimeToLiveReply, ReadIndexReply, WatchData } from '@capstan/protocol'
+import { MemoryStateEngine, Mvcc, SnapshotReceiver } from '@capstan/mvcc'
+import type {
+  BackupData,
+  LeaseGrantReply,
+  LeaseTimeToLiveReply,
+  MembersReply,
+  ReadIndexReply,
+  WatchData,
+} from '@capstan/protocol'
+import { readBackup } from './backup.js'
 import { bytes, LocalCluster, text } from './testing/local-cluster.js'
 
 const ALL = { key: bytes('\0'), rangeEnd: bytes('\0') }
@@ -41,6 +50,36 @@ function watch(cluster: LocalCluster, member: string, body: object) {
   )
   return { events, state, cancel: () => stream.cancel() }
 }
+
+/** As a reader that takes few pieces at a time. */
+function backupOf(cluster: LocalCluster, member: string, body: object): Promise<Uint8Array> {
+  return new Promise((resolve, reject) => {
+    const pieces: Uint8Array[] = []
+    let bytesGot = 0
+    let complete = false
+    cluster.client.openStream(
+      cluster.subjects.store(member, cluster.clientIdentity, 'backup'),
+      body,
+      {
+        data: (data) => {
+          const { offset, data: piece, done } = data as BackupData
+          assert.equal(offset, bytesGot)
+          bytesGot += piece.length
+          pieces.push(piece)
+          complete = done
+        },
+        end: (reason, error) =>
+          complete ? resolve(new Uint8Array(Buffer.concat(pieces))) : reject(error ?? new Error(reason)),
+      },
+      { timeoutMs: 5000, creditsMax: 2 },
+    )
+  })
+}
+
+const fileOf = (whole: Uint8Array) => ({
+  sizeBytes: whole.length,
+  read: async (offset: number, length: number) => whole.slice(offset, offset + length),
+})
 
 describe('three members', () => {
   let cluster: LocalCluster
@@ -113,6 +152,39 @@ describe('three members', () => {
     assert.equal(await code(cluster.call('s0', 'leaseKeepAlive', { id: short.id })), 'LEASE_NOT_FOUND not-applied')
     await cluster.call('s0', 'leaseRevoke', { id: 77 })
     assert.equal(await cluster.get('s1', 'kept'), undefined)
+  })
+
+  test('members are those of the configuration', async () => {
+    const reply = await cluster.call<MembersReply>('s1', 'members', {})
+    assert.deepEqual(
+      reply.members,
+      ['s0', 's1', 's2'].map((name) => ({ name, learner: false })),
+    )
+  })
+
+  test('a backup is one whole state, checked; what is cut, flipped or not finished is no backup', async () => {
+    for (let i = 0; i < 10; i++) await cluster.put('s0', `backup/${i}`, String(i).repeat(100_000))
+    const whole = await backupOf(cluster, 's2', { linearizable: true })
+    assert.equal(whole.length % 512, 32)
+    const pieces: Uint8Array[] = []
+    const header = await readBackup(fileOf(whole), (piece) => void pieces.push(piece))
+    assert.deepEqual([header.clusterId, header.members], ['c1', ['s0', 's1', 's2']])
+    assert.ok(header.keys >= 10)
+    const engine = new MemoryStateEngine()
+    const receiver = new SnapshotReceiver(engine)
+    for (const piece of pieces) await receiver.write(piece)
+    await receiver.finish()
+    const state = new Mvcc(engine)
+    assert.deepEqual([state.revision, state.appliedIndex], [header.revision, header.appliedIndex])
+    assert.equal(text(state.range({ key: bytes('backup/7') }).kvs[0]?.value ?? bytes('')), '7'.repeat(100_000))
+    for (const at of [3, 50, 1000, whole.length - 40, whole.length - 1]) {
+      const flipped = whole.slice()
+      flipped[at] = (flipped[at] as number) ^ 4
+      await assert.rejects(readBackup(fileOf(flipped)), /not a whole backup/, `a flipped bit at ${at}`)
+    }
+    for (const length of [0, 500, whole.length - 512, whole.length - 1])
+      await assert.rejects(readBackup(fileOf(whole.subarray(0, length))), /not a whole backup/)
+    assert.equal(await code(cluster.call('s0', 'backup', {})), 'BAD_REQUEST not-applied')
   })
 
   test('bad requests are refused clearly and harm nothing', async () => {
