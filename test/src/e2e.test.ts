@@ -8,10 +8,11 @@ import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
 import { ClusterUnderTest, eventually, exec, ROOT } from './cluster-under-test.js'
+import { kubectlLack } from './kubectl-version.js'
 
 const lacks = [
   process.getuid?.() === 0 ? '' : 'root',
-  spawnSync('kubectl', ['version', '--client']).status === 0 ? '' : 'kubectl',
+  kubectlLack() && `another way than kubectl (${kubectlLack()}: see e2e-client-library.test.ts)`,
   spawnSync('sh', ['-c', 'command -v apt-get containerd']).status === 0 ||
   spawnSync('sh', ['-c', 'command -v apt-get']).status === 0
     ? ''
