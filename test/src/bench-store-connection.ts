@@ -3,7 +3,7 @@ import { readFileSync } from 'node:fs'
 import { Caller } from '@capstan/actor'
 import { grants, type Identity, identityToken, Subjects, type TxnRequest } from '@capstan/protocol'
 import { NatsBus, RealClock, silentLog } from '@capstan/real'
-import { EtcdConnection } from './bench-store-http2.js'
+import { EtcdConnection } from './bench-store-etcd.js'
 
 /** Where a client connects: sent to client processes as it is. */
 export type Target =

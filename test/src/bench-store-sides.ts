@@ -9,7 +9,7 @@ import { grants, type Identity, identityToken, type StoreStatusReply } from '@ca
 import type { Cleanup } from './bench-cleanup.js'
 import { FLOOR_GRANTS } from './bench-store-client.js'
 import { BENCH, CapstanConnection, openConnection, type Target } from './bench-store-connection.js'
-import { EtcdConnection } from './bench-store-http2.js'
+import { EtcdConnection } from './bench-store-etcd.js'
 import { eventually } from './cluster-under-test.js'
 
 export const MEMBERS = ['m1', 'm2', 'm3'] as const

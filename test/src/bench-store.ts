@@ -457,10 +457,11 @@ function figure(value: number): string {
   return value >= 100 ? String(Math.round(value)).replace(/\B(?=(\d{3})+$)/g, ',') : value.toFixed(value >= 10 ? 1 : 2)
 }
 
-function describeCpu({ cpu }: Sample): string {
+function describeCpu({ cpu, value }: Sample): string {
   if (!cpu) return ''
   const beside = cpu.beside > 0 ? `, bus ${cpu.beside.toFixed(2)}` : ''
-  return `  cores: clients ${cpu.clients.toFixed(2)}, members ${cpu.members.toFixed(2)}${beside}`
+  const perOperation = ((cpu.clients + cpu.members + cpu.beside) / value) * 1e6
+  return `  cores: clients ${cpu.clients.toFixed(2)}, members ${cpu.members.toFixed(2)}${beside}; ${perOperation.toFixed(1)} µs each`
 }
 
 function cores(sample: Sample | undefined): string {
