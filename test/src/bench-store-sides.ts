@@ -63,12 +63,12 @@ class Processes {
     return names.flatMap((name) => this.running.get(name)?.pid ?? [])
   }
 
-  async kill(name: string): Promise<void> {
+  async kill(name: string, signal: NodeJS.Signals = 'SIGKILL'): Promise<void> {
     const child = this.running.get(name)
     this.running.delete(name)
     if (!child || child.exitCode !== null || child.signalCode !== null) return
     const gone = new Promise((resolve) => child.once('exit', resolve))
-    child.kill('SIGKILL')
+    child.kill(signal)
     await gone
   }
 
@@ -209,6 +209,8 @@ export class CapstanSide implements Side {
   }
 
   async stop(): Promise<void> {
+    // A profile is written at an ordinary end only.
+    if (this.nodeArguments.length > 0) await Promise.all(MEMBERS.map((name) => this.run.kill(name, 'SIGTERM')))
     await this.killAll()
     this.cleanup.remove(this.directory)
   }
