@@ -1,14 +1,24 @@
+export {
+  changeConfiguration,
+  decodeConfiguration,
+  describeConfiguration,
+  encodeConfiguration,
+  isJoint,
+} from './configuration.js'
 export { crc32c } from './crc32c.js'
 export { LogDamaged, type LogDisk, type LogDiskFile, RaftLog, type RaftLogOptions, type RecoveredLog } from './log.js'
 export { describeMessage, describeStatus } from './describe.js'
 export { RaftNode } from './raft-node.js'
 export {
+  type ChangeResult,
   type Configuration,
   ENTRY_FORMAT_VERSION,
   type EntryKind,
+  type FollowerStatus,
   type HardState,
   type LogEntry,
   type LogIndex,
+  type MemberChange,
   type MemberId,
   type PersistBatch,
   type Proposal,

@@ -1,3 +1,4 @@
+import { decodeConfiguration, isConfiguration } from './configuration.js'
 import type { EntryKind, MemberId, RaftMessage } from './types.js'
 
 /** No term, index or length is ever so large; and numbers below it leave room to count on. */
@@ -6,7 +7,6 @@ const KINDS: ReadonlySet<EntryKind> = new Set(['noop', 'command', 'config', 'clu
 
 const isCount = (value: unknown): boolean =>
   Number.isSafeInteger(value) && (value as number) >= 0 && (value as number) <= COUNT_MAX
-const isNames = (value: unknown): boolean => Array.isArray(value) && value.every((name) => typeof name === 'string')
 
 /** What is wrong with something that came as a raft message for `self`; undefined: it is plausible. */
 export function checkMessage(message: RaftMessage, self: MemberId): string | undefined {
@@ -38,15 +38,24 @@ function checkEntries(message: RaftMessage & { type: 'append' }): string | undef
     // What the log on disk could not hold must not come in.
     if (!KINDS.has(entry.kind) || !isCount(entry.formatVersion) || entry.formatVersion > 0xffff)
       return 'an entry is of an unknown kind or format'
+    if (entry.kind === 'config' && !holdsConfiguration(entry.payload)) return 'an entry holds no configuration'
     term = entry.term
   }
   return undefined
 }
 
+function holdsConfiguration(payload: Uint8Array): boolean {
+  try {
+    return decodeConfiguration(payload) !== undefined
+  } catch {
+    return false
+  }
+}
+
 function checkSnapshot({ meta, data }: RaftMessage & { type: 'snapshot' }): string | undefined {
   if (meta === null || typeof meta !== 'object' || !isCount(meta.index) || !isCount(meta.term))
     return 'meta is malformed'
-  if (!isNames(meta.configuration?.voters) || !isNames(meta.configuration.learners)) return 'meta has no configuration'
+  if (!isConfiguration(meta.configuration)) return 'meta has no configuration'
   return data instanceof Uint8Array ? undefined : 'data is no bytes'
 }
 

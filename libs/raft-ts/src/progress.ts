@@ -26,10 +26,32 @@ export class Progress {
   snapshot = { index: 0, offset: 0, askedMs: 0, waiting: false }
   /** Highest heartbeat round that it answered. */
   round = 0
+  /** Rounds of catching up (thesis §4.2.1): the log's end when this one began, and when that was. */
+  private catchUpTo: LogIndex
+  private catchUpSinceMs: number
+  private lastRoundMs = Number.POSITIVE_INFINITY
+  /** It has been removed, and is told so until then. */
+  leavingUntilMs: number | undefined
 
   constructor(next: LogIndex, nowMs: number) {
     this.next = next
     this.heardMs = nowMs
+    this.catchUpTo = next - 1
+    this.catchUpSinceMs = nowMs
+  }
+
+  /** Has `match` reached the end of a round? The next one goes to where the log ends now. */
+  matched(index: LogIndex, lastIndex: LogIndex, nowMs: number): void {
+    if (index > this.match) this.match = index
+    if (this.match < this.catchUpTo) return
+    this.lastRoundMs = nowMs - this.catchUpSinceMs
+    this.catchUpTo = lastIndex
+    this.catchUpSinceMs = nowMs
+  }
+
+  caughtUp(withinMs: number, nowMs: number): boolean {
+    const waitingMs = this.match >= this.catchUpTo ? 0 : nowMs - this.catchUpSinceMs
+    return this.lastRoundMs <= withinMs && waitingMs <= withinMs
   }
 
   becomeProbe(next: LogIndex): void {

@@ -1,13 +1,19 @@
+import { changeConfiguration, decodeConfiguration, encodeConfiguration, isJoint, leaveJoint } from './configuration.js'
 import { crc32c } from './crc32c.js'
 import { LogView } from './log-view.js'
 import { checkMessage } from './message-check.js'
 import { Progress } from './progress.js'
+import { Quorum } from './quorum.js'
 import {
+  type ChangeResult,
   type Configuration,
   ENTRY_FORMAT_VERSION,
+  type EntryKind,
+  type FollowerStatus,
   type HardState,
   type LogEntry,
   type LogIndex,
+  type MemberChange,
   type MemberId,
   type Proposal,
   type ProposeResult,
@@ -58,7 +64,14 @@ interface LeaderRead {
  */
 export class RaftNode {
   private readonly self: MemberId
+  /** In force, and its majorities. */
   private configuration: Configuration
+  private quorum: Quorum
+  /**
+   * Configurations by the index of their entries, ascending; the last is in force, committed or not, and the first is that
+   * of the log's base (thesis §4.1).
+   */
+  private configurations: { index: LogIndex; configuration: Configuration }[]
   private readonly log: LogView
   private term: Term
   private votedFor: MemberId
@@ -134,8 +147,11 @@ export class RaftNode {
     this.tickGapMs = options.tickGapMs ?? this.electionTimeoutMs / 3
     this.self = options.member
     const base = recovered?.snapshot ?? { index: 0, term: 0, configuration: options.configuration }
-    this.configuration = recovered?.snapshot?.configuration ?? options.configuration
+    this.configuration = base.configuration
+    this.quorum = new Quorum(base.configuration)
+    this.configurations = [{ index: base.index, configuration: base.configuration }]
     this.log = new LogView(base, recovered?.entries ?? [])
+    for (const entry of recovered?.entries ?? []) if (entry.kind === 'config') this.adopt(entry)
     this.term = recovered?.hardState.term ?? 0
     this.votedFor = recovered?.hardState.votedFor ?? ''
     this.applied = options.applied ?? base.index
@@ -176,17 +192,25 @@ export class RaftNode {
     if (this.forgetful) this.recoverMemory(this.forgetful)
   }
 
-  /** A message of a peer, whenever and however often it comes. False: refused as implausible or not for us; nothing changed. */
+  /**
+   * A message of a peer, whenever and however often it comes, member or not: the driver vouches for the cluster and the
+   * sender. False: refused as implausible or not for us; nothing changed.
+   */
   step(message: RaftMessage): boolean {
     const problem = checkMessage(message, this.self)
-    if (problem !== undefined || !this.isMember(message.from)) {
+    if (problem !== undefined) {
       this.counters.refusedMessages++
       return false
     }
+    // Late, from one that was removed meanwhile.
+    if (!REQUESTS.has(message.type) && !this.expectsReplyOf(message.from)) return true
     if (message.type === 'termQuery') {
       this.sendAfter.push(this.message(message.from, { type: 'termReply' }))
       // It lost its log: what it acknowledged before counts no longer, and it must be sent everything again.
       this.progress.get(message.from)?.forgot(this.log.lastIndex + 1)
+    } else if (LEADERS_OWN.has(message.type) && message.term === this.term && !this.mayLead(message.from)) {
+      this.counters.refusedMessages++
+      return false
     } else if (message.type === 'termReply') this.forgetful?.terms.set(message.from, message.term)
     else if (this.meetTerm(message)) this.handle(message)
     return true
@@ -198,6 +222,8 @@ export class RaftNode {
       ({ accepted: false, reason, leader: this.leader }) as const
     if (this.role !== 'leader') return refuse('not-leader')
     if (this.transfer) return refuse('transferring')
+    if (proposals.some(({ kind }) => (kind as EntryKind) === 'config'))
+      throw new RangeError('configurations are changed by changeMembers')
     const bytes = proposals.reduce((sum, p) => sum + p.payload.length, 0)
     const waiting = this.log.lastIndex - this.commit + proposals.length
     if (
@@ -208,6 +234,34 @@ export class RaftNode {
     const firstIndex = this.log.lastIndex + 1
     for (const proposal of proposals) this.appendOwn(proposal)
     return { accepted: true, term: this.term, firstIndex }
+  }
+
+  /**
+   * Changes who takes part, as leader: all of `changes` at once. In force at once, on this member and on each that receives
+   * the entry; a joint configuration is left by itself when it is committed. A leader that is no voter any more leads until
+   * that is committed, and then hands over. One change at a time, and none before an entry of this term has committed.
+   */
+  changeMembers(changes: readonly MemberChange[]): ChangeResult {
+    const refuse = (reason: (ChangeResult & { accepted: false })['reason'], text: string): ChangeResult => ({
+      accepted: false,
+      reason,
+      text,
+      leader: this.leader,
+    })
+    if (this.role !== 'leader') return refuse('not-leader', `${this.self} does not lead`)
+    if (this.transfer) return refuse('transferring', 'leadership is being handed over')
+    // Without such a commit two leaders in turn could each change one member, and their majorities need not meet (Ongaro,
+    // raft-dev 2015, "bug in single-server membership changes").
+    const careless = this.bugs.has('config-before-term-commit')
+    if (!careless && this.log.termAt(this.commit) !== this.term)
+      return refuse('no-commit-in-term', `nothing of term ${this.term} is committed yet`)
+    if (isJoint(this.configuration) || (!careless && this.configurationIndex() > this.commit))
+      return refuse('change-pending', `the change at ${this.configurationIndex()} is not complete`)
+    const changed = changeConfiguration(this.configuration, changes)
+    if ('problem' in changed) return refuse('invalid', changed.problem)
+    const { configuration } = changed
+    this.appendConfiguration(configuration)
+    return { accepted: true, term: this.term, index: this.log.lastIndex, configuration }
   }
 
   /**
@@ -237,7 +291,10 @@ export class RaftNode {
   takeReady(): Ready | undefined {
     if (this.role === 'leader') {
       this.startReadRound()
-      for (const [to, progress] of this.progress) this.sendAppends(to, progress)
+      for (const [to, progress] of this.progress) {
+        this.sendAppends(to, progress)
+        if (progress.leavingUntilMs !== undefined) this.dismiss(to, progress, progress.leavingUntilMs)
+      }
     }
     if (this.bugs.has('ack-before-sync')) this.pretendDurable()
     const entries = this.log.slice(this.handedToPersist + 1, this.log.lastIndex, Number.POSITIVE_INFINITY)
@@ -312,12 +369,18 @@ export class RaftNode {
   /** Drops entries up to `index` from memory: what has been applied, and durably so. */
   compact(index: LogIndex): void {
     this.log.compact(Math.min(index, this.applied, this.stableIndex))
+    const { configurations } = this
+    while (configurations[1] && configurations[1].index < this.log.firstIndex) configurations.shift()
   }
 
-  /** Where the log would begin after compacting to `index`: what the log on disk must remember. */
+  /**
+   * Where the log would begin after compacting to `index`, with the configuration of then: what the log on disk, or a
+   * snapshot of that state, must remember.
+   */
   metaAt(index: LogIndex): SnapshotMeta | undefined {
     const term = this.log.termAt(index)
-    return term === undefined ? undefined : { index, term, configuration: this.configuration }
+    const found = this.configurations.findLast((each) => each.index <= index)
+    return term === undefined || !found ? undefined : { index, term, configuration: found.configuration }
   }
 
   /** Answers `snapshotWanted`. */
@@ -354,7 +417,9 @@ export class RaftNode {
     this.receiving = undefined
     if (meta.index <= this.commit) return
     this.log.restore(meta)
-    this.configuration = meta.configuration
+    const later = this.configurations.filter(({ index }) => index > meta.index && index <= this.log.lastIndex)
+    this.configurations = [{ index: meta.index, configuration: meta.configuration }, ...later]
+    this.configurationChanged()
     this.commit = meta.index
     this.applied = Math.max(this.applied, meta.index)
     this.handedToApply = Math.max(this.handedToApply, meta.index)
@@ -382,12 +447,16 @@ export class RaftNode {
       stableIndex: this.stableIndex,
       firstIndex: this.log.firstIndex,
       configuration: this.configuration,
+      configurationIndex: this.configurationIndex(),
+      changePending: this.changePending(),
       heard: this.role === 'leader' ? this.heardVoters() : live,
       progress: Object.fromEntries(
-        [...this.progress].map(([member, p]) => [
-          member,
-          { match: p.match, next: p.next, state: p.state, inFlight: p.inFlight.length },
-        ]),
+        [...this.progress].map(([member, p]): [MemberId, FollowerStatus] => {
+          const heard = this.isHeard(p)
+          const caughtUp = heard && p.caughtUp(this.electionTimeoutMs, this.nowMs)
+          const { match, next, state } = p
+          return [member, { match, next, state, inFlight: p.inFlight.length, heard, caughtUp }]
+        }),
       ),
       mayVote: this.forgetful === undefined && this.repairedBy === undefined,
       counters: { ...this.counters },
@@ -413,13 +482,12 @@ export class RaftNode {
       if (m.type === 'preVote' || (m.type === 'preVoteReply' && m.granted)) return true
       // §4.2.3: whoever hears a live leader keeps its term against a disturber.
       if (m.type === 'vote' && !m.transfer && (this.leaderLives() || this.role === 'leader')) return false
-      const fromLeader = m.type === 'append' || m.type === 'heartbeat' || m.type === 'snapshot'
-      this.becomeFollower(m.term, fromLeader ? m.from : undefined)
+      this.becomeFollower(m.term, LEADERS_OWN.has(m.type) ? m.from : undefined)
       return true
     }
     if (m.term === this.term) return true
     // A deposed leader or a member behind learns our term from the answer.
-    if (m.type === 'append' || m.type === 'heartbeat' || m.type === 'snapshot')
+    if (LEADERS_OWN.has(m.type))
       this.sendAfter.push(
         this.message(m.from, { type: 'appendReply', success: false, index: 0, hintIndex: 0, hintTerm: 0 }),
       )
@@ -464,8 +532,7 @@ export class RaftNode {
   private electionTimeout(): void {
     this.resetElectionTimer()
     // Who may not stand for election at least forgets the leader that it hears no more, and says so to waiting reads.
-    if (!this.configuration.voters.includes(this.self) || this.forgetful)
-      return this.becomeFollower(this.term, undefined)
+    if (!this.mayCampaign()) return this.becomeFollower(this.term, undefined)
     if (this.bugs.has('skip-pre-vote')) this.campaign(false)
     else this.preCampaign()
   }
@@ -506,9 +573,11 @@ export class RaftNode {
     // §3.6.1: only who has at least our log may lead.
     const upToDate =
       m.lastTerm > this.log.lastTerm || (m.lastTerm === this.log.lastTerm && m.lastIndex >= this.log.lastIndex)
-    const isVoter = this.configuration.voters.includes(this.self) && !this.forgetful
+    // §4.1: the configurations of who asks and who answers may differ, and it is the candidate's that counts. A learner
+    // that has not heard of its promotion may be the vote that is missing.
+    const mayVote = !this.forgetful
     if (m.type === 'preVote') {
-      const granted = isVoter && upToDate && m.term > this.term && this.role !== 'leader' && !this.leaderLives()
+      const granted = mayVote && upToDate && m.term > this.term && this.role !== 'leader' && !this.leaderLives()
       // Two that ask at once would each vote for itself. The lesser name goes first; who has said yes holds back a little.
       if (granted && this.role === 'preCandidate' && m.from < this.self) this.becomeFollower(this.term, undefined)
       if (granted && this.role === 'follower')
@@ -520,7 +589,7 @@ export class RaftNode {
       return
     }
     const granted =
-      isVoter &&
+      mayVote &&
       upToDate &&
       (this.votedFor === '' || this.votedFor === m.from) &&
       this.role !== 'leader' &&
@@ -551,13 +620,12 @@ export class RaftNode {
   }
 
   private countVote(from: MemberId, granted: boolean): void {
-    if (!this.configuration.voters.includes(from)) return
+    if (!this.quorum.voters.has(from)) return
     if (!this.votes.has(from)) this.votes.set(from, granted)
-    const granters = [...this.votes.values()].filter(Boolean).length
-    if (granters >= this.quorum()) {
+    if (this.quorum.has((voter) => this.votes.get(voter) === true)) {
       if (this.role === 'preCandidate') this.campaign(false)
       else this.becomeLeader()
-    } else if (this.votes.size - granters >= this.quorum()) this.becomeFollower(this.term, undefined)
+    } else if (!this.quorum.has((voter) => this.votes.get(voter) !== false)) this.becomeFollower(this.term, undefined)
   }
 
   private becomeLeader(): void {
@@ -565,7 +633,8 @@ export class RaftNode {
     this.role = 'leader'
     this.leader = this.self
     this.votes.clear()
-    this.progress = new Map(this.others().map((member) => [member, new Progress(this.log.lastIndex + 1, this.nowMs)]))
+    this.progress = new Map()
+    this.followMembers()
     // What former terms left uncommitted is given back when it commits, so it counts from the start.
     this.uncommittedBytes = 0
     for (let at = this.commit + 1; at <= this.log.lastIndex; at++)
@@ -578,9 +647,9 @@ export class RaftNode {
 
   // ---------------------------------------------------------------------------------------------------------- replication
 
-  private appendOwn(proposal: Proposal): void {
+  private appendOwn(proposal: Pick<LogEntry, 'kind' | 'clientId' | 'clientSeq' | 'payload'>): LogEntry {
     const { kind, clientId, clientSeq, payload } = proposal
-    this.log.append({
+    const entry: LogEntry = {
       term: this.term,
       index: this.log.lastIndex + 1,
       formatVersion: ENTRY_FORMAT_VERSION,
@@ -588,14 +657,74 @@ export class RaftNode {
       clientId,
       clientSeq,
       payload,
-    })
+    }
+    this.log.append(entry)
     this.uncommittedBytes += payload.length
+    return entry
+  }
+
+  // --------------------------------------------------------------------------------------------------------------- members
+
+  private appendConfiguration(configuration: Configuration): void {
+    const payload = encodeConfiguration(configuration)
+    this.adopt(this.appendOwn({ kind: 'config', clientId: '', clientSeq: 0, payload }))
+  }
+
+  /** A configuration is in force from its entry on, committed or not (thesis §4.1). */
+  private adopt(entry: LogEntry): void {
+    this.configurations.push({ index: entry.index, configuration: decodeConfiguration(entry.payload) })
+    this.configurationChanged()
+  }
+
+  private configurationChanged(): void {
+    this.configuration = (
+      this.configurations[this.configurations.length - 1] as { configuration: Configuration }
+    ).configuration
+    this.quorum = new Quorum(this.configuration)
+    if (this.role === 'leader') this.followMembers()
+  }
+
+  private configurationIndex(): LogIndex {
+    return this.configurations[this.configurations.length - 1]?.index ?? 0
+  }
+
+  private changePending(): boolean {
+    return this.configurationIndex() > this.commit || isJoint(this.configuration)
+  }
+
+  /** Sends to whom the configuration names; who is named no more is told so, and then forgotten. */
+  private followMembers(): void {
+    for (const member of this.quorum.members) {
+      const known = this.progress.get(member)
+      if (known) known.leavingUntilMs = undefined
+      else if (member !== this.self) this.progress.set(member, new Progress(this.log.lastIndex + 1, this.nowMs))
+    }
+    for (const [member, progress] of this.progress)
+      if (!this.quorum.members.has(member)) progress.leavingUntilMs ??= this.nowMs + 2 * this.electionTimeoutMs
+  }
+
+  private dismiss(member: MemberId, progress: Progress, untilMs: number): void {
+    const index = this.configurationIndex()
+    const told = this.commit >= index && progress.match >= index && progress.toldCommit >= index
+    if (told || this.nowMs > untilMs) this.progress.delete(member)
+  }
+
+  /** §4.2.2: a leader that is no voter any more ends its work when that is committed. It tells all, and who is to follow. */
+  private retire(): void {
+    for (const [to, progress] of this.progress) this.sendAppends(to, progress)
+    let best: MemberId | undefined
+    for (const voter of this.quorum.voters) {
+      const { match = 0 } = this.progress.get(voter) ?? {}
+      if (best === undefined || match > (this.progress.get(best)?.match ?? 0)) best = voter
+    }
+    if (best !== undefined) this.send(best, { type: 'timeoutNow' })
+    this.becomeFollower(this.term, undefined)
   }
 
   private tickLeader(): void {
     if (this.transfer && this.nowMs > this.transfer.untilMs) this.transfer = undefined
     // Check-quorum (thesis §6.2): who cannot reach a majority must not go on as leader.
-    if (this.heardVoters().length < this.quorum()) return this.becomeFollower(this.term, undefined)
+    if (!this.quorum.has(this.isPresent)) return this.becomeFollower(this.term, undefined)
     if (this.nowMs < this.heartbeatDueMs) return
     this.heartbeatDueMs = this.nowMs + this.heartbeatMs
     this.sendHeartbeats()
@@ -692,6 +821,7 @@ export class RaftNode {
       if (entry.index < this.log.firstIndex || this.log.termAt(entry.index) === entry.term) continue
       if (entry.index <= this.log.lastIndex) this.truncate(entry.index)
       this.log.append(entry)
+      if (entry.kind === 'config') this.adopt(entry)
     }
     const last = m.prevIndex + m.entries.length
     this.setCommit(Math.min(m.commit, last))
@@ -703,6 +833,10 @@ export class RaftNode {
     if (from <= this.commit)
       throw new Error(`raft: ${this.self} is told to replace committed entry ${from} (commit ${this.commit})`)
     this.log.truncate(from)
+    if (this.configurationIndex() >= from) {
+      while (this.configurations.length > 1 && this.configurationIndex() >= from) this.configurations.pop()
+      this.configurationChanged()
+    }
     this.stableIndex = Math.min(this.stableIndex, from - 1)
     this.handedToPersist = Math.min(this.handedToPersist, from - 1)
     // What is being written at `from` and above is not what will stand there, not even if the same entries come back.
@@ -722,7 +856,7 @@ export class RaftNode {
     }
     if (m.index > this.log.lastIndex) return
     progress.acknowledged(m.index)
-    if (m.index > progress.match) progress.match = m.index
+    progress.matched(m.index, this.log.lastIndex, this.nowMs)
     if (progress.state !== 'replicate') {
       if (progress.state === 'probe' || m.index >= this.log.firstIndex - 1) progress.becomeReplicate()
     } else progress.next = Math.max(progress.next, progress.match + 1)
@@ -731,12 +865,13 @@ export class RaftNode {
   }
 
   private advanceCommit(): void {
-    const matches = this.configuration.voters
-      .map((voter) => (voter === this.self ? this.stableIndex : (this.progress.get(voter)?.match ?? 0)))
-      .sort((a, b) => b - a)
-    const index = matches[this.quorum() - 1] ?? 0
+    const index = this.quorum.reached(this.durableAt)
     // Raft §3.6.2: a quorum that holds an entry of an earlier term does not commit it, a later leader may still replace it.
-    if (index > this.commit && this.log.termAt(index) === this.term) this.setCommit(index)
+    if (index <= this.commit || this.log.termAt(index) !== this.term) return
+    this.setCommit(index)
+    if (index < this.configurationIndex()) return
+    if (isJoint(this.configuration)) this.appendConfiguration(leaveJoint(this.configuration))
+    else if (!this.isVoter()) this.retire()
   }
 
   private setCommit(index: LogIndex): void {
@@ -816,7 +951,7 @@ export class RaftNode {
   private handleSnapshotReply(m: RaftMessage & { type: 'snapshotReply' }, progress: Progress): void {
     progress.heardMs = this.nowMs
     if (m.installed) {
-      progress.match = Math.max(progress.match, Math.min(m.index, this.log.lastIndex))
+      progress.matched(Math.min(m.index, this.log.lastIndex), this.log.lastIndex, this.nowMs)
       if (progress.state === 'snapshot') progress.becomeProbe(progress.match + 1)
       this.advanceCommit()
     } else if (progress.state === 'snapshot' && m.index === progress.snapshot.index) {
@@ -835,7 +970,7 @@ export class RaftNode {
   private startReadRound(): void {
     if (this.newReads.length === 0) return
     // Before an entry of this term has committed, the leader does not know what is: the reads wait, they are not refused.
-    if (this.log.termAt(this.commit) !== this.term) return
+    if (this.log.termAt(this.commit) !== this.term && !this.bugs.has('read-before-term-commit')) return
     this.sendHeartbeats()
     for (const { context, from } of this.newReads)
       this.reads.push({ context, from, index: this.commit, round: this.round })
@@ -845,16 +980,15 @@ export class RaftNode {
 
   private confirmReads(): void {
     if (this.reads.length === 0) return
-    const rounds = this.configuration.voters
-      .map((voter) => (voter === this.self ? this.round : (this.progress.get(voter)?.round ?? 0)))
-      .sort((a, b) => b - a)
-    const confirmed = rounds[this.quorum() - 1] ?? 0
-    const rest: LeaderRead[] = []
+    const confirmed = this.quorum.reached(this.roundAt)
+    // Rounds only rise along the list.
+    let count = 0
     for (const read of this.reads) {
-      if (read.round <= confirmed) this.answerRead(read.from, read.context, read.index, false)
-      else rest.push(read)
+      if (read.round > confirmed) break
+      count++
+      this.answerRead(read.from, read.context, read.index, false)
     }
-    this.reads = rest
+    if (count > 0) this.reads.splice(0, count)
   }
 
   private answerRead(from: MemberId, context: number, index: LogIndex, refused: boolean): void {
@@ -930,8 +1064,7 @@ export class RaftNode {
         return this.handleSnapshot(m)
       case 'timeoutNow':
         // §3.10: the leader asks us to take over; its life is no reason to wait.
-        if (this.role === 'follower' && this.configuration.voters.includes(this.self) && !this.forgetful)
-          this.campaign(true)
+        if (this.role === 'follower' && this.mayCampaign()) this.campaign(true)
         return
       case 'readIndex':
         if (this.role === 'leader' && this.newReads.length + this.reads.length < (this.options.readsMax ?? 10_000))
@@ -966,31 +1099,52 @@ export class RaftNode {
   }
 
   private hardState(): HardState {
-    return { term: this.term, votedFor: this.votedFor, commit: Math.min(this.commit, this.log.lastIndex) }
+    const votedFor = this.bugs.has('forget-vote') ? '' : this.votedFor
+    return { term: this.term, votedFor, commit: Math.min(this.commit, this.log.lastIndex) }
   }
 
+  private readonly isPresent = (voter: MemberId): boolean =>
+    voter === this.self || this.isHeard(this.progress.get(voter))
+  private readonly durableAt = (voter: MemberId): LogIndex =>
+    voter === this.self ? this.stableIndex : (this.progress.get(voter)?.match ?? 0)
+  private readonly roundAt = (voter: MemberId): number =>
+    voter === this.self ? this.round : (this.progress.get(voter)?.round ?? 0)
+
   private heardVoters(): MemberId[] {
-    return this.configuration.voters.filter((voter) => voter === this.self || this.isHeard(this.progress.get(voter)))
+    return [...this.quorum.voters].filter(this.isPresent)
   }
 
   private isHeard(progress: Progress | undefined): boolean {
     return progress !== undefined && this.nowMs - progress.heardMs <= 1.5 * this.electionTimeoutMs
   }
 
-  private quorum(): number {
-    return Math.floor(this.configuration.voters.length / 2) + 1
+  private isVoter(): boolean {
+    return this.quorum.voters.has(this.self)
   }
 
-  private others(): MemberId[] {
-    return [...this.configuration.voters, ...this.configuration.learners].filter((member) => member !== this.self)
+  /**
+   * §4.2.2: who is removed stands for election, without a vote of its own, until it knows that as committed: nobody else may
+   * have the entry, nor win against a log that does.
+   */
+  private mayCampaign(): boolean {
+    if (this.forgetful) return false
+    if (this.isVoter()) return true
+    const former = this.configurations[this.configurations.length - 2]?.configuration
+    if (!former || this.configurationIndex() <= this.commit) return false
+    return former.voters.includes(this.self) || former.outgoing?.includes(this.self) === true
   }
 
   private otherVoters(): MemberId[] {
-    return this.configuration.voters.filter((member) => member !== this.self)
+    return [...this.quorum.voters].filter((member) => member !== this.self)
   }
 
-  private isMember(member: MemberId): boolean {
-    return this.configuration.voters.includes(member) || this.configuration.learners.includes(member)
+  /** §3.4: there is one leader in a term at most. */
+  private mayLead(member: MemberId): boolean {
+    return this.leader === undefined || this.leader === member
+  }
+
+  private expectsReplyOf(member: MemberId): boolean {
+    return this.quorum.members.has(member) || this.progress.has(member) || member === this.leader
   }
 
   private send(to: MemberId, body: MessageBody): void {
@@ -1001,6 +1155,23 @@ export class RaftNode {
     return { ...body, from: this.self, to, term: this.term } as RaftMessage
   }
 }
+
+/**
+ * Handled whoever sends them: a member may hear from a leader or candidate before it hears of the configuration that
+ * names it (thesis §4.1). Answers come only from whom one may have asked.
+ */
+const REQUESTS: ReadonlySet<RaftMessage['type']> = new Set<RaftMessage['type']>([
+  'preVote',
+  'vote',
+  'append',
+  'heartbeat',
+  'snapshot',
+  'timeoutNow',
+  'readIndex',
+  'termQuery',
+])
+
+const LEADERS_OWN: ReadonlySet<RaftMessage['type']> = new Set<RaftMessage['type']>(['append', 'heartbeat', 'snapshot'])
 
 /** Context of the one read that a forgetful member makes for itself. */
 const MEMORY_READ = -1

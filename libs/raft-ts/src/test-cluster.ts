@@ -1,7 +1,9 @@
 import { RaftNode } from './raft-node.js'
 import type {
+  Configuration,
   HardState,
   LogEntry,
+  MemberChange,
   MemberId,
   RaftMessage,
   RaftOptions,
@@ -34,8 +36,17 @@ interface Member {
   up: boolean
   /** Its directory was lost, and it has not been repaired since. */
   forgetful: boolean
+  /** What it is started with where it finds nothing on its disk. */
+  configuration: Configuration
 }
 
+const emptyDisk = (): Member['disk'] => ({
+  hardState: { term: 0, votedFor: '', commit: 0 },
+  base: undefined,
+  entries: [],
+})
+/** So few that the loss of one member's memory is the loss of a majority. */
+const isSmall = (half: readonly MemberId[]) => half.length === 1 || half.length === 2
 const CHUNK_BYTES = 40
 /** What a snapshot at `index` holds here: something that shows a chunk in the wrong place. */
 const snapshotAt = (index: number) =>
@@ -45,12 +56,17 @@ const snapshotAt = (index: number) =>
  * Members in one process whose network and disks do as one random stream says. Checks Raft's invariants after each step.
  *
  * Faults that must be survived: messages lost, late, doubled, in any order, also across a restart; members cut off,
- * stalled, crashed with any prefix of their un-synced work done; one directory at a time lost and known to be lost, with
- * the messages of that life kept out (as drivers must). Not among them: a disk that forgets what it had synced.
+ * stalled, crashed with any prefix of their un-synced work done; members added, promoted, demoted and removed, one or more at
+ * a time, also while others are down; one directory at a time lost and known to be lost, with the messages of that life
+ * kept out (as drivers must), while each majority has at least two members. Not among them: a disk that forgets what it had
+ * synced.
  */
 export class TestCluster {
   readonly members = new Map<MemberId, Member>()
+  /** Who begins the cluster. */
   readonly names: MemberId[]
+  /** Who may join it later. */
+  private readonly spares: MemberId[]
   nowMs = 0
   private network: RaftMessage[] = []
   /** Committed entries by index, as first applied anywhere: index → term/seq. */
@@ -67,20 +83,28 @@ export class TestCluster {
     transfers: 0,
     lost: 0,
     repaired: 0,
+    changes: 0,
+    joint: 0,
   }
   cut = new Set<string>()
 
   constructor(
     private readonly random: () => number,
-    private readonly options: { size: number; bugs?: RaftPlantedBug[]; lossy?: number },
+    private readonly options: { size: number; spares?: number; bugs?: RaftPlantedBug[]; lossy?: number },
   ) {
     this.names = Array.from({ length: options.size }, (_, i) => String.fromCharCode(97 + i))
-    for (const name of this.names)
-      this.boot(name, { hardState: { term: 0, votedFor: '', commit: 0 }, base: undefined, entries: [] })
+    this.spares = Array.from({ length: options.spares ?? 0 }, (_, i) => `s${i}`)
+    for (const name of this.names) this.boot(name, emptyDisk(), { voters: this.names, learners: [] })
   }
 
   get status() {
-    return this.names.map((name) => (this.members.get(name) as Member).node.status())
+    return [...this.members.values()].map(({ node }) => node.status())
+  }
+
+  /** Those that the leader's configuration names. */
+  get present() {
+    const { voters, learners } = this.leader()?.node.status().configuration ?? { voters: [], learners: [] }
+    return [...voters, ...learners].map((name) => (this.members.get(name) as Member).node.status())
   }
 
   leader(): Member | undefined {
@@ -90,7 +114,7 @@ export class TestCluster {
 
   /** Some random thing that the world may do. */
   randomStep(faults: boolean): void {
-    const name = this.pick(this.names)
+    const name = this.pick([...this.members.keys()])
     const member = this.members.get(name) as Member
     // Mostly the network and the disks keep up with time; else there would never be a leader to disturb.
     const dice = this.random() * 1000
@@ -105,9 +129,10 @@ export class TestCluster {
     else if (dice < 930) this.read(name)
     else if (dice < 960) this.compact(member)
     else if (dice < 962) this.transfer()
+    else if (dice < 965) this.change()
     else if (!faults) this.advance(10)
-    else if (dice < 963) this.lose(name)
-    else if (dice < 965) this.crash(name)
+    else if (dice < 966) this.lose(name)
+    else if (dice < 968) this.crash(name)
     else if (dice < 985) this.bootOne()
     else if (dice < 988)
       this.cut = new Set([this.random() < 0.5 ? name : (this.leader()?.node.status().member ?? name)])
@@ -160,17 +185,49 @@ export class TestCluster {
   /** The directory is gone: the member comes back empty, knowing that. */
   private lose(name: MemberId): void {
     const all = [...this.members.values()]
-    if (this.names.length < 3 || all.some((m) => m.forgetful)) return
+    if (all.some((m) => m.forgetful)) return
+    // What is not committed may be gone with this very crash, and an older configuration be in force again.
+    if (all.some((m) => m.node.status().changePending)) return
+    const configurations = all.map((m) => m.node.status().configuration)
+    if (configurations.some(({ voters, outgoing }) => isSmall(voters) || (outgoing && isSmall(outgoing)))) return
     this.counters.lost++
     this.crash(name)
     this.network = this.network.filter((m) => m.from !== name)
     const member = this.members.get(name) as Member
     member.forgetful = true
-    member.disk = { hardState: { term: 0, votedFor: '', commit: 0 }, base: undefined, entries: [] }
+    member.disk = emptyDisk()
+    // The driver's duty: all who may be voters, as the others know it.
+    const voters = new Set(configurations.flatMap((each) => [...each.voters, ...(each.outgoing ?? [])]))
+    member.configuration = { voters: [...voters], learners: [] }
+  }
+
+  /** Changes one or some members; who joins is started. Not while one is forgetful: that is a member less already. */
+  private change(): void {
+    const leader = this.leader()
+    if (!leader || [...this.members.values()].some((m) => m.forgetful)) return
+    const { voters, learners } = leader.node.status().configuration
+    const count = this.random() < 0.6 ? 1 : 2 + Math.floor(this.random() * 2)
+    const changes = new Map<MemberId, MemberChange>()
+    for (let n = 0; n < count; n++) {
+      const member = this.pick([...this.names, ...this.spares])
+      const types: MemberChange['type'][] = voters.includes(member)
+        ? ['demote', 'remove']
+        : learners.includes(member)
+          ? ['promote', 'promote', 'remove']
+          : ['addLearner', 'addVoter', 'addVoter']
+      changes.set(member, { type: this.pick(types), member })
+    }
+    const result = leader.node.changeMembers([...changes.values()])
+    if (!result.accepted) return
+    this.counters.changes++
+    if (result.configuration.outgoing) this.counters.joint++
+    for (const name of changes.keys())
+      if (!this.members.has(name)) this.boot(name, emptyDisk(), { voters: [], learners: [] })
+    this.pump(leader)
   }
 
   private bootOne(): void {
-    const down = this.names.filter((name) => !this.members.get(name)?.up)
+    const down = [...this.members].filter(([, { up }]) => !up).map(([name]) => name)
     if (down.length === 0) return
     const name = this.pick(down)
     this.boot(name, (this.members.get(name) as Member).disk)
@@ -178,14 +235,15 @@ export class TestCluster {
 
   private transfer(): void {
     const leader = this.leader()
-    if (!leader?.node.transferLeadership(this.pick(this.names))) return
+    if (!leader?.node.transferLeadership(this.pick([...this.members.keys()]))) return
     this.counters.transfers++
     this.pump(leader)
   }
 
-  boot(name: MemberId, disk: Member['disk']): void {
+  boot(name: MemberId, disk: Member['disk'], first?: Configuration): void {
     const former = this.members.get(name)
     if (former?.up) return
+    const configuration = first ?? (former as Member).configuration
     const forgetful = former?.forgetful ?? false
     disk.entries.forEach((e, i) => {
       if (e.index !== (disk.base?.index ?? 0) + 1 + i)
@@ -195,7 +253,7 @@ export class TestCluster {
     })
     const options: RaftOptions = {
       member: name,
-      configuration: { voters: this.names, learners: [] },
+      configuration,
       random: this.random,
       nowMs: this.nowMs,
       heartbeatMs: 50,
@@ -213,6 +271,7 @@ export class TestCluster {
       received: [],
       up: true,
       forgetful,
+      configuration,
     })
   }
 

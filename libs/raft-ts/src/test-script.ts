@@ -1,6 +1,7 @@
+import { decodeConfiguration, describeConfiguration } from './configuration.js'
 import { describeMessage } from './describe.js'
 import { RaftNode } from './raft-node.js'
-import type { HardState, LogEntry, MemberId, RaftMessage, Ready, SnapshotMeta } from './types.js'
+import type { HardState, LogEntry, MemberChange, MemberId, RaftMessage, Ready, SnapshotMeta } from './types.js'
 
 const STEP_MS = 10
 const CHUNK_BYTES = 16
@@ -37,13 +38,16 @@ interface Member {
  *     slow NAME · fast NAME · sync NAME [all]   how its disk works; a sync by hand is of the oldest Ready
  *     cut NAME… · heal                their messages are lost while time runs
  *     crash NAME · restart NAME [forgetful]
+ *     join NAME…                      members that nobody knows yet, with an empty configuration
+ *     change NAME [addLearner|addVoter|promote|demote|remove MEMBER]…   all at once
  *     receive NAME {…}                a message made up here, as JSON; payloads and data as text
- *     status [NAME…] · log [NAME…] · network
+ *     status [NAME…] · log [NAME…] · configuration [NAME…] · meta NAME INDEX · network
  */
 export class ScriptCluster {
   private members = new Map<MemberId, Member>()
   private voters: MemberId[] = []
   private learners: MemberId[] = []
+  private joined: MemberId[] = []
   private network: RaftMessage[] = []
   private nowMs = 0
   private readonly cuts = new Set<MemberId>()
@@ -67,6 +71,7 @@ export class ScriptCluster {
       this.voters = split < 0 ? args : args.slice(0, split)
       this.learners = split < 0 ? [] : args.slice(split + 1)
       this.members = new Map()
+      this.joined = []
       this.network = []
       this.nowMs = 0
       for (const name of [...this.voters, ...this.learners]) this.start(name)
@@ -162,6 +167,35 @@ export class ScriptCluster {
       this.network = this.network.filter((m) => m.to !== name)
     },
     restart: ([name, how]) => this.start(name as string, how === 'forgetful'),
+    join: (names) => {
+      for (const name of names) {
+        this.joined.push(name)
+        this.start(name)
+      }
+    },
+    change: ([name, ...words]) => {
+      const changes: MemberChange[] = []
+      for (let i = 0; i < words.length; i += 2)
+        changes.push({ type: words[i] as MemberChange['type'], member: words[i + 1] as string })
+      const result = this.member(name).node.changeMembers(changes)
+      this.out.push(
+        result.accepted
+          ? `accepted at ${result.index} in term ${result.term}: ${describeConfiguration(result.configuration)}`
+          : `refused: ${result.reason}: ${result.text}`,
+      )
+      this.pumpAll()
+    },
+    configuration: (names) => {
+      for (const name of names.length > 0 ? names : this.members.keys()) {
+        const { configuration, configurationIndex, changePending } = this.member(name).node.status()
+        const pending = changePending ? ' (change pending)' : ''
+        this.out.push(`${name} since ${configurationIndex}: ${describeConfiguration(configuration)}${pending}`)
+      }
+    },
+    meta: ([name, index]) => {
+      const meta = this.member(name).node.metaAt(Number(index))
+      this.out.push(meta ? `${meta.index}/${meta.term} ${describeConfiguration(meta.configuration)}` : 'none')
+    },
     receive: ([name], line) => {
       const bytes = (key: string, value: unknown) =>
         BYTES.has(key) && typeof value === 'string' ? encoder.encode(value) : value
@@ -180,9 +214,7 @@ export class ScriptCluster {
           { length: lastIndex - firstIndex + 1 },
           (_, i) => node.entryAt(firstIndex + i) as LogEntry,
         )
-        const texts = entries.map(
-          (e) => `${e.index}/${e.term}${e.kind === 'command' ? `=${decoder.decode(e.payload)}` : ''}`,
-        )
+        const texts = entries.map((e) => `${e.index}/${e.term}${describeContent(e)}`)
         this.out.push(`${name} [${texts.join(' ')}] commit ${commit} state "${this.member(name).state}"`)
       }
     },
@@ -195,11 +227,12 @@ export class ScriptCluster {
   private start(name: MemberId, forgetful = false): void {
     const former = forgetful ? undefined : this.members.get(name)
     if (former?.up) throw new Error(`${name} is up`)
-    const position = [...this.voters, ...this.learners].indexOf(name)
+    const position = [...this.voters, ...this.learners, ...this.joined].indexOf(name)
+    const founder = !this.joined.includes(name)
     const hardState = former?.hardState ?? { term: 0, votedFor: '', commit: 0 }
     const node = new RaftNode({
       member: name,
-      configuration: { voters: this.voters, learners: this.learners },
+      configuration: founder ? { voters: this.voters, learners: this.learners } : { voters: [], learners: [] },
       // Election time-outs of 300, 400, 500 … ms.
       random: () => position / 3,
       nowMs: this.nowMs,
@@ -337,4 +370,9 @@ export class ScriptCluster {
       member.known = now
     }
   }
+}
+
+function describeContent({ kind, payload }: LogEntry): string {
+  if (kind === 'config') return `=(${describeConfiguration(decodeConfiguration(payload))})`
+  return kind === 'command' ? `=${decoder.decode(payload)}` : ''
 }

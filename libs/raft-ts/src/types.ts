@@ -7,7 +7,10 @@ export type LogIndex = number
 
 export const ENTRY_FORMAT_VERSION = 1
 
-/** What an entry is for. The core itself makes only `noop`; the others are the driver's. */
+/**
+ * What an entry is for. `noop` and `config` (payload: `decodeConfiguration`) are made by the core; the others are the
+ * driver's.
+ */
 export type EntryKind = 'noop' | 'command' | 'config' | 'clusterVersion'
 
 export interface LogEntry {
@@ -21,8 +24,8 @@ export interface LogEntry {
   payload: Uint8Array
 }
 
-/** What a driver proposes: an entry that has no place yet. */
-export type Proposal = Pick<LogEntry, 'kind' | 'clientId' | 'clientSeq' | 'payload'>
+/** What a driver proposes: an entry that has no place yet. Configurations are changed by `changeMembers` only. */
+export type Proposal = Pick<LogEntry, 'clientId' | 'clientSeq' | 'payload'> & { kind: Exclude<EntryKind, 'config'> }
 
 /** What must survive a crash besides entries (thesis fig. 3.1). */
 export interface HardState {
@@ -37,6 +40,19 @@ export interface HardState {
 export interface Configuration {
   voters: readonly MemberId[]
   learners: readonly MemberId[]
+  /** While it is joint (thesis §4.3): the voters before. Decisions need a majority of these and one of `voters`. */
+  outgoing?: readonly MemberId[]
+  /** Of `outgoing`: who becomes a learner when the old half is left. */
+  learnersNext?: readonly MemberId[]
+}
+
+/**
+ * `addVoter` and `addLearner`: one who is no member yet. `promote`: a learner becomes a voter; `demote`: the other way.
+ * `remove`: a voter or learner goes.
+ */
+export interface MemberChange {
+  type: 'addLearner' | 'addVoter' | 'promote' | 'demote' | 'remove'
+  member: MemberId
 }
 
 /** The last entry that a snapshot covers. */
@@ -116,6 +132,31 @@ export type ProposeResult =
   | { accepted: true; term: Term; firstIndex: LogIndex }
   | { accepted: false; reason: 'not-leader' | 'transferring' | 'overloaded'; leader: MemberId | undefined }
 
+export type ChangeResult =
+  /** In force from here on, done when that index is applied with that term (then, if it is joint, it is left by itself). */
+  | { accepted: true; term: Term; index: LogIndex; configuration: Configuration }
+  /** Nothing happened. `change-pending` and `no-commit-in-term` pass: ask again. */
+  | {
+      accepted: false
+      reason: 'not-leader' | 'transferring' | 'change-pending' | 'no-commit-in-term' | 'invalid'
+      text: string
+      leader: MemberId | undefined
+    }
+
+/** What a leader knows of a member that it sends the log to. */
+export interface FollowerStatus {
+  /** Durable there. */
+  match: LogIndex
+  next: LogIndex
+  state: 'probe' | 'replicate' | 'snapshot'
+  /** Appends on the way. */
+  inFlight: number
+  /** It has answered within the last one and a half election time-outs. */
+  heard: boolean
+  /** What the log held one election time-out ago, at most, is durable there (thesis §4.2.1): fit to become a voter. */
+  caughtUp: boolean
+}
+
 export interface RaftStatus {
   member: MemberId
   role: Role
@@ -126,11 +167,16 @@ export interface RaftStatus {
   lastIndex: LogIndex
   stableIndex: LogIndex
   firstIndex: LogIndex
+  /** In force: the one that was last appended, committed or not (thesis §4.1). */
   configuration: Configuration
+  /** Index of the entry that made it (or of the snapshot that brought it; 0: given at the start). */
+  configurationIndex: LogIndex
+  /** It is not committed here, or joint: no other change is taken. */
+  changePending: boolean
   /** Voters heard from within an election time-out (leader only; else the leader if it lives). */
   heard: MemberId[]
-  /** By follower (leader only). */
-  progress: Record<MemberId, { match: LogIndex; next: LogIndex; state: string; inFlight: number }>
+  /** By follower (leader only), learners included; one that was removed until it has been told. */
+  progress: Record<MemberId, FollowerStatus>
   /** May it vote? False while it makes up for a lost memory. */
   mayVote: boolean
   counters: Record<
@@ -140,11 +186,26 @@ export interface RaftStatus {
 }
 
 /** Deliberate bugs, for the tests of the checkers; refused without `allowPlantedBugs`. */
-export type RaftPlantedBug = 'ack-before-sync' | 'skip-pre-vote' | 'stale-read'
+export type RaftPlantedBug =
+  | 'ack-before-sync'
+  | 'skip-pre-vote'
+  | 'stale-read'
+  /** ReadIndex answered before an entry of the leader's own term has committed (thesis §6.4). */
+  | 'read-before-term-commit'
+  /** Configuration changed before such a commit (the error in the single-server change of the thesis' first print). */
+  | 'config-before-term-commit'
+  /** A vote does not outlast a restart. */
+  | 'forget-vote'
+  /** The log's: a damaged record in the middle is taken for a torn tail. */
+  | 'damage-as-torn'
 
 export interface RaftOptions {
   member: MemberId
-  /** Used when nothing was recovered; later the log and snapshots say. */
+  /**
+   * The first one of a cluster, used where nothing was recovered; later the log and snapshots say. The same for all who
+   * begin it. A member that joins one gets `{ voters: [], learners: [] }` and hears from the leader who takes part: till
+   * then it never stands for election.
+   */
   configuration: Configuration
   /** In [0, 1): spreads election time-outs. */
   random: () => number
