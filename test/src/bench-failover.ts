@@ -1,5 +1,5 @@
 /** `npm run bench -- failover [--kills N] [--quiet-minutes M]`: gap in writes after kill -9 of the leading master; elections without cause. */
-import { ClusterUnderTest, eventually } from './cluster-under-test.js'
+import { ClusterUnderTest, eventually, type MasterStatus } from './cluster-under-test.js'
 import { describeMachine, median } from './bench-report.js'
 import { HttpsClient } from './https-client.js'
 import { longestGapMs, WriteLoad } from './write-load.js'
@@ -13,6 +13,8 @@ export async function benchFailover(options: { kills: number; quietMinutes: numb
   try {
     await cluster.must(['create', 'namespace', 'load'])
     const gaps: number[] = []
+    /** Those of kills during which no member's disk stalled. */
+    const calmGaps: number[] = []
     let acknowledged = 0
     let missing = 0
     for (let kill = 1; kill <= options.kills; kill++) {
@@ -41,15 +43,17 @@ export async function benchFailover(options: { kills: number; quietMinutes: numb
       await load.stop()
       const gap = longestGapMs(load.acknowledged, killedMs, killedMs + OBSERVE_MS - 500)
       gaps.push(gap)
+      const stalls = slowSyncs((await cluster.status()).masters, leader.name) - slowSyncs(before.masters, leader.name)
+      if (stalls === 0) calmGaps.push(gap)
       acknowledged += load.acknowledged.length
       await cluster.capstan(['machine', 'start', leader.name])
       missing += await countMissing(cluster, load)
       console.log(
-        `kill ${String(kill).padStart(2)}: ${leader.name}, gap in writes ${gap.toFixed(0)} ms, ${load.acknowledged.length} acknowledged, ${load.failed} not`,
+        `kill ${String(kill).padStart(2)}: ${leader.name}, gap in writes ${gap.toFixed(0)} ms, ${load.acknowledged.length} acknowledged, ${load.failed} not, ${stalls} syncs over 200 ms`,
       )
     }
     console.log(
-      `gap in writes over ${gaps.length} kills: median ${median(gaps).toFixed(0)} ms, worst ${Math.max(...gaps).toFixed(0)} ms`,
+      `gap in writes over ${gaps.length} kills: median ${median(gaps).toFixed(0)} ms, worst ${Math.max(...gaps).toFixed(0)} ms; worst of the ${calmGaps.length} kills without a stalled disk ${Math.max(...calmGaps).toFixed(0)} ms`,
     )
     console.log(`acknowledged ${acknowledged}, missing afterwards ${missing} (each read through every master)`)
     if (options.quietMinutes > 0) await quiet(cluster, options.quietMinutes)
@@ -58,6 +62,9 @@ export async function benchFailover(options: { kills: number; quietMinutes: numb
     await cluster.down()
   }
 }
+
+const slowSyncs = (masters: readonly MasterStatus[], killed: string): number =>
+  masters.filter((m) => m.name !== killed).reduce((sum, m) => sum + m.slowSyncs, 0)
 
 /** Reads every acknowledged object back through every master. */
 async function countMissing(cluster: ClusterUnderTest, load: WriteLoad): Promise<number> {

@@ -18,6 +18,7 @@ export interface MasterStatus {
   commitIndex: number
   pid: number
   url: string
+  slowSyncs: number
 }
 
 export interface NodeStatus {

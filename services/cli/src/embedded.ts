@@ -54,6 +54,7 @@ export interface MasterState {
   role: 'leader' | 'follower' | 'down'
   term: number
   commitIndex: number
+  slowSyncs: number
 }
 
 export interface NodeState {
@@ -190,6 +191,7 @@ export class EmbeddedCluster {
           role: status === undefined ? 'down' : status.role === 'leader' ? 'leader' : 'follower',
           term: status?.term ?? 0,
           commitIndex: status?.commitIndex ?? 0,
+          slowSyncs: status?.counters['slowSyncs'] ?? 0,
         }
       }),
     )

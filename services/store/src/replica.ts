@@ -33,6 +33,8 @@ const READ_RETRY_MS = 400
 const READ_WAIT_MS_MAX = 3000
 const READS_MAX = 10_000
 const SNAPSHOT_IDLE_MS = 30_000
+/** A disk that takes longer is what to look at when writes stall. */
+const SLOW_SYNC_MS = 200
 const LOG_DIR = 'raft'
 
 export interface ReplicaHooks {
@@ -101,7 +103,7 @@ export class Replica {
     readonly mvcc: Mvcc,
     private readonly raftLog: RaftLog,
     private readonly raft: RaftNode,
-    private readonly sync: { longestMs: number; count: number },
+    private readonly sync: { longestMs: number; count: number; slow: number },
   ) {
     this.checkpointedMs = world.clock.monotonicMs()
     this.state = raft.status()
@@ -145,10 +147,11 @@ export class Replica {
         `the cluster is at version ${mvcc.clusterVersion}; this program knows ${CLUSTER_VERSION_MAX}`,
       )
     const configuration: Configuration = { voters: [...options.members], learners: [] }
-    const sync = { longestMs: 0, count: 0 }
+    const sync = { longestMs: 0, count: 0, slow: 0 }
     const { log: raftLog, recovered } = await openLog(world, options, mvcc, configuration, identity, (durationMs) => {
       sync.longestMs = Math.max(sync.longestMs, durationMs)
       sync.count++
+      if (durationMs > SLOW_SYNC_MS) sync.slow++
     })
     if (!recovered.empty && !identity.logBegun) {
       identity = { ...identity, logBegun: true }
@@ -215,6 +218,7 @@ export class Replica {
       ...this.counters,
       syncs: this.sync.count,
       syncLongestMs: Math.round(this.sync.longestMs),
+      slowSyncs: this.sync.slow,
     }
   }
 
