@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import type { Log } from '@capstan/actor'
 import type { ApiClient } from '@capstan/client'
 import { silentLog } from '@capstan/real'
-import { adminRequest } from './admin-request.js'
+import { AdminClient } from './admin-client.js'
 import { UserError } from './console.js'
 import { EmbeddedCluster, type MasterState, type NodeState } from './embedded.js'
 import { readLayout, writeLayout } from './layout-file.js'
@@ -72,7 +72,9 @@ export class Cluster {
     const scratch = data === undefined && https ? await mkdtemp(join(tmpdir(), 'capstan-')) : undefined
     const directory = data ?? scratch
     const places = directory === undefined ? undefined : new Places(directory)
+    const admin = places && https && new AdminClient(places)
     const cleanUp = () => {
+      admin?.close()
       if (scratch !== undefined) rmSync(scratch, { recursive: true, force: true })
     }
     let embedded: EmbeddedCluster | undefined
@@ -97,12 +99,8 @@ export class Cluster {
         directory: places && data !== undefined ? (machine) => places.machine(machine) : undefined,
         isNew: () => isNew || (data !== undefined && places !== undefined && existsSync(places.newCluster)),
         ...(secrets ? { secrets } : {}),
-        ...(places && https
-          ? {
-              https: {
-                check: async (b) => (await adminRequest(places, { ...b, path: '/readyz' }, 1000))?.status === 200,
-              },
-            }
+        ...(admin
+          ? { https: { check: async (b) => (await admin.request({ ...b, path: '/readyz' }, 1000))?.status === 200 } }
           : {}),
         log,
       })
@@ -110,7 +108,7 @@ export class Cluster {
       await awaitReady(embedded)
       isNew = false
       if (places) rmSync(places.newCluster, { force: true })
-      return new Cluster(embedded, places && https ? readFileSync(places.kubeconfig, 'utf8') : undefined, cleanUp)
+      return new Cluster(embedded, admin && places ? readFileSync(places.kubeconfig, 'utf8') : undefined, cleanUp)
     } catch (error) {
       await embedded?.stop()
       cleanUp()

@@ -4,7 +4,7 @@
  */
 import { existsSync, mkdirSync } from 'node:fs'
 import { realLog } from '@capstan/real'
-import { adminRequest } from './admin-request.js'
+import { AdminClient } from './admin-client.js'
 import { EmbeddedCluster } from './embedded.js'
 import { writeEmbeddedStatus } from './embedded-status.js'
 import { existingLayout } from './layout-file.js'
@@ -20,6 +20,7 @@ const log = realLog({ name: 'embedded' })
 const secrets = readSecrets(places)
 mkdirSync(places.run, { recursive: true })
 
+const admin = new AdminClient(places)
 const cluster = new EmbeddedCluster({
   layout,
   clusterId: secrets.clusterId,
@@ -27,7 +28,7 @@ const cluster = new EmbeddedCluster({
   isNew: () => existsSync(places.newCluster),
   secrets,
   https: {
-    check: async (backend) => (await adminRequest(places, { ...backend, path: '/readyz' }, 1000))?.status === 200,
+    check: async (backend) => (await admin.request({ ...backend, path: '/readyz' }, 1000))?.status === 200,
   },
   hostServices: true,
   log,

@@ -5,7 +5,7 @@
 import { BusApiClient } from '@capstan/client'
 import { NftablesRules, startKubeProxy, UserspaceRules } from '@capstan/kube-proxy'
 import { realLog } from '@capstan/real'
-import { adminRequest } from './admin-request.js'
+import { AdminClient } from './admin-client.js'
 import { Balancer } from './balancer.js'
 import { existingLayout } from './layout-file.js'
 import { Places } from './layout.js'
@@ -16,10 +16,11 @@ const places = new Places(data)
 const layout = existingLayout(places)
 const log = realLog({ name: 'gateway' })
 
+const admin = new AdminClient(places)
 const balancer = new Balancer({
   listen: [...new Set(['127.0.0.1', layout.hostAddress])].map((host) => ({ host, port: layout.port })),
   backends: layout.masters.map((m) => ({ host: '127.0.0.1', port: m.apiPort })),
-  check: async ({ host, port }) => (await adminRequest(places, { host, port, path: '/readyz' }, 1000))?.status === 200,
+  check: async (backend) => (await admin.request({ ...backend, path: '/readyz' }, 1000))?.status === 200,
 })
 await balancer.start()
 

@@ -2,7 +2,7 @@ import { Caller } from '@capstan/actor'
 import { type StoreStatusReply, Subjects } from '@capstan/protocol'
 import { silentLog } from '@capstan/real'
 import pc from 'picocolors'
-import { adminRequest } from './admin-request.js'
+import { AdminClient } from './admin-client.js'
 import { readEmbeddedStatus } from './embedded-status.js'
 import { existingLayout } from './layout-file.js'
 import { type ClusterLayout, type MasterLayout, Places } from './layout.js'
@@ -16,6 +16,8 @@ export interface MasterStatus {
   commitIndex: number
   pid: number | null
   url: string
+  /** Syncs of the store's log that took over 200 ms, since it was started. */
+  slowSyncs: number
 }
 
 export interface NodeStatus {
@@ -35,10 +37,11 @@ export interface ClusterStatus {
 const ANSWER_MS = 1500
 
 export async function clusterStatus(layout: ClusterLayout, places: Places): Promise<ClusterStatus> {
+  const admin = new AdminClient(places)
   const [masters, ready] = await Promise.all([
-    layout.bus === 'memory' ? embeddedMasters(layout, places) : masterStatuses(layout, places),
-    readyNodes(layout, places),
-  ])
+    layout.bus === 'memory' ? embeddedMasters(layout, places, admin) : masterStatuses(layout, places),
+    readyNodes(layout, admin),
+  ]).finally(() => admin.close())
   const nodePid = (name: string) => machinePid(places, layout.bus === 'memory' ? 'embedded' : name) ?? null
   return {
     masters,
@@ -80,6 +83,7 @@ async function masterStatuses(layout: ClusterLayout, places: Places): Promise<Ma
       commitIndex: status?.commitIndex ?? 0,
       pid,
       url: `https://127.0.0.1:${master.apiPort}`,
+      slowSyncs: status?.counters['slowSyncs'] ?? 0,
     }
   }
   const masters = await Promise.all(layout.masters.map(statusOf))
@@ -89,12 +93,12 @@ async function masterStatuses(layout: ClusterLayout, places: Places): Promise<Ma
 }
 
 /** Nobody outside its process hears the in-process bus: that process says who leads, and each API server answers itself. */
-async function embeddedMasters(layout: ClusterLayout, places: Places): Promise<MasterStatus[]> {
+async function embeddedMasters(layout: ClusterLayout, places: Places, admin: AdminClient): Promise<MasterStatus[]> {
   const pid = machinePid(places, 'embedded') ?? null
   const told = pid === null ? [] : readEmbeddedStatus(places)
   return Promise.all(
     layout.masters.map(async ({ name, apiPort }) => {
-      const answer = await adminRequest(places, { host: '127.0.0.1', port: apiPort, path: '/readyz' }, ANSWER_MS)
+      const answer = await admin.request({ host: '127.0.0.1', port: apiPort, path: '/readyz' }, ANSWER_MS)
       const state = answer && told.find((one) => one.name === name)
       return {
         name,
@@ -103,14 +107,15 @@ async function embeddedMasters(layout: ClusterLayout, places: Places): Promise<M
         commitIndex: state?.commitIndex ?? 0,
         pid,
         url: `https://127.0.0.1:${apiPort}`,
+        slowSyncs: state?.slowSyncs ?? 0,
       }
     }),
   )
 }
 
 /** Names of the Ready nodes as the API states them; undefined: no API server answers. */
-async function readyNodes(layout: ClusterLayout, places: Places): Promise<Set<string> | undefined> {
-  const answer = await adminRequest(places, { host: '127.0.0.1', port: layout.port, path: '/api/v1/nodes' })
+async function readyNodes(layout: ClusterLayout, admin: AdminClient): Promise<Set<string> | undefined> {
+  const answer = await admin.request({ host: '127.0.0.1', port: layout.port, path: '/api/v1/nodes' })
   if (answer?.status !== 200) return undefined
   const { items } = JSON.parse(answer.body) as {
     items: { metadata: { name: string }; status?: { conditions?: { type: string; status: string }[] } }[]
@@ -123,14 +128,17 @@ async function readyNodes(layout: ClusterLayout, places: Places): Promise<Set<st
 }
 
 /** Is every node Ready and every API server in order? With a line for people on what is still awaited. */
-export async function clusterReady(layout: ClusterLayout, places: Places): Promise<{ ready: boolean; text: string }> {
+export async function clusterReady(
+  layout: ClusterLayout,
+  admin: AdminClient,
+): Promise<{ ready: boolean; text: string }> {
   const answers = await Promise.all(
-    layout.masters.map((m) => adminRequest(places, { host: '127.0.0.1', port: m.apiPort, path: '/readyz' }, 500)),
+    layout.masters.map((m) => admin.request({ host: '127.0.0.1', port: m.apiPort, path: '/readyz' }, 500)),
   )
   const masters = answers.filter((answer) => answer?.status === 200).length
   if (masters < layout.masters.length)
     return { ready: false, text: `${masters} of ${layout.masters.length} masters are ready` }
-  const nodes = await readyNodes(layout, places)
+  const nodes = await readyNodes(layout, admin)
   const count = layout.nodes.filter((n) => nodes?.has(n.name)).length
   return {
     ready: nodes !== undefined && count === layout.nodes.length,

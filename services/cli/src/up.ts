@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, rmSync, statfsSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
+import { AdminClient } from './admin-client.js'
 import { Progress, UserError } from './console.js'
 import { provideImages } from './images.js'
 import { existingLayout, readLayout, writeLayout } from './layout-file.js'
@@ -198,19 +199,20 @@ async function checkPorts(layout: ClusterLayout): Promise<void> {
 
 async function awaitReady(layout: ClusterLayout, places: Places, progress: Progress): Promise<void> {
   let told = ''
+  const admin = new AdminClient(places)
   const ready = await waitFor(
     async () => {
       for (const name of processNamesOf(layout))
         if (machinePid(places, name) === undefined)
           throw new UserError(`${name} ended while starting; see ${places.log(name)}`)
-      const state = await clusterReady(layout, places)
+      const state = await clusterReady(layout, admin)
       if (state.text !== told) progress.step(state.text)
       told = state.text
       return state.ready
     },
     READY_TIMEOUT_MS,
     50,
-  )
+  ).finally(() => admin.close())
   if (!ready) throw new UserError(`not ready after ${READY_TIMEOUT_MS / 1000} s (${told}); logs are in ${places.logs}`)
 }
 
