@@ -50,10 +50,10 @@ const PARKED_RETRY_MS = 100
 /** A request is refused so long before its deadline, so that the asker still hears that it did not happen. */
 const DEADLINE_MARGIN_MS = 50
 const REPLY_BYTES_MAX = 32 * 1024 * 1024
-const LEASES_ENDED_AT_ONCE = 64
-const LEASE_CHECKPOINT_PERIOD_MS = 60_000
-/** Shorter leases simply start anew with a new leader. */
-const LEASE_CHECKPOINT_TTL_SECONDS = 120
+const LEASES_ENDED_AT_ONCE = 256
+const LEASE_CHECKPOINT_PERIOD_MS = 1000
+/** Leases in one entry of renewals or checkpoints. */
+const LEASES_IN_ENTRY_MAX = 1000
 const SWEEP_KEYS = 500
 const SWEEP_PAUSE_MS = 5
 const COMPACTION_PERIOD_MS = 10_000
@@ -78,7 +78,7 @@ interface Parked {
 export class StoreMember implements Behaviour<StoreMessage> {
   private readonly log: Log
   private readonly subjects: Subjects
-  private readonly lessor = new Lessor()
+  private readonly lessor: Lessor
   private readonly stops: (() => void)[] = []
   private readonly parked = new Set<Parked>()
   /** Requests handed to another member, by who it was. */
@@ -91,6 +91,11 @@ export class StoreMember implements Behaviour<StoreMessage> {
   private tickedMs = 0
   private leaseTickMs = 0
   private leaseCheckpointMs = 0
+  /** Somebody led at that time, as far as was known here. */
+  private ledMs = 0
+  private endingLeases = false
+  private unasked: { id: number; deadlineMs: number }[] = []
+  private readonly renewals: { id: number; answer(): void; reject(error: Error): void }[] = []
   private compactedMs = 0
   private spaceMs = Number.NEGATIVE_INFINITY
   private noSpace = false
@@ -109,6 +114,7 @@ export class StoreMember implements Behaviour<StoreMessage> {
   ) {
     this.log = world.log.child({ store: options.member })
     this.subjects = new Subjects(options.cluster)
+    this.lessor = new Lessor({ resetOnElection: options.bugs?.includes('lease-reset-on-election') ?? false })
   }
 
   // -------------------------------------------------------------------------------------------------------- lifecycle
@@ -132,8 +138,12 @@ export class StoreMember implements Behaviour<StoreMessage> {
       failed: (error) => self.tell({ type: 'failed', error }),
       leadershipChanged: () => this.leadershipChanged(),
       applied: (command, result) => this.applied(command, result),
-      installed: () => this.hub.reset(),
+      installed: () => {
+        this.lessor.load(world.clock.monotonicMs(), this.replica.mvcc.leases())
+        this.hub.reset()
+      },
     })
+    this.lessor.load(world.clock.monotonicMs(), this.replica.mvcc.leases())
     const bugs = options.bugs ?? []
     this.hub = new WatchHub(this.replica.mvcc, world.clock, {
       loseLast: bugs.includes('watch-last-lost') ? world.random.fork('watch-last-lost') : undefined,
@@ -142,6 +152,7 @@ export class StoreMember implements Behaviour<StoreMessage> {
     })
     this.caller = new Caller({ clock: world.clock, bus: world.bus, log: this.log }, { name: `store-${options.member}` })
     this.tickedMs = world.clock.monotonicMs()
+    this.ledMs = this.tickedMs
     this.server = serve(
       { clock: world.clock, bus: world.bus, log: this.log },
       { pattern: this.subjects.storeServed(options.member), handle: (call) => this.take(call) },
@@ -199,8 +210,10 @@ export class StoreMember implements Behaviour<StoreMessage> {
     const now = this.world.clock.monotonicMs()
     const gapMs = now - this.tickedMs
     this.tickedMs = now
+    if (this.options.bugs?.includes('paused-leader-revokes')) this.revokeUnasked(now)
     // In a pause of our own nobody could renew a lease.
     if (gapMs > 500) this.lessor.extendAll(gapMs)
+    if (this.replica.leader !== undefined) this.ledMs = now
     this.replica.tick(now)
     for (const parked of Array.from(this.parked)) this.retry(parked, now, false)
     if (this.replica.role === 'leader') this.leaderTick(now)
@@ -230,7 +243,8 @@ export class StoreMember implements Behaviour<StoreMessage> {
       this.leaseCheckpointMs = now
       this.compactedMs = now
       this.history.length = 0
-      if (leads) this.lessor.lead(now, replica.mvcc.leases())
+      // The former leader was silent for a while before it was missed.
+      if (leads) this.lessor.lead(now, now - this.ledMs + 2 * this.electionTimeoutMs())
       else this.lessor.follow()
       this.log.info({ role: replica.role, term: replica.term, leader: replica.leader }, leads ? 'leads' : 'follows')
       this.beat()
@@ -249,7 +263,7 @@ export class StoreMember implements Behaviour<StoreMessage> {
     if (command.type === 'leaseGrant') this.lessor.granted(now, command.id, command.ttlSeconds)
     else if (command.type === 'leaseRevoke') this.lessor.revoked(command.id)
     else if (command.type === 'leaseCheckpoint')
-      for (const { id, seconds } of command.remaining) this.lessor.checkpointApplied(id, seconds)
+      for (const { id, seconds } of command.remaining) this.lessor.checkpointed(now, id, seconds)
     else if (command.type === 'compact') this.sweepSoon()
   }
 
@@ -272,12 +286,11 @@ export class StoreMember implements Behaviour<StoreMessage> {
   private leaderTick(now: number): void {
     if (now - this.leaseTickMs >= 250) {
       this.leaseTickMs = now
-      for (const id of this.lessor.takeEnded(now, LEASES_ENDED_AT_ONCE))
-        this.replica.propose({ type: 'leaseRevoke', id, expired: true }).catch(() => this.lessor.retry(id))
+      void this.endLeases(now)
     }
     if (now - this.leaseCheckpointMs >= LEASE_CHECKPOINT_PERIOD_MS) {
       this.leaseCheckpointMs = now
-      const remaining = this.lessor.checkpoint(now, LEASE_CHECKPOINT_TTL_SECONDS, 1000)
+      const remaining = this.lessor.checkpoint(now, LEASES_IN_ENTRY_MAX)
       if (remaining.length > 0) this.background({ type: 'leaseCheckpoint', remaining }, 'leases not checkpointed')
     }
     const periodMs = this.compactionPeriodMs()
@@ -287,6 +300,50 @@ export class StoreMember implements Behaviour<StoreMessage> {
       if (revision > this.replica.mvcc.compactRevision)
         this.background({ type: 'compact', revision }, 'history not compacted')
     }
+  }
+
+  /**
+   * Revokes leases whose time is over. A leader that was paused, or deposed without knowing, must not: so it makes sure
+   * first that it leads, and that all which was acknowledged by then (renewals, by another leader perhaps) is applied here.
+   * Should it be deposed after that: no entry that it proposes in its term comes behind one of a later term.
+   */
+  private async endLeases(nowMs: number): Promise<void> {
+    const ended = this.lessor.ended(nowMs, LEASES_ENDED_AT_ONCE)
+    if (ended.length === 0 || this.endingLeases) return
+    this.endingLeases = true
+    try {
+      await this.replica.barrier()
+    } catch (error) {
+      this.log.debug({ err: error }, 'leases are not ended now')
+      return
+    } finally {
+      this.endingLeases = false
+    }
+    const now = this.world.clock.monotonicMs()
+    if (this.replica.role !== 'leader' || this.stopping) return
+    for (const id of ended)
+      if (this.lessor.ending(now, id))
+        this.replica.propose({ type: 'leaseRevoke', id, expired: true }).catch(() => this.lessor.retry(id))
+  }
+
+  /**
+   * The planted bug `paused-leader-revokes`: what a leader saw coming before it was paused, it has revoked when it wakes,
+   * by whoever leads by then. (etcd 3.5 did so: its lessor asked nobody, and proposals of a follower are forwarded.)
+   */
+  private revokeUnasked(now: number): void {
+    const { replica, lessor } = this
+    for (const { id, deadlineMs } of this.unasked) {
+      if (deadlineMs > now) continue
+      const leader = replica.role === 'leader' ? undefined : replica.leader
+      const subject = this.subjects.store(leader ?? this.options.member, this.world.bus.identity, 'leaseRevoke')
+      this.caller.call(subject, { id }, { timeoutMs: 2000 }).catch(() => undefined)
+    }
+    this.unasked =
+      replica.role === 'leader'
+        ? lessor
+            .ended(now + 10_000, 1000)
+            .map((id) => ({ id, deadlineMs: now + (lessor.remainingSeconds(now, id) ?? 0) * 1000 }))
+        : []
   }
 
   private compactionPeriodMs(): number {
@@ -518,7 +575,7 @@ export class StoreMember implements Behaviour<StoreMessage> {
     const bytesMax = this.options.requestBytesMax ?? 1536 * 1024
     if (bytes > bytesMax) throw notApplied('TOO_LARGE', `a request of ${bytes} bytes; at most ${bytesMax}`)
     // What frees space must get through.
-    if (this.noSpace && command.type !== 'compact' && command.type !== 'leaseRevoke')
+    if (this.noSpace && !FREES_SPACE.includes(command.type))
       throw notApplied('NO_SPACE', `the disk of ${this.options.member} is full`)
     const result = await this.replica.propose(command)
     if (result.type === 'failed') throw StoreError.fromMvcc(result.error)
@@ -590,14 +647,43 @@ export class StoreMember implements Behaviour<StoreMessage> {
     sendBackup(this.world.clock, stream, header, mvcc.engine.snapshot())
   }
 
-  private async keepAlive(id: number): Promise<unknown> {
-    // First make sure that nobody else leads: a deposed leader's word would be worth nothing.
-    await this.replica.barrier()
-    const outcome = this.lessor.renew(this.world.clock.monotonicMs(), id)
-    if (outcome === 'gone') throw notApplied('LEASE_NOT_FOUND', `no lease ${id}`)
-    if (outcome === 'reset') await this.propose({ type: 'leaseCheckpoint', remaining: [{ id, seconds: 0 }] })
-    if (this.replica.role !== 'leader') throw notApplied('NO_LEADER', 'leadership was lost during the renewal')
-    return { header: this.header(), id, ttlSeconds: this.replica.mvcc.lease(id)?.ttlSeconds ?? 0 }
+  /** An entry for all renewals of one turn: only what is in the log is known to every later leader. */
+  private keepAlive(id: number): Promise<unknown> {
+    if (!this.lessor.renewing(this.world.clock.monotonicMs(), id))
+      // It may be that another leader granted it, and this one does not know yet.
+      return this.replica.barrier().then(() => {
+        if (this.lessor.renewing(this.world.clock.monotonicMs(), id)) return this.renew(id)
+        throw notApplied('LEASE_NOT_FOUND', `no lease ${id}`)
+      })
+    return this.renew(id)
+  }
+
+  private renew(id: number): Promise<unknown> {
+    return new Promise((resolve, reject) => {
+      const answer = () => {
+        const lease = this.replica.mvcc.lease(id)
+        if (lease) resolve({ header: this.header(), id, ttlSeconds: lease.ttlSeconds })
+        else reject(notApplied('LEASE_NOT_FOUND', `no lease ${id}`))
+      }
+      this.renewals.push({ id, answer, reject })
+      if (this.renewals.length === 1) this.world.clock.defer(() => this.proposeRenewals())
+    })
+  }
+
+  private proposeRenewals(): void {
+    const renewals = this.renewals.splice(0)
+    for (let at = 0; at < renewals.length; at += LEASES_IN_ENTRY_MAX) {
+      const some = renewals.slice(at, at + LEASES_IN_ENTRY_MAX)
+      const remaining = [...new Set(some.map(({ id }) => id))].map((id) => ({ id, seconds: 0 }))
+      this.propose({ type: 'leaseCheckpoint', remaining }).then(
+        () => {
+          for (const { answer } of some) answer()
+        },
+        (error: Error) => {
+          for (const { reject } of some) reject(error)
+        },
+      )
+    }
   }
 
   private drawLeaseId(): number {
@@ -605,10 +691,11 @@ export class StoreMember implements Behaviour<StoreMessage> {
   }
 
   private leaseTtlSecondsMin(): number {
-    return (
-      this.options.leaseTtlSecondsMin ??
-      Math.ceil(((this.options.electionTimeoutMs ?? ELECTION_TIMEOUT_MS) * 1.5) / 1000)
-    )
+    return this.options.leaseTtlSecondsMin ?? Math.ceil((this.electionTimeoutMs() * 1.5) / 1000)
+  }
+
+  private electionTimeoutMs(): number {
+    return this.options.electionTimeoutMs ?? ELECTION_TIMEOUT_MS
   }
 
   private header(): StoreHeader {
@@ -672,6 +759,8 @@ export class StoreMember implements Behaviour<StoreMessage> {
   }
 }
 
+/** Taken also when there is no space: what frees some, and what keeps alive what is there. */
+const FREES_SPACE: readonly string[] = ['compact', 'leaseRevoke', 'leaseCheckpoint']
 const BACKUPS_MAX = 4
 const CALLS_WAITING_MAX = 8192
 /** Codes of "did not happen" after which another member, or the same one later, may be asked. */
