@@ -1,0 +1,1 @@
+export { type EtcdDoor, type EtcdDoorOptions, openEtcdDoor } from './door.js'
