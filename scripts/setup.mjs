@@ -44,6 +44,7 @@ async function bundlePrograms() {
       'run-gateway': join(dist, 'run-gateway.js'),
       'run-embedded': join(dist, 'run-embedded.js'),
       store: join(root, 'services/store/dist/main.js'),
+      etcd: join(root, 'services/etcd/dist/main.js'),
     },
     outdir,
     bundle: true,

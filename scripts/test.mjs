@@ -22,9 +22,10 @@ run(process.execPath, [join(root, 'scripts/check-rooms.mjs')])
 run(join(root, 'node_modules/.bin/oxlint'), ['--quiet', ...rooms])
 if (rooms.length === 0) {
   // What the tests of the real thing need on a fresh machine; without root or Debian those tests say that they are left out.
-  const { provideHost } = await import('../services/cli/dist/packages.js')
+  const { provideEtcd, provideHost } = await import('../services/cli/dist/packages.js')
   const say = (text) => console.error(`capstan: ${text}`)
   for (const lack of (await provideHost({ bus: true, containers: true }, say)).lacks) say(lack)
+  for (const lack of (await provideEtcd(say)).lacks) say(lack)
 }
 const files = (rooms.length > 0 ? rooms : ['libs', 'services', 'chaos', 'test']).flatMap(testFiles)
 run(

@@ -20,6 +20,7 @@ import { LmdbStateEngine, MemoryBroker, MemoryDisk, RealClock, RealRandom, Threa
 import { type SchedulerHandle, startScheduler } from '@capstan/scheduler'
 import { type StoreHandle, startStore } from '@capstan/store'
 import { Balancer, type Backend } from './balancer.js'
+import { openMasterEtcd } from './etcd-face.js'
 import type { ClusterLayout, MasterLayout, NodeLayout } from './layout.js'
 import { MachineClock } from './machine-clock.js'
 import { within } from './patience.js'
@@ -243,6 +244,11 @@ export class EmbeddedCluster {
     await store
     if (!https) return
     if (!secrets) throw new Error('HTTPS needs certificates')
+    const etcdLog = this.options.log.child({ name, component: 'etcd' })
+    const etcd = await openMasterEtcd(layout, master, secrets, etcdLog, () =>
+      this.world(machine, name, { component: 'etcd', name }),
+    )
+    if (etcd) machine.closers.push(() => etcd.close())
     const { ca, server } = secrets
     for (const host of new Set(['127.0.0.1', layout.hostAddress]))
       machine.listeners.push(

@@ -9,6 +9,8 @@ export interface MasterLayout {
   apiPort: number
   natsPort: number
   natsRoutePort: number
+  /** Port of its etcd face, on loopback and on the bridge. Missing in layouts of older versions. */
+  etcdPort?: number
 }
 
 export interface NodeLayout {
@@ -83,6 +85,7 @@ export function layOut(options: LayoutOptions): ClusterLayout {
       apiPort: port + 1 + i,
       natsPort: port + 101 + i,
       natsRoutePort: port + 201 + i,
+      etcdPort: port + 301 + i,
     })),
     nodes: Array.from({ length: options.nodes }, (_, i) => ({
       name: `node-${i}`,
@@ -112,6 +115,14 @@ export class Places {
   }
   get pki() {
     return join(this.data, 'pki')
+  }
+  /** What a client of the etcd faces needs. */
+  get etcdClient() {
+    return {
+      ca: join(this.pki, 'etcd-ca.crt'),
+      cert: join(this.pki, 'etcd-client.crt'),
+      key: join(this.pki, 'etcd-client.key'),
+    }
   }
   get credentials() {
     return join(this.data, 'credentials')

@@ -62,6 +62,12 @@ const ETCD: Need[] = [
     debianPackage: 'etcd-server',
     why: 'the store that ours is measured against',
   },
+  {
+    what: 'etcdctl',
+    present: () => hasCommand('etcdctl'),
+    debianPackage: 'etcd-client',
+    why: "a client of etcd's that nobody here wrote",
+  },
 ]
 
 export interface HostAbilities {
@@ -93,7 +99,7 @@ export async function provideHost(
   return { bus, containers, lacks }
 }
 
-/** etcd for benchmarks: its program alone, no service of it is started. What is still missing stands in `lacks`. */
+/** etcd and its client for tests and benchmarks: the programs alone, no service is started. What is still missing stands in `lacks`. */
 export async function provideEtcd(say: (text: string) => void): Promise<{ lacks: string[] }> {
   // Debian's maintainer scripts start no service that this program forbids (101). One that the host has is heeded as well.
   const mine = isRoot() && !existsSync(SERVICE_POLICY) && ETCD.some((need) => !need.present())

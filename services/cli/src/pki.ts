@@ -25,6 +25,8 @@ export interface Secrets {
   ca: CertificateAndKey
   server: CertificateAndKey
   serviceAccount: { publicKey: string; privateKey: string }
+  /** Of the etcd faces. Missing where a cluster of an older version still runs. */
+  etcd?: { ca: string; server: CertificateAndKey }
   /** Told to every store member: tells clusters of one name apart. */
   clusterId: string
 }
@@ -66,7 +68,30 @@ export async function ensurePki(layout: ClusterLayout, places: Places): Promise<
     places.kubeconfig,
     kubeconfig({ cluster: layout.cluster, server: url, ca: ca.cert, user: 'kubernetes-admin', client: admin }),
   )
+  await ensureEtcdPki(layout, places, validity)
   await ensureCredentials(layout, places)
+}
+
+/**
+ * An authority of its own: whoever speaks to the store as etcd reads and writes everything, so a certificate that makes
+ * somebody a user of the API must not open this door too (promise A2).
+ */
+async function ensureEtcdPki(
+  layout: ClusterLayout,
+  places: Places,
+  validity: (days: number) => { notBeforeMs: number; notAfterMs: number },
+): Promise<void> {
+  const ca = await pair(places, 'etcd-ca', () => makeCa('capstan-etcd', validity(CA_DAYS)))
+  const server = await makeServerCertificate(ca, {
+    ...validity(LEAF_DAYS),
+    commonName: 'capstan-etcd',
+    dnsNames: ['localhost', ...layout.masters.map((m) => m.name)],
+    ipAddresses: [...new Set(['127.0.0.1', layout.hostAddress])],
+  })
+  writePair(places, 'etcd-server', server)
+  await pair(places, 'etcd-client', () =>
+    makeClientCertificate(ca, { ...validity(LEAF_DAYS), user: 'capstan-etcd-client', groups: [] }),
+  )
 }
 
 /** One creds file for each identity of the layout, signed by the cluster's own authority. */
@@ -77,7 +102,7 @@ async function ensureCredentials(layout: ClusterLayout, places: Places): Promise
     : await makeBusAuthority()
   const identities: Identity[] = [
     ...layout.masters.flatMap(({ name }) =>
-      (['store', 'apiserver', 'scheduler', 'controller-manager', 'machine'] as const).map((component) => ({
+      (['store', 'apiserver', 'scheduler', 'controller-manager', 'etcd', 'machine'] as const).map((component) => ({
         component,
         name,
       })),
@@ -104,6 +129,14 @@ export function readSecrets(places: Places): Secrets {
     ca: { cert: text('ca.crt'), key: text('ca.key') },
     server: { cert: text('apiserver.crt'), key: text('apiserver.key') },
     serviceAccount: { publicKey: text('service-account.pub'), privateKey: text('service-account.key') },
+    ...(existsSync(file(places, 'etcd-server.crt'))
+      ? {
+          etcd: {
+            ca: text('etcd-ca.crt'),
+            server: { cert: text('etcd-server.crt'), key: text('etcd-server.key') },
+          },
+        }
+      : {}),
     clusterId: text('cluster-id'),
   }
 }

@@ -13,6 +13,7 @@ import { identityToken } from '@capstan/protocol'
 import { realLog } from '@capstan/real'
 import { startScheduler } from '@capstan/scheduler'
 import { SupervisedChild } from './child.js'
+import { openMasterEtcd } from './etcd-face.js'
 import { existingLayout } from './layout-file.js'
 import { type ClusterLayout, type MasterLayout, Places } from './layout.js'
 import { readBusAuthority, readSecrets } from './pki.js'
@@ -42,7 +43,7 @@ async function runMaster(cluster: ClusterLayout, master: MasterLayout): Promise<
   // Its own server comes first: who connects to another one dies a little with that machine.
   await waitFor(() => accepts(cluster.hostAddress, master.natsPort), OWN_BUS_TIMEOUT_MS, 20)
 
-  const world = (component: 'apiserver' | 'scheduler' | 'controller-manager') =>
+  const world = (component: 'apiserver' | 'scheduler' | 'controller-manager' | 'etcd') =>
     realWorld(
       cluster,
       places,
@@ -74,6 +75,8 @@ async function runMaster(cluster: ClusterLayout, master: MasterLayout): Promise<
   const hosts = [...new Set(['127.0.0.1', cluster.hostAddress])]
   const listeners = await Promise.all(hosts.map((host) => listenHttps(api, { ...https, host })))
 
+  const etcd = await openMasterEtcd(cluster, master, secrets, log.child({ component: 'etcd' }), () => world('etcd'))
+
   const client = (w: typeof apiWorld) => new BusApiClient(w, { cluster: cluster.cluster, machine: master.name })
   const scheduler = startScheduler(schedulerWorld, { client: client(schedulerWorld), identity: master.name })
   const manager = await startControllerManager(managerWorld, {
@@ -87,7 +90,10 @@ async function runMaster(cluster: ClusterLayout, master: MasterLayout): Promise<
     log.info({ signal }, 'stopping')
     // Those that lead hand over first; then the door closes; then the store says goodbye over a bus that still lives.
     await within(STOP_TIMEOUT_MS, Promise.all([scheduler.stop(), manager.stop()]))
-    await within(STOP_TIMEOUT_MS, Promise.all([api.stop(), ...listeners.map((listener) => listener.close())]))
+    await within(
+      STOP_TIMEOUT_MS,
+      Promise.all([api.stop(), etcd?.close(), ...listeners.map((listener) => listener.close())]),
+    )
     await store.stop(STOP_TIMEOUT_MS)
     await within(STOP_TIMEOUT_MS, Promise.all([apiWorld, schedulerWorld, managerWorld].map((w) => w.bus.close())))
     await busServer.stop(STOP_TIMEOUT_MS)

@@ -4,6 +4,7 @@ import { silentLog } from '@capstan/real'
 import pc from 'picocolors'
 import { AdminClient } from './admin-client.js'
 import { readEmbeddedStatus } from './embedded-status.js'
+import { etcdUrls } from './etcd-face.js'
 import { existingLayout } from './layout-file.js'
 import { type ClusterLayout, type MasterLayout, Places } from './layout.js'
 import { machinePid } from './machines.js'
@@ -32,6 +33,8 @@ export interface ClusterStatus {
   nodes: NodeStatus[]
   bus: string
   kubeconfig: string
+  /** The store as etcd; null: the cluster was laid out by a version that had no such face. */
+  etcd: { endpoints: string[]; ca: string; cert: string; key: string } | null
 }
 
 const ANSWER_MS = 1500
@@ -53,7 +56,13 @@ export async function clusterStatus(layout: ClusterLayout, places: Places): Prom
     })),
     bus: layout.bus,
     kubeconfig: places.kubeconfig,
+    etcd: etcdStatus(layout, places),
   }
+}
+
+function etcdStatus(layout: ClusterLayout, places: Places): ClusterStatus['etcd'] {
+  const endpoints = Object.values(etcdUrls(layout)).flat()
+  return endpoints.length === 0 ? null : { endpoints, ...places.etcdClient }
 }
 
 /** Every master's store is asked itself, over the bus: what one member thinks of another is not its state. */
@@ -170,4 +179,6 @@ export async function printStatus(data: string, format: 'text' | 'json'): Promis
         .trimEnd()}\n`,
     )
   process.stdout.write(pc.dim(`bus: ${status.bus}   kubeconfig: ${status.kubeconfig}\n`))
+  if (status.etcd)
+    process.stdout.write(pc.dim(`etcd: ${status.etcd.endpoints.join(',')}   certificate: ${status.etcd.cert}\n`))
 }

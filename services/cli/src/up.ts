@@ -186,7 +186,8 @@ async function freeSlot(): Promise<number> {
 
 async function checkPorts(layout: ClusterLayout): Promise<void> {
   const bus = layout.bus === 'nats' ? layout.masters.flatMap((m) => [m.natsPort, m.natsRoutePort]) : []
-  const ports = [layout.port, ...layout.masters.map((m) => m.apiPort), ...bus]
+  const etcd = layout.masters.flatMap((m) => m.etcdPort ?? [])
+  const ports = [layout.port, ...layout.masters.map((m) => m.apiPort), ...bus, ...etcd]
   for (const port of ports) {
     const problem = await new Promise<string | undefined>((resolve) => {
       const probe = createServer()
