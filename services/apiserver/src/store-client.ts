@@ -1,6 +1,7 @@
 import { setMaxListeners } from 'node:events'
 import { CallError, Caller, type InStream, sleep, type StreamHandlers, type World } from '@capstan/actor'
 import {
+  decodeToken,
   type LeaseGrantReply,
   type LeaseKeepAliveReply,
   type RangeReply,
@@ -35,6 +36,7 @@ const WATCH_OPEN_MS = 2000
 /** The store remembers the answers of so many of one session's outstanding transactions; half of it is a safe distance. */
 const TXNS_MAX = 256
 const DEFAULT_TIMEOUT_MS = 10_000
+const MEMBERS_MAX = 64
 /** Events share leases: one for all that come within so long, up to so many. */
 const LEASE_SHARED_SECONDS = 60
 const LEASE_SHARED_MAX = 1000
@@ -51,6 +53,9 @@ export class StoreClient {
   private seq = 0
   private txns = 0
   private index: { next: Promise<number> | undefined; busy: boolean } = { next: undefined, busy: false }
+  /** Asked in this order: those given at the start, the nearest first, then those that came later, by name. */
+  private members: readonly string[]
+  private readonly stopHearing: () => void
   private lease: { id: Promise<number>; ttlSeconds: number; untilMs: number; uses: number } | undefined
 
   constructor(
@@ -58,11 +63,13 @@ export class StoreClient {
     private readonly options: { cluster: string; instance: string; members: readonly string[] },
   ) {
     if (options.members.length === 0) throw new RangeError('no store members given')
+    this.members = options.members
     this.caller = new Caller(world, { name: 'store' })
     // Every call that pauses listens on it.
     setMaxListeners(0, this.closing.signal)
     this.subjects = new Subjects(options.cluster)
     this.random = world.random.fork(`store-client/${options.instance}`)
+    this.stopHearing = this.hearNewMembers()
     // A new life is a new client: its seqs start anew.
     this.clientId = `apiserver/${options.instance}/${Buffer.from(this.random.bytes(8)).toString('hex')}`
   }
@@ -171,6 +178,7 @@ export class StoreClient {
 
   close(): void {
     this.closing.abort()
+    this.stopHearing()
     this.caller.close()
   }
 
@@ -201,18 +209,35 @@ export class StoreClient {
         this.leave(member)
       }
       // Each member once without waiting, then with growing pauses.
-      const rounds = Math.floor(attempt / this.options.members.length)
+      const rounds = Math.floor(attempt / this.members.length)
       const longest = Math.min(RETRY_DELAY_MS * 2 ** Math.min(rounds, 8), RETRY_DELAY_MS_MAX)
       const delayMs = longest * (0.5 + this.random.next() / 2)
       await sleep(clock, Math.min(delayMs, Math.max(0, deadline - clock.monotonicMs())), this.closing.signal)
     }
   }
 
+  /** Members come and go while the store serves. One that left is only an attempt too many. */
+  private hearNewMembers(): () => void {
+    const { bus, log } = this.world
+    const subscription = bus.subscribe(this.subjects.beats('store'), ({ subject }) => {
+      try {
+        const member = decodeToken(subject.slice(subject.lastIndexOf('.') + 1))
+        if (this.members.includes(member) || this.members.length >= MEMBERS_MAX) return
+        const later = [...this.members.slice(this.options.members.length), member].sort()
+        this.members = [...this.options.members, ...later]
+        log.info({ member }, 'hears of a new member of the store')
+      } catch (error) {
+        log.debug({ err: error, subject }, 'a beat of nobody')
+      }
+    })
+    return () => subscription.unsubscribe()
+  }
+
   private member(): string {
     // The first one is the nearest: tried again after a while.
-    if (this.at % this.options.members.length !== 0 && this.world.clock.monotonicMs() - this.leftMs > BACK_TO_FIRST_MS)
+    if (this.at % this.members.length !== 0 && this.world.clock.monotonicMs() - this.leftMs > BACK_TO_FIRST_MS)
       this.at = 0
-    return this.options.members[this.at % this.options.members.length] as string
+    return this.members[this.at % this.members.length] as string
   }
   private leave(member: string): void {
     if (this.member() !== member) return

@@ -14,6 +14,10 @@ export interface MemberIdentity {
   origin: 'new' | 'existing'
   /** False: it forgot what it knew, and does not vote before the leader has repaired it. */
   mayVote: boolean
+  /** It came to a cluster that runs: who takes part stands in the log that it is sent, not in its options. */
+  joined: boolean
+  /** Some configuration has named it. */
+  named: boolean
   /** A log was begun here: should there be none, it was lost. */
   logBegun: boolean
   /** Incarnations of the other members as last heard. */
@@ -28,7 +32,7 @@ export async function loadIdentity(
   disk: Disk,
   random: Random,
   expected: { clusterId: string; member: string },
-  emptyDirectory: 'new' | 'existing',
+  emptyDirectory: 'new' | 'existing' | 'join',
 ): Promise<MemberIdentity> {
   const bytes = await disk.read(FILE)
   if (!bytes) {
@@ -36,8 +40,10 @@ export async function loadIdentity(
     const identity: MemberIdentity = {
       ...expected,
       incarnation,
-      origin: emptyDirectory,
+      origin: emptyDirectory === 'new' ? 'new' : 'existing',
       mayVote: emptyDirectory === 'new',
+      joined: emptyDirectory === 'join',
+      named: emptyDirectory !== 'join',
       logBegun: false,
       peers: {},
     }
@@ -63,6 +69,8 @@ export async function loadIdentity(
     incarnation: String(found.incarnation),
     origin: found.origin === 'new' ? 'new' : 'existing',
     mayVote: found.mayVote === true,
+    joined: found.joined === true,
+    named: found.named !== false,
     // Directories made before there was this note have none: it is made when their log is found.
     logBegun: found.logBegun === true,
     peers: { ...found.peers },

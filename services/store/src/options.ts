@@ -40,15 +40,19 @@ export interface StoreOptions {
   clusterId: string
   /** This member's name, also its name on the bus (`store~<member>`). */
   member: string
-  /** Names of all voting members, this one among them. The same list on every member. */
+  /**
+   * Names of the members that make the cluster: the same list on each of them. Later the log says who takes part, whatever
+   * stands here. A member that is not named here joins.
+   */
   members: readonly string[]
   /** The machine that it runs on, for its beats. Default: the member's name. */
   machine?: string
   /**
    * What to do with an empty directory. `new`: the cluster is being made, everybody starts empty. `existing` (default):
-   * this member forgot what it knew: it does not vote until the leader has repaired it (DESIGN §5).
+   * this member forgot what it knew: it does not vote until the leader has repaired it (DESIGN §5). `join`: the cluster
+   * runs without it; it waits until a `memberAdd` names it. Safe under any name: it is taken for one that forgot, too.
    */
-  emptyDirectory?: 'new' | 'existing'
+  emptyDirectory?: 'new' | 'existing' | 'join'
   /** Opens the state engine. Default: checkpoints as one file on `world.disk` (for simulation and tests). */
   openEngine?: (disk: Disk) => StateEngine | Promise<StateEngine>
 

@@ -2,7 +2,9 @@ import { decode, encode, type Log } from '@capstan/actor'
 import { type Command, type CommandResult, type Entry, Mvcc, SnapshotDamaged, SnapshotReceiver } from '@capstan/mvcc'
 import {
   type Configuration,
+  decodeConfiguration,
   type LogEntry,
+  type MemberChange,
   type Proposal,
   RaftLog,
   type RaftMessage,
@@ -48,6 +50,18 @@ export interface ReplicaHooks {
   applied(command: Command, result: CommandResult): void
   /** The whole state was replaced by a snapshot. */
   installed(): void
+  /** This member takes part no more. */
+  removed(error: StoreError): void
+}
+
+/** From a leader to one that asks for votes and is a member no more. Travels between raft's messages; not one of them. */
+interface RemovedNotice {
+  type: 'removed'
+  from: string
+  to: string
+  term: number
+  /** Of the configuration that does not name it. */
+  index: number
 }
 
 interface Pending {
@@ -89,6 +103,9 @@ export class Replica {
   private readonly strangers = new Set<string>()
   private savingIdentity: Promise<void> = Promise.resolve()
   private notingLog = false
+  private wasRemoved = false
+  /** Since when no configuration names this member and no leader is heard. */
+  private unnamedSinceMs: number | undefined
   /** Payload bytes of the entries that the log holds, by batches as they were applied. */
   private readonly logSizes: { index: number; bytes: number }[] = []
   /** As of the last pump. */
@@ -116,11 +133,12 @@ export class Replica {
   /** @throws StoreError, LogDamaged, SnapshotDamaged, DiskError */
   static async open(world: StoreWorld, options: StoreOptions, log: Log, hooks: ReplicaHooks): Promise<Replica> {
     const { clusterId, member } = options
+    const { emptyDirectory = 'existing' } = options
     const identity = await loadIdentity(
       world.disk,
       world.random,
       { clusterId, member },
-      options.emptyDirectory ?? 'existing',
+      options.members.includes(member) ? emptyDirectory : 'join',
     )
     const engine = await (options.openEngine?.(world.disk) ?? CheckpointFileEngine.open(world.disk))
     try {
@@ -146,7 +164,7 @@ export class Replica {
         'not-applied',
         `the cluster is at version ${mvcc.clusterVersion}; this program knows ${CLUSTER_VERSION_MAX}`,
       )
-    const configuration: Configuration = { voters: [...options.members], learners: [] }
+    const configuration: Configuration = { voters: identity.joined ? [] : [...options.members], learners: [] }
     const sync = { longestMs: 0, count: 0, slow: 0 }
     const { log: raftLog, recovered } = await openLog(world, options, mvcc, configuration, identity, (durationMs) => {
       sync.longestMs = Math.max(sync.longestMs, durationMs)
@@ -180,9 +198,9 @@ export class Replica {
   }
 
   get role(): 'leader' | 'follower' | 'candidate' | 'learner' {
-    const { role, mayVote } = this.state
+    const { role, mayVote, configuration } = this.state
     if (role === 'leader') return 'leader'
-    if (!mayVote) return 'learner'
+    if (!mayVote || !configuration.voters.includes(this.options.member)) return 'learner'
     return role === 'follower' ? 'follower' : 'candidate'
   }
   get leader(): string | undefined {
@@ -227,16 +245,60 @@ export class Replica {
   receive(frame: RaftFrame): void {
     if (!this.knows(frame)) return
     for (const message of frame.messages) {
-      const { from, to } = (message ?? {}) as Partial<RaftMessage>
+      const { from, to, type } = (message ?? {}) as Partial<RaftMessage> | RemovedNotice
       // The frame's sender is vouched for by the bus; what it says in its messages must agree.
       if (from !== frame.from || to !== this.options.member)
         this.log.warn(
           { from: frame.from, message: { from, to } },
           'refused a raft message: not from its sender or not for me',
         )
-      else this.raft.step(message as RaftMessage)
+      else if (type === 'removed') this.heedRemoval(message as RemovedNotice)
+      else {
+        if (type === 'preVote' || type === 'vote') this.tellRemoved(frame.from)
+        this.raft.step(message as RaftMessage)
+      }
     }
     this.pumpSoon()
+  }
+
+  /** One that was out of reach when it was removed asks for votes that nobody gives: it is told why. */
+  private tellRemoved(to: string): void {
+    const { role, changePending, configuration, configurationIndex, term } = this.state
+    if (role !== 'leader' || changePending || isNamed(configuration, to)) return
+    const notice: RemovedNotice = { type: 'removed', from: this.options.member, to, term, index: configurationIndex }
+    this.link.send(to, [notice])
+  }
+
+  private heedRemoval({ from, index }: RemovedNotice): void {
+    const { configuration, configurationIndex } = this.state
+    if (isNamed(configuration, from) && Number.isSafeInteger(index) && index > configurationIndex) this.removed()
+  }
+
+  /**
+   * Named by no configuration and heard from by no leader for a while: a member that still catches up may see in the log
+   * that it was removed once, before it came back.
+   */
+  private lookForRemoval(nowMs: number): void {
+    const { configuration, changePending, leader } = this.state
+    const out = configuration.voters.length > 0 && !changePending && !isNamed(configuration, this.options.member)
+    if (!out || leader !== undefined || !this.identity.named) this.unnamedSinceMs = undefined
+    else {
+      this.unnamedSinceMs ??= nowMs
+      if (nowMs - this.unnamedSinceMs > 3 * (this.options.electionTimeoutMs ?? ELECTION_TIMEOUT_MS)) this.removed()
+    }
+  }
+
+  private removed(): void {
+    if (this.wasRemoved) return
+    this.wasRemoved = true
+    const { member } = this.options
+    this.hooks.removed(
+      notApplied(
+        'STOPPED',
+        `${member} was removed from the cluster: it serves nothing any more. Its directory may be deleted; to have it back, ` +
+          'add it as a member and start it with an empty directory, to join',
+      ),
+    )
   }
 
   /** A member that comes back empty and says that it is new would vote against what it acknowledged before. */
@@ -294,6 +356,7 @@ export class Replica {
         this.outgoing.delete(to)
       }
     this.checkpointIfDue(nowMs)
+    this.lookForRemoval(nowMs)
     this.pump()
   }
 
@@ -314,6 +377,27 @@ export class Replica {
         payload: encode(plain),
       }
       this.proposals.push({ proposal, resolve, reject })
+      this.pumpSoon()
+    })
+  }
+
+  /**
+   * Changes who takes part, as leader; resolves when that is committed and applied here.
+   * @throws StoreError MEMBER_EXISTS, MEMBER_NOT_FOUND, LEARNER_NOT_READY, UNHEALTHY, MEMBERS_BUSY, NO_LEADER (not-applied);
+   *   LEADER_CHANGED (maybe-applied).
+   */
+  changeMembers(change: MemberChange): Promise<CommandResult> {
+    const refusal = memberChangeRefusal(this.raft.status(), change)
+    if (refusal) return Promise.reject(refusal)
+    const result = this.raft.changeMembers([change])
+    if (!result.accepted) {
+      const codes = { 'not-leader': 'NO_LEADER', transferring: 'NO_LEADER', invalid: 'BAD_REQUEST' } as const
+      const code = result.reason in codes ? codes[result.reason as keyof typeof codes] : 'MEMBERS_BUSY'
+      return Promise.reject(notApplied(code, result.text))
+    }
+    this.log.info({ change, configuration: result.configuration }, 'members change')
+    return new Promise((resolve, reject) => {
+      this.pending.set(result.index, { term: result.term, resolve, reject })
       this.pumpSoon()
     })
   }
@@ -503,7 +587,9 @@ export class Replica {
     this.logSizes.push({ index: last.index, bytes: batch.reduce((sum, { payload }) => sum + payload.length, 0) })
     if (fresh.length > 0) {
       const entries = fresh.map((entry): Entry => ({ index: entry.index, command: commandOf(entry) }))
-      const results = this.mvcc.applyBatch(entries, [['raft', encode([last.index, last.term])]])
+      const extra: [string, Uint8Array][] = [['raft', encode([last.index, last.term])]]
+      for (const { kind, payload } of fresh) if (kind === 'config') extra.push(['members', payload])
+      const results = this.mvcc.applyBatch(entries, extra)
       fresh.forEach((entry, at) => {
         const result = results[at] as CommandResult
         this.hooks.applied((entries[at] as Entry).command, result)
@@ -544,19 +630,29 @@ export class Replica {
         () => {}, // The log's failure restarts the member.
       )
     }
+    if (!this.identity.named && isNamed(this.state.configuration, this.options.member)) {
+      this.identity = { ...this.identity, named: true }
+      this.saveIdentity()
+    }
     if (role === this.known.role && leader === this.known.leader && term === this.known.term) return
     const ledBefore = this.known.role === 'leader' && (role !== 'leader' || term !== this.known.term)
     this.known = { role, leader, term }
     if (ledBefore)
-      this.failAll(maybeApplied('LEADER_CHANGED', 'leadership was lost before it was committed; it may have happened'))
+      this.failAll(
+        maybeApplied('LEADER_CHANGED', 'leadership was lost before it was committed; it may have happened'),
+        // What is committed is answered when it is applied: it may only wait for the own disk.
+        this.state.commit,
+      )
     this.hooks.leadershipChanged()
     this.pumpSoon()
   }
 
-  private failAll(error: StoreError): void {
-    const waiting = [...this.pending.values()]
-    this.pending.clear()
-    for (const { reject } of waiting) reject(error)
+  private failAll(error: StoreError, above = 0): void {
+    for (const [index, { reject }] of this.pending) {
+      if (index <= above) continue
+      this.pending.delete(index)
+      reject(error)
+    }
     for (const { reject } of this.proposals.splice(0)) reject(notApplied('NO_LEADER', error.message))
   }
 
@@ -756,11 +852,44 @@ async function openLog(
   const termInLog =
     appliedIndex === base.index ? base.term : recovered.entries.find((entry) => entry.index === appliedIndex)?.term
   if (termInLog === term) return { log, recovered }
-  const snapshot: SnapshotMeta = { index, term, configuration: base.configuration }
+  const members = mvcc.extra('members')
+  const snapshot: SnapshotMeta = {
+    index,
+    term,
+    configuration: members ? decodeConfiguration(members) : base.configuration,
+  }
   const hardState = { ...recovered.hardState, term: Math.max(recovered.hardState.term, term), commit: index }
   if (hardState.term > recovered.hardState.term) hardState.votedFor = ''
   await log.append({ hardState, entries: [], snapshot })
   return { log, recovered: { ...recovered, hardState, snapshot, entries: [] } }
+}
+
+function isNamed({ voters, learners, outgoing = [] }: Configuration, member: string): boolean {
+  return voters.includes(member) || learners.includes(member) || outgoing.includes(member)
+}
+
+/** What raft would do and an operator would regret. Undefined: nothing speaks against it. */
+function memberChangeRefusal(status: RaftStatus, { type, member }: MemberChange): StoreError | undefined {
+  const { configuration, heard, progress } = status
+  const { voters, learners } = configuration
+  if (type === 'addLearner' || type === 'addVoter') {
+    if (isNamed(configuration, member)) return notApplied('MEMBER_EXISTS', `${member} is a member already`)
+  } else if (!isNamed(configuration, member)) return notApplied('MEMBER_NOT_FOUND', `there is no member ${member}`)
+  if (type === 'promote') {
+    const { heard: isHeard = false, caughtUp = false } = progress[member] ?? {}
+    if (!learners.includes(member)) return notApplied('BAD_REQUEST', `${member} is no learner`)
+    if (!isHeard) return notApplied('LEARNER_NOT_READY', `${member} is not heard from: is it running?`)
+    if (!caughtUp) return notApplied('LEARNER_NOT_READY', `${member} has not caught up yet`)
+  }
+  const after = new Set(voters)
+  if (type === 'remove') after.delete(member)
+  if (type === 'addVoter' || type === 'promote') after.add(member)
+  // The one that is added is not known to be well; one that is promoted is.
+  const well = [...after].filter((name) => heard.includes(name) || (type === 'promote' && name === member)).length
+  const majority = Math.floor(after.size / 2) + 1
+  if (after.size > 0 && type !== 'addLearner' && well < majority)
+    return notApplied('UNHEALTHY', `${well} of then ${after.size} voters are heard from; ${majority} are needed`)
+  return undefined
 }
 
 function commandOf(entry: LogEntry): Command {

@@ -11,6 +11,9 @@ export const LEADER_VERBS: readonly StoreVerb[] = [
   'leaseTimeToLive',
   'compact',
   'moveLeader',
+  'memberAdd',
+  'memberPromote',
+  'memberRemove',
 ]
 
 /** Bodies come off the wire: their shape is checked here (that of transactions and ranges in mvcc). */
@@ -29,6 +32,14 @@ export function wholeNumber(body: Record<string, unknown>, name: string, least: 
 
 export function optionalWholeNumber(body: Record<string, unknown>, name: string, least: number): number {
   return body[name] === undefined || body[name] === null ? 0 : wholeNumber(body, name, least)
+}
+
+/** Names are tokens of subjects, file names and labels: kept short and plain. */
+export function memberName(body: Record<string, unknown>): string {
+  const { member } = body
+  if (typeof member !== 'string' || !/^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$/.test(member))
+    throw bad('member must be a name of at most 63 letters, digits, dots, dashes and underscores')
+  return member
 }
 
 export interface SessionId {

@@ -11,7 +11,8 @@ const MAILBOX_MAX = 65_536
  * @throws StoreError if the directory is not this member's; LogDamaged, SnapshotDamaged if it is damaged.
  */
 export async function startStore(world: StoreWorld, options: StoreOptions): Promise<StoreHandle> {
-  if (!options.members.includes(options.member)) throw new RangeError(`members do not name ${options.member}`)
+  if (options.emptyDirectory === 'new' && !options.members.includes(options.member))
+    throw new RangeError(`members do not name ${options.member}, so it cannot make the cluster: let it join`)
   const boot = Buffer.from(world.random.bytes(8)).toString('hex')
   let member: StoreMember | undefined
   let serving: () => void = () => {}

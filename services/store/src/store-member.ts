@@ -16,12 +16,13 @@ import {
   type Beat,
   BEAT_PERIOD_MS,
   type MemberInfo,
+  type MembersReply,
   type StoreHeader,
   type StoreStatusReply,
   type StoreVerb,
   Subjects,
 } from '@capstan/protocol'
-import { LogDamaged } from 'raft-ts'
+import { LogDamaged, type MemberChange } from 'raft-ts'
 import { type BackupHeader, sendBackup } from './backup.js'
 import { Lessor } from './lessor.js'
 import { ELECTION_TIMEOUT_MS, HEARTBEAT_MS, type StoreOptions, type StoreWorld } from './options.js'
@@ -32,6 +33,7 @@ import {
   bytesOf,
   LEADER_VERBS,
   objectBody,
+  memberName,
   optionalWholeNumber,
   rangeOf,
   txnOf,
@@ -141,6 +143,11 @@ export class StoreMember implements Behaviour<StoreMessage> {
       installed: () => {
         this.lessor.load(world.clock.monotonicMs(), this.replica.mvcc.leases())
         this.hub.reset()
+      },
+      removed: (error) => {
+        this.log.error({ err: error }, 'removed')
+        // Whoever asked for it is to have the answer.
+        world.clock.setTimer(REMOVED_LINGER_MS, () => this.report.refused(error))
       },
     })
     this.lessor.load(world.clock.monotonicMs(), this.replica.mvcc.leases())
@@ -555,6 +562,12 @@ export class StoreMember implements Behaviour<StoreMessage> {
       case 'members':
         if (body.serializable !== true) await this.barrier()
         return { header: this.header(), members: this.members() }
+      case 'memberAdd':
+        return this.changeMembers(body.learner === false ? 'addVoter' : 'addLearner', memberName(body))
+      case 'memberPromote':
+        return this.changeMembers('promote', memberName(body))
+      case 'memberRemove':
+        return this.changeMembers('remove', memberName(body))
       case 'backup':
         if (body.linearizable === true) await this.barrier()
         return this.openBackup(call)
@@ -621,6 +634,11 @@ export class StoreMember implements Behaviour<StoreMessage> {
       ...learners.map((name) => ({ name, learner: true })),
     ]
     return all.sort((a, b) => (a.name < b.name ? -1 : 1))
+  }
+
+  private async changeMembers(type: MemberChange['type'], member: string): Promise<MembersReply> {
+    await this.replica.changeMembers({ type, member })
+    return { header: this.header(), members: this.members() }
   }
 
   private openBackup(call: IncomingCall): void {
@@ -761,6 +779,7 @@ export class StoreMember implements Behaviour<StoreMessage> {
 
 /** Taken also when there is no space: what frees some, and what keeps alive what is there. */
 const FREES_SPACE: readonly string[] = ['compact', 'leaseRevoke', 'leaseCheckpoint']
+const REMOVED_LINGER_MS = 200
 const BACKUPS_MAX = 4
 const CALLS_WAITING_MAX = 8192
 /** Codes of "did not happen" after which another member, or the same one later, may be asked. */

@@ -77,6 +77,12 @@ export class SimCluster {
     this.boot(member, more)
   }
 
+  /** Crashes it, and its disk is empty then. */
+  wipe(member: string): void {
+    this.crash(member)
+    this.simulation.machine(member).disk.wipe('/')
+  }
+
   finish<T>(work: Promise<T>, what = 'an answer', withinMs = 30_000): Promise<T> {
     return this.simulation.finish(work, this.simulation.nowMs + withinMs, what)
   }
