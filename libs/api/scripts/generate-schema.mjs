@@ -23,7 +23,7 @@ const ROOTS = [
     'ReplicationController',
     'Binding',
   ].map((k) => `io.k8s.api.core.v1.${k}`),
-  ...['Deployment', 'ReplicaSet'].map((k) => `io.k8s.api.apps.v1.${k}`),
+  ...['Deployment', 'ReplicaSet', 'StatefulSet', 'ControllerRevision'].map((k) => `io.k8s.api.apps.v1.${k}`),
   'io.k8s.api.discovery.v1.EndpointSlice',
   'io.k8s.api.coordination.v1.Lease',
   'io.k8s.api.autoscaling.v1.Scale',

@@ -47,6 +47,8 @@ describe('the registry', () => {
         'replicationcontrollers (rc)',
         'replicasets (rs)',
         'deployments (deploy)',
+        'statefulsets (sts)',
+        'controllerrevisions',
         'endpointslices',
         'leases',
       ],

@@ -88,7 +88,10 @@ function asAdded(document: unknown, operation: Operation): Operation {
   const at = operation.path.lastIndexOf('/')
   if (operation.op !== 'replace' || at < 0) return operation
   const parent: unknown = getValueByPointer(document, operation.path.slice(0, at))
-  const name = operation.path.slice(at + 1).replaceAll('~1', '/').replaceAll('~0', '~')
+  const name = operation.path
+    .slice(at + 1)
+    .replaceAll('~1', '/')
+    .replaceAll('~0', '~')
   return isObject(parent) && !Object.hasOwn(parent, name) ? { ...operation, op: 'add' } : operation
 }
 

@@ -3,6 +3,7 @@ import { configMap, event, lease, namespace, node, secret, serviceAccount } from
 import { endpoints, endpointSlice, service } from './kinds/network.js'
 import { pod } from './kinds/pod.js'
 import { REVIEWS } from './kinds/reviews.js'
+import { controllerRevision, statefulSet } from './kinds/stateful-set.js'
 import { deployment, replicaSet, replicationController } from './kinds/workloads.js'
 
 /** Every kind that is served. */
@@ -19,6 +20,8 @@ export const KINDS: readonly Kind[] = [
   replicationController,
   replicaSet,
   deployment,
+  statefulSet,
+  controllerRevision,
   endpointSlice,
   lease,
   ...REVIEWS,

@@ -99,6 +99,8 @@ export const RESOURCES = {
   replicationcontrollers: of('', 'v1', 'replicationcontrollers'),
   replicasets: of('apps', 'v1', 'replicasets'),
   deployments: of('apps', 'v1', 'deployments'),
+  statefulsets: of('apps', 'v1', 'statefulsets'),
+  controllerrevisions: of('apps', 'v1', 'controllerrevisions'),
   endpointslices: of('discovery.k8s.io', 'v1', 'endpointslices'),
   leases: of('coordination.k8s.io', 'v1', 'leases'),
 } as const

@@ -240,6 +240,75 @@ describe('the real kubectl', { skip: hasKubectl ? false : 'there is no kubectl o
     await refused('top pods', /Metrics API not available/)
   })
 
+  test('stateful sets: columns, scale, history, undo, status of a rollout, explain', async () => {
+    const set = {
+      apiVersion: 'apps/v1',
+      kind: 'StatefulSet',
+      metadata: { name: 'db' },
+      spec: {
+        serviceName: 'db',
+        replicas: 2,
+        selector: { matchLabels: { app: 'db' } },
+        template: { metadata: { labels: { app: 'db' } }, spec: { containers: [{ name: 'db', image: 'db:2' }] } },
+      },
+    }
+    await ok('create -f -', JSON.stringify(set))
+    const uid = await ok('get sts db -o jsonpath={.metadata.uid}')
+    assert.match(await ok('get sts'), /NAME +READY +AGE\ndb +0\/2 +/)
+    await ok('scale sts db --replicas=3')
+    assert.equal(await ok('get sts db -o jsonpath={.spec.replicas}'), '3')
+    const template = JSON.parse(await ok('get sts db -o jsonpath={.spec.template}')) as {
+      spec: { containers: object[] }
+    }
+    // There are no control loops here: the test does what they would.
+    for (const revision of [1, 2]) {
+      const containers = [{ ...template.spec.containers[0], image: `db:${revision}` }]
+      await ok(
+        'create -f -',
+        JSON.stringify({
+          apiVersion: 'apps/v1',
+          kind: 'ControllerRevision',
+          metadata: {
+            name: `db-${revision}`,
+            labels: { app: 'db' },
+            ownerReferences: [{ apiVersion: 'apps/v1', kind: 'StatefulSet', name: 'db', uid, controller: true }],
+          },
+          revision,
+          data: { spec: { template: { ...template, spec: { ...template.spec, containers }, $patch: 'replace' } } },
+        }),
+      )
+    }
+    assert.match(
+      await ok('get controllerrevisions'),
+      /NAME +CONTROLLER +REVISION +AGE\ndb-1 +statefulset.apps\/db +1 +/,
+    )
+    assert.match(await ok('rollout history sts/db'), /REVISION +CHANGE-CAUSE\n1 +<none>\n2 +<none>/)
+    assert.match(await ok('rollout history sts/db --revision=1'), /Image:\s+db:1/)
+    assert.equal(await ok('rollout undo sts/db --to-revision=1'), 'statefulset.apps/db rolled back\n')
+    assert.equal(await ok('get sts db -o jsonpath={.spec.template.spec.containers[*].image}'), 'db:1')
+    const generation = Number(await ok('get sts db -o jsonpath={.metadata.generation}'))
+    const status = {
+      observedGeneration: generation,
+      replicas: 3,
+      readyReplicas: 3,
+      updatedReplicas: 3,
+      currentReplicas: 3,
+      currentRevision: 'db-1',
+      updateRevision: 'db-1',
+    }
+    await ok(`patch sts db --subresource=status --type=merge -p ${JSON.stringify({ status })}`)
+    assert.match(
+      await ok('rollout status sts/db --timeout=10s'),
+      /partitioned roll out complete: 3 new pods have been updated/,
+    )
+    assert.match(await ok('explain sts.spec.podManagementPolicy'), /FIELD: podManagementPolicy/)
+    await refused(
+      'patch sts db --type=merge -p {"spec":{"serviceName":"other"}}',
+      /updates to statefulset spec for fields other than 'replicas'/,
+    )
+    await ok('delete sts db')
+  })
+
   test('events have the columns of Kubernetes', async () => {
     const event = {
       apiVersion: 'v1',

@@ -1,14 +1,6 @@
 import { sameJson } from '@capstan/api'
 import { CallError } from '@capstan/actor'
-import {
-  controllerRef,
-  Expectations,
-  objectKey,
-  RESOURCES,
-  splitKey,
-  startController,
-  watchOf,
-} from '@capstan/client'
+import { controllerRef, Expectations, objectKey, RESOURCES, splitKey, startController, watchOf } from '@capstan/client'
 import { type Endpoints, type EndpointSlice, formatTime, type Pod, type Service } from './kinds.js'
 import type { Part, PartContext } from './part.js'
 import { mapFits } from './selectors.js'

@@ -32,6 +32,8 @@ const KINDS: Record<string, Resource> = {
   'v1/ReplicationController': RESOURCES.replicationcontrollers,
   'apps/v1/ReplicaSet': RESOURCES.replicasets,
   'apps/v1/Deployment': RESOURCES.deployments,
+  'apps/v1/StatefulSet': RESOURCES.statefulsets,
+  'apps/v1/ControllerRevision': RESOURCES.controllerrevisions,
   'discovery.k8s.io/v1/EndpointSlice': RESOURCES.endpointslices,
   'coordination.k8s.io/v1/Lease': RESOURCES.leases,
 }

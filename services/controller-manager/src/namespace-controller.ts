@@ -9,14 +9,17 @@ const FINALIZER = 'kubernetes'
 const RETRY_MS = 500
 
 /** What a namespace may hold; owners before what they own, so that nothing is made anew meanwhile. */
-const CONTENT: readonly Resource[] = [
+const OWNERS: readonly Resource[] = [
   RESOURCES.deployments,
   RESOURCES.replicasets,
+  RESOURCES.statefulsets,
   RESOURCES.replicationcontrollers,
   RESOURCES.services,
+]
+const CONTENT: readonly Resource[] = [
+  ...OWNERS,
   ...Object.values(RESOURCES)
-    .filter((r) => !CLUSTER_SCOPED.includes(r))
-    .filter((r) => !['deployments', 'replicasets', 'replicationcontrollers', 'services'].includes(r.resource))
+    .filter((r) => !CLUSTER_SCOPED.includes(r) && !OWNERS.includes(r))
     .sort((a, b) => byText(a.resource, b.resource)),
 ]
 

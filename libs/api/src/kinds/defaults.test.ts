@@ -140,6 +140,24 @@ describe('workloads', () => {
     ] as Json
     assert.deepEqual([spec['replicas'], spec['strategy']], [0, { type: 'Recreate' }])
   })
+  test('stateful sets', () => {
+    const { template: made, ...spec } = defaulted('apps', 'statefulsets', { spec: { selector: {}, template } })[
+      'spec'
+    ] as Json
+    assert.deepEqual(spec, {
+      persistentVolumeClaimRetentionPolicy: { whenDeleted: 'Retain', whenScaled: 'Retain' },
+      podManagementPolicy: 'OrderedReady',
+      replicas: 1,
+      revisionHistoryLimit: 10,
+      selector: {},
+      updateStrategy: { type: 'RollingUpdate', rollingUpdate: { maxUnavailable: 1, partition: 0 } },
+    })
+    assert.equal((made as { spec: Json }).spec['restartPolicy'], 'Always')
+  })
+  test('OnDelete takes no numbers', () => {
+    const spec = defaulted('apps', 'statefulsets', { spec: { updateStrategy: { type: 'OnDelete' } } })['spec'] as Json
+    assert.deepEqual(spec['updateStrategy'], { type: 'OnDelete' })
+  })
   test('a replication controller selects what its template bears', () => {
     const made = defaulted('', 'replicationcontrollers', { spec: { template } })
     assert.deepEqual((made['spec'] as Json)['selector'], { app: 'x' })

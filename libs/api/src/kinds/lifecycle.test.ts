@@ -21,6 +21,7 @@ describe('what a creator may not set', () => {
       ['', 'services', { loadBalancer: {} }],
       ['apps', 'deployments', undefined],
       ['apps', 'replicasets', { replicas: 0 }],
+      ['apps', 'statefulsets', { replicas: 0, availableReplicas: 0 }],
     ]
     for (const [group, resource, expected] of cases) {
       const made = object({ spec: { containers: [] }, status: { any: true } })

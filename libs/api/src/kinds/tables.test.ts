@@ -245,6 +245,22 @@ describe('workloads', () => {
       Age: '60m',
       ...wide,
     }))
+  test('stateful sets', () =>
+    assert.deepEqual(row('apps', 'statefulsets', { spec, status: { replicas: 3, readyReplicas: 1 } }), {
+      Name: 'x',
+      Ready: '1/3',
+      Age: '60m',
+      '+Containers': 'a,b',
+      '+Images': 'i:1,j',
+    }))
+  test('controller revisions', () => {
+    const owner = { apiVersion: 'apps/v1', kind: 'StatefulSet', name: 'web', uid: 'u', controller: true }
+    const cells = (ownerReferences: Json[]) =>
+      row('apps', 'controllerrevisions', { metadata: { ownerReferences }, revision: 4, data: {} })
+    assert.deepEqual(cells([owner]), { Name: 'x', Controller: 'statefulset.apps/web', Revision: 4, Age: '60m' })
+    assert.equal(cells([{ ...owner, apiVersion: 'v1' }])['Controller'], 'statefulset/web')
+    assert.equal(cells([])['Controller'], '<none>')
+  })
   test('their scale', () => {
     const object = {
       metadata: { name: 'x', namespace: 'd', uid: 'u', resourceVersion: '7' },

@@ -441,6 +441,117 @@ describe('deployments', () => {
     ))
 })
 
+describe('stateful sets', () => {
+  const template = (labels: Json = { app: 'x' }, spec: Json = {}) => ({
+    metadata: { labels },
+    spec: { containers: [{ name: 'c', image: 'a' }], ...spec },
+  })
+  const full = (spec: Json) => ({
+    spec: { serviceName: 'x', selector: { matchLabels: { app: 'x' } }, template: template(), ...spec },
+  })
+  const cases: [Json, string[]][] = [
+    [{}, []],
+    [{ serviceName: undefined }, []],
+    [{ updateStrategy: { type: 'OnDelete' }, podManagementPolicy: 'Parallel', ordinals: { start: 5 } }, []],
+    [{ selector: {} }, ['spec.selector: Invalid value: {}: empty selector is invalid for statefulset']],
+    [
+      { template: template({ app: 'y' }) },
+      ['spec.template.metadata.labels: Invalid value: {"app":"y"}: `selector` does not match template `labels`'],
+    ],
+    [{ replicas: -1 }, ['spec.replicas: Invalid value: -1: must be greater than or equal to 0']],
+    [{ ordinals: { start: -1 } }, ['spec.ordinals.start: Invalid value: -1: must be greater than or equal to 0']],
+    [{ serviceName: 'A.b' }, [`spec.serviceName: Invalid value: "A.b": ${LABEL}`]],
+    [
+      { podManagementPolicy: 'Wild' },
+      ['spec.podManagementPolicy: Unsupported value: "Wild": supported values: "OrderedReady", "Parallel"'],
+    ],
+    [
+      { updateStrategy: { type: 'OnDelete', rollingUpdate: { partition: 1 } } },
+      [
+        'spec.updateStrategy.rollingUpdate: Invalid value: {"partition":1}: only allowed for updateStrategy \'RollingUpdate\'',
+      ],
+    ],
+    [
+      { updateStrategy: { type: 'Recreate' } },
+      ['spec.updateStrategy: Invalid value: {"type":"Recreate"}: must be \'RollingUpdate\' or \'OnDelete\''],
+    ],
+    [
+      { updateStrategy: { rollingUpdate: { partition: -1 } } },
+      ['spec.updateStrategy.rollingUpdate.partition: Invalid value: -1: must be greater than or equal to 0'],
+    ],
+    [
+      { updateStrategy: { rollingUpdate: { maxUnavailable: 0 } } },
+      ['spec.updateStrategy.rollingUpdate.maxUnavailable: Invalid value: 0: cannot be 0'],
+    ],
+    [
+      { updateStrategy: { rollingUpdate: { maxUnavailable: '101%' } } },
+      ['spec.updateStrategy.rollingUpdate.maxUnavailable: Invalid value: "101%": must not be greater than 100%'],
+    ],
+    [
+      { persistentVolumeClaimRetentionPolicy: { whenScaled: 'Keep' } },
+      [
+        'spec.persistentVolumeClaimRetentionPolicy.whenScaled: Unsupported value: "Keep": supported values: "Delete", "Retain"',
+      ],
+    ],
+    [
+      { volumeClaimTemplates: [{ metadata: { name: 'data' } }] },
+      [
+        'spec.volumeClaimTemplates: Forbidden: persistent volume claims are not built yet; use emptyDir or hostPath volumes in the template',
+      ],
+    ],
+    [
+      { template: template({ app: 'x' }, { restartPolicy: 'Never' }) },
+      ['spec.template.spec.restartPolicy: Unsupported value: "Never": supported values: "Always"'],
+    ],
+    [
+      { template: template({ app: 'x' }, { activeDeadlineSeconds: 3 }) },
+      ['spec.template.spec.activeDeadlineSeconds: Forbidden: activeDeadlineSeconds in StatefulSet is not Supported'],
+    ],
+  ]
+  for (const [spec, expected] of cases)
+    test(expected[0] ?? JSON.stringify(spec), () =>
+      assert.deepEqual(wrong('apps', 'statefulsets', full(spec)), expected),
+    )
+  test('its name is a label of its pods', () =>
+    assert.match(
+      wrong('apps', 'statefulsets', { metadata: { name: 'a.b', namespace: 'd' }, ...full({}) })[0] ?? '',
+      /^metadata.name: Invalid value: "a.b": a lowercase RFC 1123 label/,
+    ))
+  test('updates may touch some fields only', () => {
+    for (const spec of [
+      { replicas: 3 },
+      { ordinals: { start: 1 } },
+      { template: template({ app: 'x', more: 'y' }) },
+      { updateStrategy: { type: 'OnDelete' } },
+      { revisionHistoryLimit: 3 },
+      { minReadySeconds: 3 },
+      { persistentVolumeClaimRetentionPolicy: { whenScaled: 'Delete' } },
+    ])
+      assert.deepEqual(update('apps', 'statefulsets', full({}), full(spec)), [])
+    const refusal = [
+      "spec: Forbidden: updates to statefulset spec for fields other than 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit', 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden",
+    ]
+    assert.deepEqual(update('apps', 'statefulsets', full({}), full({ serviceName: 'y' })), refusal)
+    assert.deepEqual(update('apps', 'statefulsets', full({}), full({ podManagementPolicy: 'Parallel' })), refusal)
+    const selector = { matchExpressions: [{ key: 'app', operator: 'Exists' }] }
+    assert.deepEqual(update('apps', 'statefulsets', full({}), full({ selector })), refusal)
+  })
+  test('the data of a revision never change', () => {
+    assert.deepEqual(wrong('apps', 'controllerrevisions', { revision: 1 }), ['data: Required value: data is mandatory'])
+    assert.deepEqual(wrong('apps', 'controllerrevisions', { revision: -1, data: {} }), [
+      'revision: Invalid value: -1: must be greater than or equal to 0',
+    ])
+    const [old, now] = [
+      { revision: 1, data: { a: 1 } },
+      { revision: 2, data: { a: 1 } },
+    ]
+    assert.deepEqual(update('apps', 'controllerrevisions', old, now), [])
+    assert.deepEqual(update('apps', 'controllerrevisions', old, { revision: 1, data: { a: 2 } }), [
+      'data: Invalid value: {"a":2}: field is immutable',
+    ])
+  })
+})
+
 describe('services', () => {
   const service = (spec: Json) => wrong('', 'services', { spec: { ports: [{ port: 80 }], ...spec } })
   const cases: [Json, string[]][] = [

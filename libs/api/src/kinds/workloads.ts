@@ -7,14 +7,14 @@ import { defaultPodSpec, validateTemplate } from './pod-spec.js'
 
 /** Deployment, ReplicaSet, ReplicationController: a template, a selector and a number of replicas. */
 
-function defaultTemplate(o: KubeObject): void {
+export function defaultTemplate(o: KubeObject): void {
   const template = specOf(o)['template']
   if (isObject(template) && isObject(template['spec'])) defaultPodSpec(template['spec'])
 }
 
 const templateContainers = (o: KubeObject): Json[] =>
   asList(asObject(asObject(specOf(o)['template'])['spec'])['containers'])
-const containerColumns = (selector: (o: KubeObject) => string): ColumnFact[] => [
+export const containerColumns = (selector?: (o: KubeObject) => string): ColumnFact[] => [
   {
     name: 'Containers',
     wide: true,
@@ -31,9 +31,9 @@ const containerColumns = (selector: (o: KubeObject) => string): ColumnFact[] => 
         .map((c) => asText(c['image']))
         .join(','),
   },
-  { name: 'Selector', wide: true, cell: selector },
+  ...(selector ? [{ name: 'Selector', wide: true, cell: selector }] : []),
 ]
-const count = (value: unknown) => asNumber(value) ?? 0
+export const count = (value: unknown) => asNumber(value) ?? 0
 const labelSelectorText = (o: KubeObject) => selectorText(asObject(specOf(o)['selector'])) || '<none>'
 const mapSelectorText = (o: KubeObject) => selectorText({ matchLabels: asObject(specOf(o)['selector']) }) || '<none>'
 
@@ -45,42 +45,67 @@ const replicaColumns = (selector: (o: KubeObject) => string): ColumnFact[] => [
   ...containerColumns(selector),
 ]
 
-function validateReplicas(spec: Json): StatusCause[] {
+export function validateReplicas(spec: Json): StatusCause[] {
   return ['replicas', 'minReadySeconds', 'revisionHistoryLimit', 'progressDeadlineSeconds']
     .filter((field) => (asNumber(spec[field]) ?? 0) < 0)
     .map((field) => invalid(`spec.${field}`, spec[field], 'must be greater than or equal to 0'))
 }
 
 /** A selector that is there, is not empty, and fits the template's labels. */
-function validateSelector(spec: Json): StatusCause[] {
+export function validateSelector(spec: Json, kind = 'deployment'): StatusCause[] {
   const { selector } = spec
   const labels = asObject(asObject(asObject(spec['template'])['metadata'])['labels']) as Record<string, string>
   const noMatch = invalid('spec.template.metadata.labels', labels, '`selector` does not match template `labels`')
   if (!isObject(selector)) return [required('spec.selector'), noMatch]
   const causes = validateLabelSelector(selector, 'spec.selector')
   if (Object.keys(asObject(selector['matchLabels'])).length + asList(selector['matchExpressions']).length === 0)
-    causes.push(invalid('spec.selector', selector, 'empty selector is invalid for deployment'))
+    causes.push(invalid('spec.selector', selector, `empty selector is invalid for ${kind}`))
   else if (causes.length === 0 && !labelSelectorMatcher(selector)(labels)) causes.push(noMatch)
   return causes
 }
 
 function validateWorkload(o: KubeObject): StatusCause[] {
   const spec = specOf(o)
-  const causes = [...validateReplicas(spec), ...validateSelector(spec)]
+  return [...validateReplicas(spec), ...validateSelector(spec), ...validateLongRunning(spec, 'ReplicaSet')]
+}
+
+/** The template of pods that are to run for good. */
+export function validateLongRunning(spec: Json, kind: string): StatusCause[] {
   // One that is missing is taken for an empty one: Kubernetes then asks for its containers.
   const template = asObject(spec['template'])
-  causes.push(...validateTemplate(template, 'spec.template'))
+  const causes = validateTemplate(template, 'spec.template')
   const restart = asObject(template['spec'])['restartPolicy']
   if (restart !== undefined && restart !== 'Always')
     causes.push(notSupported('spec.template.spec.restartPolicy', restart, ['Always']))
   if (asObject(template['spec'])['activeDeadlineSeconds'] !== undefined)
     causes.push(
-      forbidden('spec.template.spec.activeDeadlineSeconds', 'activeDeadlineSeconds in ReplicaSet is not Supported'),
+      forbidden('spec.template.spec.activeDeadlineSeconds', `activeDeadlineSeconds in ${kind} is not Supported`),
     )
   return causes
 }
 
 const PERCENT = /^\d+%$/
+
+/** A whole number, or a percentage. */
+export function validateAmount(value: unknown, at: string): StatusCause[] {
+  if (typeof value === 'string' && !PERCENT.test(value))
+    return [
+      invalid(
+        at,
+        value,
+        "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')",
+      ),
+    ]
+  if (typeof value === 'number' && value < 0) return [invalid(at, value, 'must be greater than or equal to 0')]
+  return []
+}
+
+export function validateMaxUnavailable(value: unknown, at: string): StatusCause[] {
+  const causes = validateAmount(value, at)
+  if (causes.length === 0 && typeof value === 'string' && Number.parseInt(value, 10) > 100)
+    causes.push(invalid(at, value, 'must not be greater than 100%'))
+  return causes
+}
 
 function validateStrategy(o: KubeObject): StatusCause[] {
   const strategy = asObject(specOf(o)['strategy'])
@@ -97,18 +122,7 @@ function validateStrategy(o: KubeObject): StatusCause[] {
   const numbers = (['maxUnavailable', 'maxSurge'] as const).map((field) => {
     const value = asObject(rolling)[field]
     const at = `spec.strategy.rollingUpdate.${field}`
-    if (typeof value === 'string' && !PERCENT.test(value))
-      causes.push(
-        invalid(
-          at,
-          value,
-          "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')",
-        ),
-      )
-    else if (typeof value === 'number' && value < 0)
-      causes.push(invalid(at, value, 'must be greater than or equal to 0'))
-    else if (field === 'maxUnavailable' && typeof value === 'string' && Number.parseInt(value, 10) > 100)
-      causes.push(invalid(at, value, 'must not be greater than 100%'))
+    causes.push(...(field === 'maxUnavailable' ? validateMaxUnavailable : validateAmount)(value, at))
     return typeof value === 'string' ? Number.parseInt(value, 10) : value
   })
   if (numbers.every((n) => n === 0))
