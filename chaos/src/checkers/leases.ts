@@ -65,26 +65,13 @@ export function checkLease(
         `early: ${name} was renewed by a request of ${last.sentMs.toFixed(0)} ms, and gone in an answer of ${gone.answeredMs.toFixed(0)} ms`,
       )
   }
-  const livesUntil = (asked: { answeredMs: number }) => {
-    const window = [record.lastTriedMs, asked.answeredMs] as const
-    const changes = times.leaderChanges.filter((at) => at >= window[0] && at <= window[1]).length
-    const troubleMs = times.trouble.reduce(
-      (sum, { fromMs, toMs }) => sum + Math.max(0, Math.min(toMs, window[1]) - Math.max(fromMs, window[0])),
-      0,
-    )
-    return (
-      record.lastTriedMs +
-      record.ttlMs / (1 - margins.clockRate) +
-      margins.noticeMs +
-      changes * margins.perLeaderChangeMs +
-      troubleMs
-    )
-  }
   for (const asked of record.remaining) {
-    if (asked.seconds * 1000 > record.ttlMs + 1000)
-      wrong.push(`remaining: ${name} has ${asked.seconds} s left, by an answer of ${asked.answeredMs.toFixed(0)} ms`)
     if (asked.seconds < 0 || asked.sentMs < record.lastTriedMs) continue
-    if (asked.sentMs > livesUntil({ answeredMs: asked.sentMs }))
+    const graceMs = graceOf(record, asked.answeredMs, margins, times)
+    if (asked.seconds * 1000 > record.ttlMs + 1000 + graceMs)
+      wrong.push(`remaining: ${name} has ${asked.seconds} s left, by an answer of ${asked.answeredMs.toFixed(0)} ms`)
+    const livesUntilMs = record.lastTriedMs + record.ttlMs / (1 - margins.clockRate) + margins.noticeMs + graceMs
+    if (asked.sentMs > livesUntilMs)
       wrong.push(
         `late: ${name} was last renewed at ${record.lastTriedMs.toFixed(0)} ms and lives at ${asked.sentMs.toFixed(0)} ms, with ${asked.seconds} s left`,
       )
@@ -95,4 +82,15 @@ export function checkLease(
         `readable: ${read.key} of ${name} was read at revision ${read.revision}; its end had been reported at ${gone.revision}`,
       )
   return wrong
+}
+
+/** What elections and trouble since the last renewal may add to its life. */
+function graceOf(record: LeaseRecord, untilMs: number, margins: LeaseMargins, times: ClusterTimes): number {
+  const changes = times.leaderChanges.filter((at) => at >= record.lastTriedMs && at <= untilMs).length
+  const troubleMs = times.trouble.reduce(
+    (sum, { fromMs, toMs }) => sum + Math.max(0, Math.min(toMs, untilMs) - Math.max(fromMs, record.lastTriedMs)),
+    0,
+  )
+  // A member that was started again may not know what of its time was gone.
+  return changes * margins.perLeaderChangeMs + (troubleMs > 0 ? troubleMs + record.ttlMs : 0)
 }

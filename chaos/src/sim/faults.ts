@@ -28,6 +28,8 @@ export type FaultName =
   | 'skewClock'
   | 'jumpClock'
   | 'reconnectBus'
+  | 'cutLink'
+  | 'crashAtWrite'
 
 export const FAULTS: readonly FaultName[] = [
   'crashMachine',
@@ -47,24 +49,42 @@ export const FAULTS: readonly FaultName[] = [
   'reconnectBus',
 ]
 
+/** Also these: partial partitions, and a crash before some operation of a disk. */
+export const ALL_FAULTS: readonly FaultName[] = [...FAULTS, 'cutLink', 'crashAtWrite']
+
 const NORMAL_CAPACITY_BYTES = 1024 ** 4
 /** Less than a member of the store wants to have free: it refuses writes, and must not fall. */
 const ALMOST_FULL_BYTES = 60 * 1024 * 1024
+const POWER_CUT_MS_MAX = 3000
+const PAUSE_MS_MAX = 9000
 const NORMAL_SYNC_MS: readonly [number, number] = [0.3, 2]
 
 /** Draws faults one after another until told to stop, and counts them. Each ends by itself; `heal` ends all. */
 export class Nemesis {
   readonly counts: Record<string, number> = {}
+  /** When something was not as it should be, ms: from the strike until it ended. Wrong clocks are not counted. */
+  readonly troubles: { fromMs: number; toMs: number }[] = []
   private readonly random: SimRandom
   private stopped = false
 
   constructor(
     private readonly simulation: Simulation,
     private readonly targets: FaultTargets,
-    private readonly options: { everyMs: [low: number, high: number]; faults?: readonly FaultName[] },
+    private readonly options: {
+      /** Time between two of them. Missing: only `strikeOne` makes them. */
+      everyMs?: [low: number, high: number]
+      faults?: readonly FaultName[]
+      /** How long one lasts. Default 300 to 6,000. */
+      lastsMs?: [low: number, high: number]
+    },
   ) {
     this.random = simulation.random.fork('nemesis')
-    this.next()
+    if (options.everyMs) this.next(options.everyMs)
+  }
+
+  /** One fault, now. */
+  strikeOne(): void {
+    if (!this.stopped) this.strike(this.random.pick(this.options.faults ?? FAULTS))
   }
 
   /** No more faults: links whole, machines up and running, clocks at their rate. */
@@ -75,18 +95,19 @@ export class Nemesis {
       const machine = this.simulation.machine(name)
       machine.setClockRate(1)
       machine.disk.condition.syncMs = [...NORMAL_SYNC_MS]
+      machine.disk.tripwire = undefined
       machine.disk.condition.capacityBytes = NORMAL_CAPACITY_BYTES
       for (const bus of this.simulation.network.of(name)) bus.reconnect()
     }
     for (const name of this.targets.machines) this.startAgain(name)
   }
 
-  private next(): void {
-    const [low, high] = this.options.everyMs
+  private next(everyMs: [low: number, high: number]): void {
+    const [low, high] = everyMs
     this.simulation.at(this.simulation.nowMs + this.random.between(low, high), () => {
       if (this.stopped) return
-      this.strike(this.random.pick(this.options.faults ?? FAULTS))
-      this.next()
+      this.strikeOne()
+      this.next(everyMs)
     })
   }
 
@@ -94,9 +115,14 @@ export class Nemesis {
     const { simulation, targets, random } = this
     const name = random.pick(targets.machines)
     const machine = simulation.machine(name)
-    const lasts = random.between(300, 6000)
+    const lasts = random.between(...(this.options.lastsMs ?? [300, 6000]))
     this.counts[`fault.${fault}`] = (this.counts[`fault.${fault}`] ?? 0) + 1
     simulation.trace.add('fault', simulation.nowMs, name, fault)
+    if (fault !== 'skewClock' && fault !== 'jumpClock')
+      this.troubles.push({
+        fromMs: simulation.nowMs,
+        toMs: simulation.nowMs + Math.max(lasts, POWER_CUT_MS_MAX, PAUSE_MS_MAX),
+      })
     simulation.log(`${(simulation.nowMs / 1000).toFixed(6)} FAULT ${fault} ${name} for ${lasts.toFixed(0)} ms`)
     const later = (run: () => void) =>
       simulation.at(simulation.nowMs + lasts, () => {
@@ -114,20 +140,36 @@ export class Nemesis {
         // Everybody at once: only what disks have synced is left, and that must be everything acknowledged.
         for (const victim of targets.machines) {
           simulation.machine(victim).crash()
-          simulation.at(simulation.nowMs + random.between(100, 3000), () => {
+          simulation.at(simulation.nowMs + random.between(100, POWER_CUT_MS_MAX), () => {
             if (!this.stopped) this.startAgain(victim)
           })
         }
         return
       case 'pauseMachine':
         // Now and then longer than any lease: who led before wakes up and still believes it.
-        return machine.pause(random.chance(0.5) ? random.between(4500, 9000) : lasts)
+        return machine.pause(random.chance(0.5) ? random.between(4500, PAUSE_MS_MAX) : lasts)
       case 'isolate':
         return this.cut([name], lasts, true)
       case 'partition': {
         const side = targets.linked.filter(() => random.chance(0.5))
         return this.cut(side, lasts, true)
       }
+      case 'cutLink': {
+        // A partial partition: two that do not hear each other, and a third that hears both.
+        const other = random.pick(targets.machines.filter((m) => m !== name))
+        this.change(name, other, lasts, { cut: true })
+        return this.change(other, name, lasts, { cut: true })
+      }
+      case 'crashAtWrite':
+        // Before some operation of its disk, which is never done.
+        machine.disk.tripwire = {
+          operations: random.int(12),
+          run: () => {
+            machine.crash()
+            later(() => this.startAgain(name))
+          },
+        }
+        return
       case 'oneWayCut':
         return this.cut([name], lasts, false)
       case 'clogLink':
@@ -172,7 +214,8 @@ export class Nemesis {
     }
   }
 
-  private startAgain(name: string): void {
+  /** Of a machine that is down: it is up again, and its processes are started. */
+  startAgain(name: string): void {
     const machine = this.simulation.machine(name)
     if (machine.up) return
     machine.restart()

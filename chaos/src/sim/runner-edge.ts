@@ -1,5 +1,6 @@
 /**
- * `npm run sim -- [--seeds N] [--scenario NAME] [--seed 0x…] [--planted] [--workers N] [--print]`.
+ * `npm run sim -- [NAME …] [--seeds N] [--seed 0x…] [--first 0x…] [--bug NAME] [--planted] [--workers N] [--print]`.
+ * `--scenario NAME` is the same as the name alone.
  *
  * Runs seeds of scenarios over several processes. A failing seed prints the one line that repeats it. A share of the seeds
  * runs twice: the same seed must give the same trace hash. `--planted` runs each deliberate bug until its checker finds it.
@@ -16,20 +17,27 @@ const FIRST_SEED = 0x5f3c2a
 const TWICE_EVERY = 10
 const PLANTED_SEEDS_MAX = 200
 
-const { values } = parseArgs({
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
   options: {
     seeds: { type: 'string', default: '20' },
     scenario: { type: 'string' },
     seed: { type: 'string' },
     first: { type: 'string', default: `0x${FIRST_SEED.toString(16)}` },
     workers: { type: 'string' },
+    /** With `--seed`: planted in that run. With `--planted`: only these. */
+    bug: { type: 'string' },
     planted: { type: 'boolean', default: false },
     print: { type: 'boolean', default: false },
   },
 })
 
 const workers = Number(values.workers ?? Math.max(1, Math.min(availableParallelism(), 8)))
-const names = values.scenario ? [values.scenario] : SCENARIOS.map((s) => s.name)
+const asked = [...positionals, ...(values.scenario ? [values.scenario] : [])]
+const names = asked.length > 0 ? asked : SCENARIOS.map((s) => s.name)
+for (const name of names)
+  if (!SCENARIOS.some((s) => s.name === name))
+    throw new Error(`no scenario ${name}; scenarios: ${SCENARIOS.map((s) => s.name).join(', ')}`)
 const seedAt = (i: number) => `0x${(Number(values.first) + i).toString(16)}`
 
 if (values.seed !== undefined) process.exitCode = await one(names[0] as string, values.seed)
@@ -38,7 +46,7 @@ else process.exitCode = await many(Number(values.seeds))
 
 /** One seed, here, with everything that it has to say. */
 async function one(scenario: string, seed: string): Promise<number> {
-  const result = await runSeed({ scenario, seed, print: values.print })
+  const result = await runSeed({ scenario, seed, print: values.print, ...(values.bug ? { bug: values.bug } : {}) })
   for (const violation of result.report?.violations ?? []) console.log(violation)
   if (result.error) console.log(result.error)
   console.log(
@@ -84,12 +92,8 @@ async function many(count: number): Promise<number> {
   })
   const wallMs = performance.now() - started
   for (const [scenario, sum] of coverage) {
-    console.log(
-      `${scenario}: ${Object.entries(sum)
-        .sort(([a], [b]) => (a < b ? -1 : 1))
-        .map(([name, n]) => `${name} ${n}`)
-        .join(', ')}`,
-    )
+    console.log(`${scenario}:`)
+    for (const line of figures(sum)) console.log(`  ${line}`)
     // A run of a few seeds need not meet everything.
     if (count < 20) continue
     for (const name of COVERED[scenario] ?? [])
@@ -104,10 +108,23 @@ async function many(count: number): Promise<number> {
   return failures > 0 ? 1 : 0
 }
 
+/** One line for each kind: faults, drills, and so on by what stands before the dot. */
+function figures(sum: Record<string, number>): string[] {
+  const groups = new Map<string, string[]>()
+  for (const [name, n] of Object.entries(sum).sort(([a], [b]) => (a < b ? -1 : 1))) {
+    const dot = name.indexOf('.')
+    const group = dot < 0 ? 'all' : name.slice(0, dot)
+    groups.set(group, [...(groups.get(group) ?? []), `${dot < 0 ? name : name.slice(dot + 1)} ${n}`])
+  }
+  return [...groups].map(([group, parts]) => `${group}: ${parts.join(', ')}`)
+}
+
 /** Each bug must be found by the checker named for it; without the bug the same seeds are green. */
 async function planted(): Promise<number> {
   let missed = 0
-  for (const { bug, scenario, checker } of PLANTED.filter((p) => names.includes(p.scenario))) {
+  for (const { bug, scenario, checker } of PLANTED.filter(
+    (p) => names.includes(p.scenario) && (values.bug === undefined || p.bug === values.bug),
+  )) {
     let found: SeedResult | undefined
     let seeds = 0
     const orders = Array.from({ length: PLANTED_SEEDS_MAX }, (_, i): SeedOrder => ({ scenario, seed: seedAt(i), bug }))

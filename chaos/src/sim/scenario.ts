@@ -1,3 +1,5 @@
+import { PLANTED_BUGS, type StoreOptions } from '@capstan/store'
+
 /** One run of a workload under named faults in the simulated world, judged. */
 export interface Scenario {
   name: string
@@ -5,21 +7,19 @@ export interface Scenario {
 }
 
 export interface ScenarioOptions {
-  /** A deliberate bug, for the tests of the checkers. */
-  bug?: PlantedBug
+  /** A deliberate bug, for the tests of the checkers: one of `STORE_BUGS`, or of the scenario's own. */
+  bug?: string
   /** Prints the components' logs. */
   print?: (line: string) => void
 }
 
-export const PLANTED_BUGS = [
-  'ack-before-sync',
-  'skip-pre-vote',
-  'stale-read',
-  'watch-last-lost',
-  'double-bind',
-  'fence-left-out',
-] as const
-export type PlantedBug = (typeof PLANTED_BUGS)[number]
+/** Bugs that the store plants, in its own code or in the layers below it. */
+export const STORE_BUGS: readonly string[] = Object.values(PLANTED_BUGS).flat()
+
+/** The option of a store that plants this bug, if it is one of the store's. */
+export function storeBugs(bug: string | undefined): Pick<StoreOptions, 'bugs'> {
+  return bug !== undefined && STORE_BUGS.includes(bug) ? { bugs: [bug] as NonNullable<StoreOptions['bugs']> } : {}
+}
 
 export interface ScenarioReport {
   /** Empty: every check held. Each begins with the name of its checker. */

@@ -1,11 +1,11 @@
 /** Runs single seeds on behalf of `runner-edge.ts`: one process each, so that seeds use several cores. */
 import { SCENARIOS } from './scenarios.js'
-import type { PlantedBug, ScenarioReport } from './scenario.js'
+import type { ScenarioReport } from './scenario.js'
 
 export interface SeedOrder {
   scenario: string
   seed: string
-  bug?: PlantedBug
+  bug?: string
   print?: boolean
 }
 

@@ -6,11 +6,10 @@ import { type SchedulerHandle, startScheduler } from '@capstan/scheduler'
 import type { Simulation, SimWorld } from '@capstan/sim'
 import { type StoreHandle, startStore } from '@capstan/store'
 import type { FencedWrite } from '../checkers/objects.js'
-import type { PlantedBug } from './scenario.js'
+import { storeBugs } from './scenario.js'
 import { type SimNode, startSimNode } from './sim-node.js'
 
 const CLUSTER = 'c'
-const STORE_BUGS = ['ack-before-sync', 'skip-pre-vote', 'stale-read', 'watch-last-lost'] as const
 
 interface Master {
   store?: StoreHandle
@@ -35,7 +34,7 @@ export class SimCluster {
 
   constructor(
     readonly simulation: Simulation,
-    private readonly options: { masters: number; nodes: number; bug?: PlantedBug },
+    private readonly options: { masters: number; nodes: number; bug?: string },
   ) {
     this.masters = Array.from({ length: options.masters }, (_, i) => `master-${i}`)
     this.nodes = Array.from({ length: options.nodes }, (_, i) => `node-${i}`)
@@ -76,7 +75,6 @@ export class SimCluster {
     const master: Master = {}
     this.parts.set(name, master)
     const { bug } = this.options
-    const storeBugs = STORE_BUGS.filter((b) => b === bug)
     const store = startStore(this.world(name, { component: 'store', name }), {
       cluster: CLUSTER,
       clusterId: 'simulated',
@@ -88,7 +86,7 @@ export class SimCluster {
       checkpointEntries: 500,
       logKeepEntries: 200,
       compaction: 'off',
-      bugs: storeBugs,
+      ...storeBugs(bug),
     })
     master.api = startApiServer(this.world(name, { component: 'apiserver', name }), {
       cluster: CLUSTER,

@@ -1,446 +1,430 @@
-import { CallError, Caller } from '@capstan/actor'
+import { Simulation, type SimRandom } from '@capstan/sim'
+import { listModel, setModel } from '../checkers/collection-models.js'
+import { checkDurable, checkEqualState, checkOutcomes, type MemberState } from '../checkers/durability.js'
+import { checkHistory, checkSameHistory, type HistoryEvent, TrueHistory } from '../checkers/history.js'
+import { checkLease } from '../checkers/leases.js'
+import { checkLinearizable, type Model, type Operation } from '../checkers/linearizability.js'
+import { checkLock } from '../checkers/locks.js'
+import { registerModel, simplifyRegisterHistory } from '../checkers/register-model.js'
+import { checkRevisionOrder } from '../checkers/revision-order.js'
+import { checkWatchGuarantees } from '../checkers/watch-guarantees.js'
+import { ALL_FAULTS, Nemesis } from './faults.js'
+import { addUp, type Scenario, type ScenarioOptions, type ScenarioReport, storeBugs } from './scenario.js'
+import { DRILLS, type DrillGround, resetValues } from './store/drills.js'
+import { Records } from './store/records.js'
+import { StoreClient } from './store/store-client.js'
+import { StoreCluster } from './store/store-cluster.js'
+import { EVERYTHING, readHistory, WatchReader } from './store/watch-reader.js'
 import {
-  grants,
-  type Identity,
-  identityToken,
-  type RangeReply,
-  Subjects,
-  type TxnReply,
-  type WatchData,
-} from '@capstan/protocol'
-import { Simulation, type SimRandom, type SimWorld } from '@capstan/sim'
-import { type StoreHandle, startStore } from '@capstan/store'
-import { checkLinearizable, type Operation } from '../checkers/linearizability.js'
-import {
-  checkDurable,
-  checkEqualState,
-  checkOutcomes,
-  type MemberState,
-  type ToldWrite,
-} from '../checkers/durability.js'
-import {
-  type RegisterInput,
-  registerModel,
-  type RegisterOutput,
-  simplifyRegisterHistory,
-} from '../checkers/register-model.js'
-import { checkWatch, type SeenEvent, type WatchRecord } from '../checkers/watch.js'
-import { FAULTS, Nemesis } from './faults.js'
-import { addUp, type PlantedBug, type Scenario, type ScenarioOptions, type ScenarioReport } from './scenario.js'
+  GUARDED,
+  leases,
+  list,
+  LOCK,
+  locks,
+  oneRegister,
+  REGISTERS,
+  registers,
+  SET,
+  set,
+  type Work,
+} from './store/workloads.js'
 
-const CLUSTER = 'c'
+/*
+ * The fault model. To be survived, in any order and at any time, by the store as a whole:
+ * - processes and machines that stop for a while, die (also all at once, also before any operation of a disk) and come
+ *   back; disks that are slow or full; of what was not synced any part is lost, and torn at sectors of 512 bytes;
+ * - links cut (also one way, also between two only), slow, lossy, that double or reorder messages; lost bus connections;
+ * - wall clocks that jump by an hour; monotonic clocks that run up to 5 % too fast or too slow;
+ * - of a minority: a disk that was emptied, or of whose log a bit turned or a sector reads as zeroes.
+ * Not: disks of a majority that lose what they synced; members that lie.
+ */
+
 const MEMBERS = ['m0', 'm1', 'm2']
-const KEYS = ['a', 'b', 'c', 'd', 'e']
-const CLIENTS = 5
-const FAULTS_UNTIL_MS = 45_000
-const HEALED_MS = 20_000
-const SAMPLE_MS = 1000
-const text = (bytes: Uint8Array) => new TextDecoder().decode(bytes)
-const bytes = (value: string) => new TextEncoder().encode(value)
+const FAULTS_UNTIL_MS = 600_000
+const HEALED_MS = 30_000
+const SAMPLE_MS = 15_000
+const CLOCK_RATE = 0.05
 
-/** Three store members under all faults; clients that read, write and compare; watchers. Promises S1–S4. */
+/** Ten minutes of a store with every kind of client under faults and drills; then healing. Promises S1–S5. */
 export const storeScenario: Scenario = {
   name: 'store',
   run: (seed, options) => new StoreRun(seed, options).run(),
 }
 
-type Op = Operation<RegisterInput, RegisterOutput>
-
 class StoreRun {
   private readonly simulation: Simulation
-  private readonly subjects = new Subjects(CLUSTER)
-  private readonly handles = new Map<string, StoreHandle>()
-  private readonly history = new Map<string, Op[]>(KEYS.map((key) => [key, []]))
-  /** Every write, with what its client was told. */
-  private readonly writes: ToldWrite[] = []
+  private readonly cluster: StoreCluster
+  private readonly random: SimRandom
+  private readonly records = new Records()
   private readonly states: MemberState[] = []
-  private readonly watches: Watcher[] = []
   private readonly violations: string[] = []
-  private readonly coverage: Record<string, number> = { operations: 0, unknownOutcomes: 0, watchResumes: 0 }
+  private readonly readers: WatchReader[] = []
+  private readonly machines: string[] = []
+  /** What happened, as far as it was read: up to where. */
+  private readonly told: HistoryEvent[] = []
+  private toldUpTo = 1
+  private readonly heartbeatMs: number
+  private readonly electionTimeoutMs: number
+  private readonly drillTimes: { fromMs: number; toMs: number }[] = []
+  private nemesis!: Nemesis
+  private troubles: Promise<void> = Promise.resolve()
   private over = false
 
-  constructor(
-    seed: string,
-    private readonly options: ScenarioOptions,
-  ) {
-    this.simulation = new Simulation({ seed: `store/${seed}`, ...(options.print ? { print: options.print } : {}) })
+  constructor(seed: string, options: ScenarioOptions) {
+    const heed = (line: string) => {
+      this.cluster.heed(line)
+      options.print?.(line)
+    }
+    this.simulation = new Simulation({ seed: `store/${seed}`, print: heed })
+    this.random = this.simulation.random.fork('scenario')
+    this.heartbeatMs = this.random.pick([200, 300, 400])
+    this.electionTimeoutMs = 6 * this.heartbeatMs
+    this.cluster = new StoreCluster(this.simulation, MEMBERS, {
+      heartbeatMs: this.heartbeatMs,
+      electionTimeoutMs: this.electionTimeoutMs,
+      checkpointEntries: 25,
+      logKeepEntries: 8,
+      checkpointPeriodMs: 20_000,
+      logSegmentBytes: 32 * 1024,
+      compaction: 'off',
+      ...storeBugs(options.bug),
+    })
+    resetValues()
   }
 
   async run(): Promise<ScenarioReport> {
-    const { simulation } = this
-    for (const member of MEMBERS) this.boot(member, 'new')
+    const { simulation, cluster } = this
+    for (const member of MEMBERS) cluster.boot(member, 'new')
     await simulation.run({
-      until: () => MEMBERS.every((m) => this.handles.has(m)),
-      untilMs: 10_000,
+      until: () => MEMBERS.every((m) => cluster.handles.has(m)),
+      untilMs: 20_000,
       what: 'three members started',
     })
-    const clients = Array.from(
-      { length: CLIENTS },
-      (_, i) => new Client(this.clientWorld(`client-${i}`), this.subjects, i),
-    )
-    for (const client of clients) void this.work(client)
-    for (const [i, member] of MEMBERS.entries())
-      this.watches.push(new Watcher(this.clientWorld(`watcher-${i}`), this.subjects, member, () => this.over))
-    const nemesis = new Nemesis(
+    this.startClients()
+    const ground = this.startFaults()
+    this.sampleStates()
+    await simulation.run({ untilMs: FAULTS_UNTIL_MS })
+    this.over = true
+    // A drill puts right itself what it broke.
+    await simulation.finish(this.troubles, simulation.nowMs + 300_000, 'the last drill')
+    this.nemesis.heal()
+    for (const member of MEMBERS) simulation.machine(member).disk.tripwire = undefined
+    await this.demandProgress(ground)
+    await this.judge()
+    return this.report()
+  }
+
+  // ---------------------------------------------------------------------------------------------------- what goes on
+
+  private startClients(): void {
+    const start = (name: string, run: (work: Work, client: StoreClient) => Promise<void>) =>
+      void run(this.work(name), this.client(name))
+    for (const name of ['registers-0', 'registers-1']) start(name, registers)
+    for (const name of ['list-0', 'list-1']) start(name, list)
+    for (const name of ['locks-0', 'locks-1']) start(name, locks)
+    start('set', set)
+    start('leases', leases)
+    this.reader('watch-all').follow({ ...EVERYTHING, prevKv: true, startRevision: 1 })
+    this.reader('watch-set').follow({ ...SET, noDelete: true, startRevision: 1 })
+    this.reader('watch-key').follow({ from: 'r/a', noPut: true, prevKv: true, startRevision: 1 })
+    void this.watchFromLongAgo()
+    void this.compactNowAndThen()
+  }
+
+  private startFaults(): DrillGround {
+    const { simulation, cluster } = this
+    const clients = Array.from({ length: 5 }, (_, n) => this.client(`drill-${n}`))
+    this.nemesis = new Nemesis(
       simulation,
       {
         machines: MEMBERS,
-        linked: [...MEMBERS, ...clients.map((c) => c.machine)],
-        restart: (m) => this.boot(m, 'existing'),
+        linked: [...MEMBERS, ...this.machines],
+        restart: (member) => cluster.boot(member, 'existing'),
       },
-      { everyMs: [300, 3000], faults: FAULTS },
+      { faults: ALL_FAULTS, lastsMs: [500, 8 * this.electionTimeoutMs] },
     )
-    this.sampleStates()
-    await simulation.run({ untilMs: FAULTS_UNTIL_MS })
-    nemesis.heal()
-    const healedMs = simulation.nowMs
-    // Liveness: with all faults gone, writes succeed again, and everybody arrives at the same state.
-    await simulation.run({ untilMs: healedMs + HEALED_MS / 2 })
-    const recovered = [...this.history.values()]
-      .flat()
-      .some((op) => op.invokedMs > healedMs && op.output?.type === 'written')
-    if (!recovered) this.violations.push(`convergence: no write was acknowledged in ${HEALED_MS / 2} ms without faults`)
-    await this.checkDisturbance()
-    this.over = true
-    await simulation.run({ untilMs: simulation.nowMs + HEALED_MS / 2 })
-    await this.finalReads(clients[0] as Client)
-    await this.judge(clients[0] as Client)
-    addUp(this.coverage, nemesis.counts)
-    return {
-      violations: this.violations,
-      traceHash: simulation.trace.hash,
-      simulatedMs: simulation.nowMs,
-      steps: simulation.steps,
-      coverage: this.coverage,
+    const ground: DrillGround = {
+      simulation,
+      cluster,
+      nemesis: this.nemesis,
+      random: simulation.random.fork('drills'),
+      clients,
+      work: this.work('drills'),
+      electionTimeoutMs: this.electionTimeoutMs,
+      compact: () => this.compact(0),
     }
+    this.troubles = this.makeTrouble(ground)
+    return ground
   }
 
-  private boot(member: string, emptyDirectory: 'new' | 'existing'): void {
-    this.handles.delete(member)
-    const world = this.world(member, { component: 'store', name: member })
-    const bugs = [this.options.bug].filter((bug): bug is StoreBug => bug !== undefined && STORE_BUGS.includes(bug))
-    startStore(world, {
-      cluster: CLUSTER,
-      clusterId: 'simulated',
-      member,
-      members: MEMBERS,
-      emptyDirectory,
-      heartbeatMs: 50,
-      electionTimeoutMs: 300,
-      checkpointEntries: 40,
-      logKeepEntries: 10,
-      checkpointPeriodMs: 2000,
-      compaction: 'off',
-      bugs,
-    }).then(
-      (handle) => {
-        this.handles.set(member, handle)
-        void handle.ended.then((why) => {
-          if (why !== undefined) this.violations.push(`member: ${member} gave up: ${String(why)}`)
-        })
-      },
-      (error: unknown) => {
-        // A start that a crash interrupted leaves nothing to say.
-        if (this.simulation.machine(member).up)
-          this.violations.push(`member: ${member} does not start: ${String(error)}`)
-      },
-    )
-  }
-
-  private async work(client: Client): Promise<void> {
+  /** Single faults, which may overlap, and drills, one at a time. */
+  private async makeTrouble(ground: DrillGround): Promise<void> {
     const { simulation } = this
-    const random = simulation.random.fork(`workload/${client.machine}`)
-    for (let n = 0; !this.over; n++) {
-      await simulation.sleep(random.between(20, 250))
+    const random = simulation.random.fork('trouble')
+    const names = Object.keys(DRILLS)
+    for (;;) {
+      await simulation.sleep(random.between(5000, 25_000))
       if (this.over) return
-      const key = random.pick(KEYS)
-      const input = drawInput(random, `${client.machine}-${n}`, client.lastRevision.get(key) ?? 0)
-      const operation: Op = { client: client.machine, input, invokedMs: simulation.nowMs }
-      this.history.get(key)?.push(operation)
-      this.coverage['operations'] = (this.coverage['operations'] ?? 0) + 1
-      const output = await client.execute(key, input, random.pick(MEMBERS))
-      if (output === 'unknown') {
-        this.coverage['unknownOutcomes'] = (this.coverage['unknownOutcomes'] ?? 0) + 1
-        if (input.type === 'get') this.forget(key, operation)
-      } else if (output === 'not-applied') this.forget(key, operation)
-      else Object.assign(operation, { output, returnedMs: simulation.nowMs })
-      if (input.type !== 'get')
-        this.writes.push({
-          client: client.machine,
-          key,
-          value: 'value' in input ? input.value : undefined,
-          told: told(output),
-        })
+      if (random.chance(0.5)) {
+        this.nemesis.strikeOne()
+        continue
+      }
+      const name = random.pick(names)
+      const fromMs = simulation.nowMs
+      simulation.log(`${(fromMs / 1000).toFixed(6)} DRILL ${name}`)
+      this.cluster.count(`drill.${name}`)
+      await (DRILLS[name] as (typeof DRILLS)[string])(ground)
+      // A handed-over lead is no trouble.
+      if (name !== 'movedLeader') this.drillTimes.push({ fromMs, toMs: simulation.nowMs })
     }
+  }
+
+  /** Streams that begin somewhere in the past. */
+  private async watchFromLongAgo(): Promise<void> {
+    const { simulation, records } = this
+    const reader = this.reader('watch-old')
+    const random = simulation.random.fork('watch-old')
+    for (;;) {
+      await simulation.sleep(random.between(4000, 20_000))
+      if (this.over) return
+      const now = records.revision
+      const startRevision = Math.max(1, records.compacted, now - random.int(40))
+      const wish = { ...EVERYTHING, prevKv: random.chance(0.7), noPut: random.chance(0.1), startRevision }
+      await reader.once(wish, random.pick(MEMBERS), now)
+    }
+  }
+
+  private async compactNowAndThen(): Promise<void> {
+    const random = this.simulation.random.fork('compaction')
+    for (;;) {
+      await this.simulation.sleep(random.between(20_000, 60_000))
+      if (this.over) return
+      await this.compact(random.int(20))
+    }
+  }
+
+  /** What is to be compacted is read before: it belongs to the true history. Leaves about so many revisions. */
+  private async compact(keep: number): Promise<boolean> {
+    const { records, random } = this
+    await this.readOn(random.pick(MEMBERS)).catch(() => undefined) // Then less is compacted.
+    const revision = this.toldUpTo - keep
+    if (revision <= records.compacted) return false
+    records.compacted = revision
+    const compactor = this.compactor
+    // A watch that is catching up just there.
+    const reader = this.lateReader
+    const startRevision = Math.max(1, revision - 1)
+    const late = reader.once({ ...EVERYTHING, startRevision, prevKv: true }, random.pick(MEMBERS), records.revision)
+    const answer = await compactor.ask('compact', { revision })
+    await late
+    if (answer.ok) this.cluster.count('compactions')
+    return answer.ok
+  }
+
+  private lazyCompactor: StoreClient | undefined
+  private get compactor(): StoreClient {
+    return (this.lazyCompactor ??= this.client('compactor'))
+  }
+  private lazyLateReader: WatchReader | undefined
+  private get lateReader(): WatchReader {
+    return (this.lazyLateReader ??= this.reader('watch-late'))
+  }
+  private lazyHistorian: WatchReader | undefined
+  private get historian(): WatchReader {
+    return (this.lazyHistorian ??= this.reader('historian', false))
+  }
+
+  private async readOn(member: string): Promise<void> {
+    const from = this.toldUpTo + 1
+    const { events, upTo } = await this.readFrom(member, from)
+    if (from !== this.toldUpTo + 1) return // Another one was faster.
+    this.told.push(...events)
+    this.toldUpTo = Math.max(this.toldUpTo, upTo)
+  }
+
+  private readFrom(member: string, from: number) {
+    return readHistory(this.historian.caller, this.historian.world, this.cluster.subjects, member, from)
   }
 
   /** Members that stand at the same index must hold the same at any time. */
   private sampleStates(): void {
-    for (const [member, handle] of this.handles)
-      if (this.simulation.machine(member).up)
-        handle.stateHash().then(
-          ({ appliedIndex, hash }) => this.states.push({ member, appliedIndex, hash }),
-          () => undefined, // It is starting or stopping: the next sample will do.
-        )
+    void this.cluster.stateHashes().then(
+      (states) => this.states.push(...states),
+      () => undefined, // One is starting or stopping: the next sample will do.
+    )
     this.simulation.at(this.simulation.nowMs + SAMPLE_MS, () => {
       if (!this.over) this.sampleStates()
     })
   }
 
-  /** It changed nothing and told nothing. */
-  private forget(key: string, operation: Op): void {
-    const list = this.history.get(key) as Op[]
-    list.splice(list.indexOf(operation), 1)
+  // ----------------------------------------------------------------------------------------------------- afterwards
+
+  /** Liveness: with all faults gone every member takes writes and reads, and all arrive at the same state. */
+  private async demandProgress(ground: DrillGround): Promise<void> {
+    const { simulation } = this
+    const healedMs = simulation.nowMs
+    await simulation.run({ untilMs: healedMs + 8 * this.electionTimeoutMs })
+    const client = ground.clients[0] as StoreClient
+    const finish = <T>(work: Promise<T>, what: string) => simulation.finish(work, simulation.nowMs + 20_000, what)
+    const late = { ...ground.work, isOver: () => false }
+    for (const member of MEMBERS) {
+      const key = REGISTERS[0] as string
+      for (const kind of ['put', 'get'] as const) {
+        const work = oneRegister(late, client, key, `final-${member}`, { kind, member })
+        if ((await finish(work, `a last ${kind}`)) === 'failed')
+          this.violations.push(
+            `convergence: ${member} does not serve a ${kind} ${simulation.nowMs - healedMs} ms after healing: ${client.lastError}`,
+          )
+      }
+      for (const register of REGISTERS)
+        await finish(oneRegister(late, client, register, '', { kind: 'get', member }), 'a last read')
+      await finish(client.read(SET.from, SET.to, member), 'a last read')
+    }
+    await simulation.run({ untilMs: healedMs + HEALED_MS })
+    for (const reader of this.readers) reader.stop()
   }
 
-  /** Pre-vote (thesis §9.6): a follower that was cut off and comes back must not depose a leader that is well. */
-  private async checkDisturbance(): Promise<void> {
-    const { simulation } = this
-    const term = async () => Math.max(...(await this.statuses()).map((s) => s.term))
-    const before = await term()
-    const leader = (await this.statuses()).find((s) => s.role === 'leader')?.header.member
-    const follower = MEMBERS.find((m) => m !== leader) as string
-    for (const other of MEMBERS.filter((m) => m !== follower)) {
-      simulation.network.link(follower, other).cut = true
-      simulation.network.link(other, follower).cut = true
-    }
-    await simulation.run({ untilMs: simulation.nowMs + 3000 })
-    simulation.network.heal()
-    await simulation.run({ untilMs: simulation.nowMs + 2000 })
-    const after = await term()
-    if (after !== before)
-      this.violations.push(
-        `disturbance: ${follower} was cut off for 3 s while ${leader} led; the term rose from ${before} to ${after}`,
+  private async judge(): Promise<void> {
+    const { simulation, cluster, records } = this
+    const finish = <T>(work: Promise<T>, what: string) => simulation.finish(work, simulation.nowMs + 20_000, what)
+    // Each member tells what is not yet told; all must tell the same.
+    const from = this.toldUpTo + 1
+    const tellings = await finish(
+      Promise.all(MEMBERS.map(async (member) => ({ member, ...(await this.readFrom(member, from)) }))),
+      'the whole history',
+    )
+    this.add('history', checkSameHistory(tellings))
+    this.told.push(...(tellings[0]?.events ?? []))
+    const history = new TrueHistory(this.told)
+    this.add('history', checkHistory(this.told))
+    this.add('linearizability', checkRevisionOrder(records.placed, history))
+    for (const [key, operations] of records.registers)
+      this.checkObject(key, simplifyRegisterHistory(operations), registerModel)
+    this.checkObject('list', records.list, listModel)
+    this.checkObject('set', records.set, setModel)
+    this.add('durability', checkDurable(records.writes, history.events))
+    this.add('outcomes', checkOutcomes(records.writes, history.events))
+    const guarded = { key: GUARDED, tokenOf: (value: string) => Number(value.split('#')[0]) }
+    this.add('lock', checkLock(LOCK, records.holdings, history, guarded, 1))
+    this.checkWatches(history)
+    this.checkLeases(history)
+    const atEnd = await finish(cluster.stateHashes(), 'state hashes')
+    this.add('equal state', checkEqualState([...this.states, ...atEnd]))
+    if (atEnd.length < MEMBERS.length || new Set(atEnd.map((s) => s.appliedIndex)).size !== 1)
+      this.violations.push(`convergence: ${atEnd.map((s) => `${s.member} applied up to ${s.appliedIndex}`).join(', ')}`)
+    this.violations.push(...cluster.problems)
+  }
+
+  private checkObject<S, I, O>(name: string, operations: readonly Operation<I, O>[], model: Model<S, I, O>): void {
+    const result = checkLinearizable(operations, model)
+    this.cluster.count(`verdict.${result.verdict}`)
+    if (result.verdict !== 'ok')
+      this.violations.push(`linearizability: ${name}: ${result.verdict}: ${result.explanation}`)
+  }
+
+  private checkWatches(history: TrueHistory): void {
+    const { records } = this
+    for (const stream of records.streams)
+      for (const { guarantee, text } of checkWatchGuarantees(stream, history, records.compacted))
+        this.violations.push(`watch: ${guarantee}: ${text}`)
+    for (const reader of this.readers)
+      if (['watch-all', 'watch-set', 'watch-key'].includes(reader.name) && reader.toldUpTo < history.lastRevision)
+        this.violations.push(
+          `watch: bookmarkable: ${reader.name} stands at ${reader.toldUpTo}, the store at ${history.lastRevision}, long after the last write`,
+        )
+  }
+
+  private checkLeases(history: TrueHistory): void {
+    const { nemesis, cluster, electionTimeoutMs } = this
+    const settlesMs = 4 * electionTimeoutMs
+    const trouble = [...nemesis.troubles, ...this.drillTimes].map(({ fromMs, toMs }) => ({
+      fromMs,
+      toMs: toMs + settlesMs,
+    }))
+    for (const record of this.records.leases)
+      this.add(
+        'lease',
+        checkLease(
+          record,
+          history,
+          {
+            clockRate: CLOCK_RATE,
+            noticeMs: 2000,
+            perLeaderChangeMs: 4 * electionTimeoutMs,
+          },
+          { leaderChanges: cluster.leaderChanges, trouble },
+        ),
       )
   }
 
-  private statuses() {
-    const { simulation } = this
-    return simulation.finish(
-      Promise.all(MEMBERS.map((m) => (this.handles.get(m) as StoreHandle).status())),
-      simulation.nowMs + 10_000,
-      'statuses',
-    )
-  }
-
-  /** Each key is read through every member: what was acknowledged must be there (S1). */
-  private async finalReads(client: Client): Promise<void> {
-    for (const key of KEYS)
-      for (const member of MEMBERS) {
-        const operation: Op = { client: `final/${member}`, input: { type: 'get' }, invokedMs: this.simulation.nowMs }
-        const output = await this.simulation.finish(
-          client.execute(key, { type: 'get' }, member),
-          this.simulation.nowMs + 10_000,
-          'a final read',
-        )
-        if (typeof output === 'string')
-          this.violations.push(
-            `convergence: ${member} does not serve a read after healing (${output}: ${client.lastError})`,
-          )
-        else this.history.get(key)?.push(Object.assign(operation, { output, returnedMs: this.simulation.nowMs }))
-      }
-  }
-
-  private async judge(client: Client): Promise<void> {
-    for (const [key, history] of this.history) {
-      const result = checkLinearizable(simplifyRegisterHistory(history), registerModel)
-      if (result.verdict !== 'ok')
-        this.violations.push(`linearizability: key ${key}: ${result.verdict}: ${result.explanation}`)
+  private report(): ScenarioReport {
+    const { simulation, records, cluster } = this
+    const coverage: Record<string, number> = {
+      operations: records.operations,
+      unknownOutcomes: records.unknown,
+      watchStreams: records.streams.length,
+      watchResumes: this.readers.reduce((sum, r) => sum + r.resumes, 0),
+      watchesCompacted: records.streams.filter((s) => s.ended?.reason === 'compacted').length,
+      watchEvents: records.streams.reduce((sum, s) => sum + s.messages.reduce((n, m) => n + m.events.length, 0), 0),
+      leases: records.leases.length,
+      leasesSeenEnding: records.leases.filter((l) => l.goneSeen).length,
+      locksHeld: records.holdings.length,
+      revisions: this.told.length,
+      elections: cluster.leaderChanges.length,
+      stateSamples: this.states.length,
     }
-    const truth = await this.simulation.finish(
-      readAll(client.world, this.subjects),
-      this.simulation.nowMs + 15_000,
-      'the whole history',
-    )
-    for (const watcher of this.watches) {
-      this.coverage['watchResumes'] = (this.coverage['watchResumes'] ?? 0) + watcher.resumes
-      const result = checkWatch(watcher.record, truth)
-      if (result.verdict !== 'ok') this.violations.push(`watch: ${result.explanation}`)
-      const last = truth.at(-1)?.revision ?? 0
-      if (watcher.record.toldUpTo < last)
-        this.violations.push(
-          `watch: ${watcher.record.reader} stands at ${watcher.record.toldUpTo}, the store at ${last}, long after the last write`,
-        )
-    }
-    const hashes = await this.simulation.finish(
-      Promise.all(MEMBERS.map((m) => (this.handles.get(m) as StoreHandle).stateHash())),
-      this.simulation.nowMs + 10_000,
-      'state hashes',
-    )
-    const atEnd = hashes.map(({ appliedIndex, hash }, i) => ({ member: MEMBERS[i] as string, appliedIndex, hash }))
-    this.violations.push(...checkEqualState([...this.states, ...atEnd]).map((text) => `equal state: ${text}`))
-    this.coverage['stateSamples'] = this.states.length
-    if (new Set(atEnd.map((s) => s.appliedIndex)).size !== 1)
-      this.violations.push(`convergence: ${atEnd.map((s) => `${s.member} applied up to ${s.appliedIndex}`).join(', ')}`)
-    this.violations.push(...checkDurable(this.writes, truth).map((text) => `durability: ${text}`))
-    this.violations.push(...checkOutcomes(this.writes, truth).map((text) => `outcomes: ${text}`))
-    const statuses = await this.statuses()
-    for (const status of statuses)
-      addUp(this.coverage, Object.fromEntries(Object.entries(status.counters).map(([name, n]) => [`store.${name}`, n])))
-    this.coverage['terms'] = Math.max(...statuses.map((s) => s.term))
-  }
-
-  private clientWorld(machine: string): SimWorld {
-    return this.world(machine, { component: 'admin', name: machine })
-  }
-
-  private world(machine: string, identity: Identity): SimWorld {
-    const token = identityToken(identity)
-    const inbox = this.subjects.inbox(token, `i${Math.floor(this.simulation.nowMs)}`)
-    return this.simulation
-      .machine(machine)
-      .world({ identity: token, inbox, grants: grants(CLUSTER, identity), directory: identity.component })
-  }
-}
-
-const STORE_BUGS: readonly PlantedBug[] = ['ack-before-sync', 'skip-pre-vote', 'stale-read', 'watch-last-lost']
-type StoreBug = 'ack-before-sync' | 'skip-pre-vote' | 'stale-read' | 'watch-last-lost'
-
-function told(output: RegisterOutput | 'not-applied' | 'unknown'): ToldWrite['told'] {
-  if (output === 'unknown') return { type: 'unknown' }
-  return output !== 'not-applied' && output.type === 'written' ? output : { type: 'not-applied' }
-}
-
-function drawInput(random: SimRandom, value: string, lastRevision: number): RegisterInput {
-  const dice = random.next()
-  if (dice < 0.45) return { type: 'get' }
-  if (dice < 0.75) return { type: 'put', value }
-  if (dice < 0.85) return { type: 'delete' }
-  return { type: 'compareAndSet', expected: lastRevision, value }
-}
-
-class Client {
-  readonly lastRevision = new Map<string, number>()
-  readonly machine: string
-  lastError = ''
-  private readonly caller: Caller
-  private seq = 0
-
-  constructor(
-    readonly world: SimWorld,
-    private readonly subjects: Subjects,
-    private readonly number: number,
-  ) {
-    this.machine = `client-${number}`
-    this.caller = new Caller(world)
-  }
-
-  /** Asks one member, once. */
-  async execute(
-    key: string,
-    input: RegisterInput,
-    member: string,
-  ): Promise<RegisterOutput | 'not-applied' | 'unknown'> {
-    const call = (verb: string, body: unknown) =>
-      this.caller.call(this.subjects.store(member, this.world.bus.identity, verb), body, { timeoutMs: 2000 })
-    const name = bytes(key)
-    try {
-      if (input.type === 'get') {
-        const { kvs } = (await call('range', { key: name })) as RangeReply
-        const kv = kvs[0]
-        this.lastRevision.set(key, kv?.modRevision ?? 0)
-        return { type: 'read', value: kv && text(kv.value), revision: kv?.modRevision ?? 0 }
-      }
-      const compare =
-        input.type === 'compareAndSet' ? [{ key: name, target: 'mod', result: '=', operand: input.expected }] : []
-      const op =
-        input.type === 'delete' ? { type: 'delete', key: name } : { type: 'put', key: name, value: bytes(input.value) }
-      const session = { clientId: `client-${this.number}`, seq: ++this.seq }
-      const reply = (await call('txn', { compare, success: [op], failure: [], session })) as TxnReply
-      if (!reply.succeeded) return { type: 'unchanged' }
-      const [done] = reply.replies
-      if (done?.type === 'delete' && done.deleted === 0) return { type: 'unchanged' }
-      if (input.type !== 'delete') this.lastRevision.set(key, reply.header.revision)
-      return { type: 'written', revision: reply.header.revision }
-    } catch (error) {
-      this.lastError = String(error)
-      return error instanceof CallError && error.outcome === 'not-applied' ? 'not-applied' : 'unknown'
+    addUp(coverage, this.nemesis.counts)
+    addUp(coverage, cluster.counts)
+    return {
+      violations: this.violations,
+      traceHash: simulation.trace.hash,
+      simulatedMs: simulation.nowMs,
+      steps: simulation.steps,
+      coverage,
     }
   }
-}
 
-/** A reader that resumes whenever its stream ends, at any member. */
-class Watcher {
-  readonly record: WatchRecord
-  resumes = 0
-  private readonly caller: Caller
-
-  constructor(
-    private readonly world: SimWorld,
-    private readonly subjects: Subjects,
-    member: string,
-    private readonly over: () => boolean,
-  ) {
-    this.caller = new Caller(world)
-    this.record = { reader: world.bus.identity, fromRevision: 1, events: [], toldUpTo: 0 }
-    this.open(member)
+  private add(checker: string, wrong: readonly string[]): void {
+    for (const text of wrong) this.violations.push(`${checker}: ${text}`)
   }
 
-  private open(member: string): void {
-    const { record } = this
-    let position = record.toldUpTo
-    this.caller.openStream(
-      this.subjects.store(member, this.world.bus.identity, 'watch'),
-      { key: bytes('\0'), rangeEnd: Uint8Array.of(0), startRevision: record.toldUpTo + 1 },
-      {
-        data: (body) => {
-          const { prevRevision, revision, events } = body as WatchData
-          // The first message says where the stream starts; from then on each joins the one before.
-          if (prevRevision > position && position > record.fromRevision - 1 && prevRevision !== record.toldUpTo)
-            throw new CallError('CONNECTION_LOST', 'maybe-applied', 'a message is missing')
-          for (const e of events) {
-            if (e.kv.modRevision <= record.toldUpTo) continue
-            record.events.push({
-              revision: e.kv.modRevision,
-              key: text(e.kv.key),
-              type: e.type,
-              value: e.type === 'put' ? text(e.kv.value) : '',
-            })
-          }
-          record.toldUpTo = Math.max(record.toldUpTo, revision)
-          position = revision
-        },
-        beat: (at) => {
-          const revision = (at as { revision?: number } | null)?.revision
-          if (revision !== undefined) record.toldUpTo = Math.max(record.toldUpTo, revision)
-        },
-        end: () => {
-          this.resumes++
-          const next = MEMBERS[(MEMBERS.indexOf(member) + 1) % MEMBERS.length] as string
-          // After the end readers go on: what was written last must reach them too.
-          if (!this.over() || this.resumes < 10_000) this.world.clock.setTimer(50, () => this.open(next))
-        },
-      },
-      { timeoutMs: 2000 },
+  private work(name: string): Work {
+    return {
+      simulation: this.simulation,
+      records: this.records,
+      random: this.simulation.random.fork(`workload/${name}`),
+      isOver: () => this.over,
+      pauseMs: [4000, 25_000],
+    }
+  }
+
+  private client(name: string): StoreClient {
+    const { simulation, cluster } = this
+    this.machines.push(name)
+    return new StoreClient(
+      cluster.clientWorld(name),
+      name,
+      cluster.subjects,
+      () => MEMBERS,
+      this.records,
+      simulation.random.fork(`client/${name}`),
+      () => simulation.nowMs,
     )
   }
-}
 
-/** All events from the beginning, by one watch after healing: what really happened. */
-function readAll(world: SimWorld, subjects: Subjects): Promise<SeenEvent[]> {
-  const caller = new Caller(world, { name: 'truth' })
-  const events: SeenEvent[] = []
-  return new Promise((resolve, reject) => {
-    const stream = caller.openStream(
-      subjects.store('m0', world.bus.identity, 'watch'),
-      { key: bytes('\0'), rangeEnd: Uint8Array.of(0), startRevision: 1 },
-      {
-        data(body) {
-          for (const e of (body as WatchData).events)
-            events.push({
-              revision: e.kv.modRevision,
-              key: text(e.kv.key),
-              type: e.type,
-              value: e.type === 'put' ? text(e.kv.value) : '',
-            })
-        },
-        beat() {
-          resolve(events)
-          stream.cancel()
-        },
-        end: (reason, error) => reject(error ?? new Error(`the watch ended: ${reason}`)),
-      },
-      { timeoutMs: 5000 },
+  private reader(name: string, isLinked = true): WatchReader {
+    const { simulation, cluster } = this
+    if (isLinked) this.machines.push(name)
+    const random = simulation.random.fork(`reader/${name}`)
+    const reader = new WatchReader(
+      cluster.clientWorld(name),
+      cluster.subjects,
+      name,
+      () => MEMBERS,
+      this.records,
+      random,
     )
-  })
+    this.readers.push(reader)
+    return reader
+  }
 }

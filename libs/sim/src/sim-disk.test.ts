@@ -217,3 +217,22 @@ async function apply(
   twin.set(step.path, bytes)
   assert.equal(file.sizeBytes, bytes.length)
 }
+
+test('a tripwire ends the machine in place of an operation; damage is what a read gives, also after a crash', async () => {
+  const { machine, mount, run, reboot, device, simulation } = setUp('tripwire')
+  const disk = mount()
+  const file = await run(disk.open('log', { preallocateBytes: 2048 }))
+  await run(file.write(0, new Uint8Array(2048).fill(7)))
+  await run(file.sync())
+  await run(disk.syncDir(''))
+  device.tripwire = { operations: 1, run: () => machine.crash() }
+  await run(file.write(0, Uint8Array.of(1)))
+  void file.sync()
+  await simulation.run({ untilMs: simulation.nowMs + 1000 })
+  assert.equal(machine.up, false)
+  assert.equal(device.tripwire, undefined)
+  assert.ok(device.zeroSector('/d/log', 600))
+  assert.equal(device.zeroSector('/d/log', 4096), false)
+  const bytes = (await run(reboot().read('log'))) as Uint8Array
+  assert.deepEqual([bytes[511], bytes[512], bytes[1023], bytes[1024]], [7, 0, 0, 7])
+})

@@ -48,6 +48,8 @@ export class SimDisk {
     failing: false,
   }
   readonly counters = { syncs: 0, lostSectors: 0, lostNames: 0 }
+  /** Nemesis: before the operation after so many others, `run` is called once in its place: to crash at any write. */
+  tripwire: { operations: number; run(): void } | undefined
 
   constructor(readonly random: SimRandom) {}
 
@@ -102,6 +104,31 @@ export class SimDisk {
     const bit = 1 << this.random.int(8)
     file.present[offset] = (file.present[offset] as number) ^ bit
     if (offset < file.durable.length) file.durable[offset] = (file.durable[offset] as number) ^ bit
+    return true
+  }
+
+  /** As `flipBit`, of a whole sector: it reads as zeroes, as after a write that never reached the device. */
+  zeroSector(path: string, offset: number): boolean {
+    const file = this.files.get(path)
+    if (!file || offset < 0 || offset >= file.sizeBytes) return false
+    const from = Math.floor(offset / SECTOR_BYTES) * SECTOR_BYTES
+    file.present.fill(0, from, Math.min(from + SECTOR_BYTES, file.sizeBytes))
+    file.durable.fill(0, Math.min(from, file.durable.length), Math.min(from + SECTOR_BYTES, file.durable.length))
+    return true
+  }
+
+  /** What is stored under a path now: for nemeses, which look where to hit. */
+  peek(path: string): Uint8Array | undefined {
+    const file = this.files.get(path)
+    return file?.present.subarray(0, file.sizeBytes)
+  }
+
+  /** True: the tripwire was touched, and the operation does not happen. */
+  trips(): boolean {
+    const { tripwire } = this
+    if (!tripwire || tripwire.operations-- > 0) return false
+    this.tripwire = undefined
+    tripwire.run()
     return true
   }
 
@@ -317,6 +344,7 @@ class Mounted implements Disk {
     const [low, high] = sync ? condition.syncMs : condition.operationMs
     return new Promise((resolve, reject) => {
       this.host.after(low + (high - low) * random.next(), what, () => {
+        if (this.disk.trips()) return
         try {
           if (condition.failing) throw new DiskError('IO', `${what}: input/output error`)
           resolve(run())

@@ -1,0 +1,104 @@
+import { grants, type Identity, identityToken, type StoreStatusReply, Subjects } from '@capstan/protocol'
+import type { Simulation, SimWorld } from '@capstan/sim'
+import { type StoreHandle, type StoreOptions, startStore } from '@capstan/store'
+
+const CLUSTER = 'c'
+
+/** Members of one store as simulated machines, started again after each crash. */
+export class StoreCluster {
+  readonly subjects = new Subjects(CLUSTER)
+  readonly handles = new Map<string, StoreHandle>()
+  /** What no fault explains: a member that gives up, or does not start. */
+  readonly problems: string[] = []
+  /** When somebody began to lead, ms. */
+  readonly leaderChanges: number[] = []
+  readonly counts: Record<string, number> = {}
+  /** Members whose disk was damaged: such a one may refuse to start; its directory is emptied then, as an operator would. */
+  readonly damaged = new Set<string>()
+  private worlds = 0
+  private readonly boots = new Map<string, number>()
+
+  constructor(
+    private readonly simulation: Simulation,
+    readonly members: readonly string[],
+    private readonly options: Omit<StoreOptions, 'cluster' | 'clusterId' | 'member' | 'members' | 'emptyDirectory'>,
+  ) {}
+
+  boot(member: string, emptyDirectory: 'new' | 'existing'): void {
+    const { simulation } = this
+    const boot = (this.boots.get(member) ?? 0) + 1
+    this.boots.set(member, boot)
+    this.handles.delete(member)
+    const isPresent = () => simulation.machine(member).up && this.boots.get(member) === boot
+    const world = this.world(member, { component: 'store', name: member })
+    const gaveUp = (what: string, error: unknown) => {
+      if (!isPresent()) return // What a crash interrupted leaves nothing to say.
+      if (!this.damaged.has(member)) {
+        this.problems.push(`member: ${member} ${what}: ${String(error)}`)
+        return
+      }
+      this.count('damageRefused')
+      simulation.machine(member).crash()
+      simulation.machine(member).disk.wipe('/store')
+      simulation.machine(member).restart()
+      this.damaged.delete(member)
+      this.boot(member, 'existing')
+    }
+    startStore(world, {
+      ...this.options,
+      cluster: CLUSTER,
+      clusterId: 'simulated',
+      member,
+      members: this.members,
+      emptyDirectory,
+    }).then(
+      (handle) => {
+        if (!isPresent()) return
+        this.handles.set(member, handle)
+        void handle.ended.then((why) => {
+          if (why !== undefined) gaveUp('gave up', why)
+        })
+      },
+      (error: unknown) => gaveUp('does not start', error),
+    )
+  }
+
+  /** Notes elections in what members log. */
+  heed(line: string): void {
+    if (line.includes(' info leads ')) this.leaderChanges.push(this.simulation.nowMs)
+  }
+
+  /** Of members that are up. */
+  statuses(): Promise<StoreStatusReply[]> {
+    return Promise.all([...this.handles].filter(([m]) => this.simulation.machine(m).up).map(([, h]) => h.status()))
+  }
+
+  /** The member that leads in the highest term, if one does. */
+  async leader(): Promise<string | undefined> {
+    const leaders = (await this.statuses()).filter((s) => s.role === 'leader').sort((a, b) => b.term - a.term)
+    return leaders[0]?.header.member
+  }
+
+  stateHashes(): Promise<{ member: string; appliedIndex: number; hash: string }[]> {
+    const running = [...this.handles].filter(
+      ([m]) => this.simulation.machine(m).up && !this.simulation.machine(m).paused,
+    )
+    return Promise.all(running.map(async ([member, handle]) => ({ member, ...(await handle.stateHash()) })))
+  }
+
+  clientWorld(machine: string): SimWorld {
+    return this.world(machine, { component: 'admin', name: machine })
+  }
+
+  count(name: string): void {
+    this.counts[name] = (this.counts[name] ?? 0) + 1
+  }
+
+  private world(machine: string, identity: Identity): SimWorld {
+    const token = identityToken(identity)
+    const inbox = this.subjects.inbox(token, `i${++this.worlds}`)
+    return this.simulation
+      .machine(machine)
+      .world({ identity: token, inbox, grants: grants(CLUSTER, identity), directory: identity.component })
+  }
+}
