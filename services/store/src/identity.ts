@@ -16,6 +16,8 @@ export interface MemberIdentity {
   mayVote: boolean
   /** It came to a cluster that runs: who takes part stands in the log that it is sent, not in its options. */
   joined: boolean
+  /** What it found damaged and had to give up; until it votes again. */
+  repairing?: { what: 'log' | 'all'; text: string; setAside: boolean } | undefined
   /** Some configuration has named it. */
   named: boolean
   /** A log was begun here: should there be none, it was lost. */
@@ -71,6 +73,7 @@ export async function loadIdentity(
     mayVote: found.mayVote === true,
     joined: found.joined === true,
     named: found.named !== false,
+    repairing: found.repairing,
     // Directories made before there was this note have none: it is made when their log is found.
     logBegun: found.logBegun === true,
     peers: { ...found.peers },

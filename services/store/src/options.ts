@@ -55,6 +55,8 @@ export interface StoreOptions {
   emptyDirectory?: 'new' | 'existing' | 'join'
   /** Opens the state engine. Default: checkpoints as one file on `world.disk` (for simulation and tests). */
   openEngine?: (disk: Disk) => StateEngine | Promise<StateEngine>
+  /** Where below `world.disk` that engine keeps all that it has: set aside as a whole if it is damaged. Default `state`. */
+  stateDir?: string
 
   /** Default 50. */
   heartbeatMs?: number

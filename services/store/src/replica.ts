@@ -18,6 +18,7 @@ import { CheckpointFileEngine } from './checkpoint-file-engine.js'
 import { loadIdentity, type MemberIdentity, saveIdentity } from './identity.js'
 import { ELECTION_TIMEOUT_MS, HEARTBEAT_MS, PLANTED_BUGS, type StoreOptions, type StoreWorld } from './options.js'
 import { type RaftFrame, RaftLink } from './raft-link.js'
+import { damageIn, forget, openingState, setAside, StateUnusable } from './repair.js'
 import type { SessionId } from './requests.js'
 import { OutgoingSnapshot } from './snapshots.js'
 import { maybeApplied, notApplied, StoreError } from './store-error.js'
@@ -38,6 +39,7 @@ const SNAPSHOT_IDLE_MS = 30_000
 /** A disk that takes longer is what to look at when writes stall. */
 const SLOW_SYNC_MS = 200
 const LOG_DIR = 'raft'
+const STATE_DIR = 'state'
 
 export interface ReplicaHooks {
   /** A raft frame came in. */
@@ -130,7 +132,7 @@ export class Replica {
     this.pumpSoon()
   }
 
-  /** @throws StoreError, LogDamaged, SnapshotDamaged, DiskError */
+  /** @throws StoreError, LogDamaged, StateUnusable, DiskError */
   static async open(world: StoreWorld, options: StoreOptions, log: Log, hooks: ReplicaHooks): Promise<Replica> {
     const { clusterId, member } = options
     const { emptyDirectory = 'existing' } = options
@@ -140,9 +142,31 @@ export class Replica {
       { clusterId, member },
       options.members.includes(member) ? emptyDirectory : 'join',
     )
-    const engine = await (options.openEngine?.(world.disk) ?? CheckpointFileEngine.open(world.disk))
+    const dirs = { log: LOG_DIR, state: options.stateDir ?? STATE_DIR }
+    const present = await setAside(world.disk, identity, dirs)
     try {
-      return await Replica.openWith(world, options, log, hooks, identity, new Mvcc(engine))
+      return await Replica.openDirectory(world, options, log, hooks, present)
+    } catch (error) {
+      const what = damageIn(error)
+      const alone = !identity.joined && options.members.every((name) => name === member)
+      // Who forgot already has nothing left to give up but what it was sent since: that may well be damaged again.
+      if (what === undefined || alone) throw error
+      const forgetful = await forget(world.disk, world.random, log, present, what, error, dirs)
+      return Replica.openDirectory(world, options, log, hooks, forgetful)
+    }
+  }
+
+  private static async openDirectory(
+    world: StoreWorld,
+    options: StoreOptions,
+    log: Log,
+    hooks: ReplicaHooks,
+    identity: MemberIdentity,
+  ): Promise<Replica> {
+    const engine = await openingState(() => options.openEngine?.(world.disk) ?? CheckpointFileEngine.open(world.disk))
+    try {
+      const mvcc = await openingState(() => new Mvcc(engine))
+      return await Replica.openWith(world, options, log, hooks, identity, mvcc)
     } catch (error) {
       await engine.close()
       throw error
@@ -227,7 +251,14 @@ export class Replica {
     const strangers = [...this.strangers]
       .sort()
       .map((from) => `${from} forgot what it knew and says that it is new: refused`)
-    return [...(this.lastError === undefined ? [] : [this.lastError]), ...strangers]
+    const { repairing } = this.identity
+    return [
+      ...(repairing
+        ? [`REPAIRING: ${repairing.text}; set aside; does not vote until the others have repaired it`]
+        : []),
+      ...(this.lastError === undefined ? [] : [this.lastError]),
+      ...strangers,
+    ]
   }
 
   figures(): Record<string, number> {
@@ -622,7 +653,8 @@ export class Replica {
     this.state = this.raft.status()
     const { role, leader, term, mayVote } = this.state
     if (mayVote && !this.identity.mayVote) {
-      this.identity = { ...this.identity, mayVote: true }
+      this.identity = { ...this.identity, mayVote: true, repairing: undefined }
+      this.counters.repairs = (this.counters.repairs ?? 0) + 1
       this.log.info({}, 'repaired: votes again')
       // Only after raft's own note of it is durable. Should a crash come before it is written, the repair is done once more.
       this.persisting.then(
@@ -840,15 +872,12 @@ async function openLog(
   const { appliedIndex } = mvcc
   const base = recovered.snapshot ?? { index: 0, term: 0, configuration }
   if (appliedIndex < base.index)
-    throw new StoreError(
-      'BAD_REQUEST',
-      'not-applied',
+    throw new StateUnusable(
       `the state ends at entry ${appliedIndex}, the log begins after ${base.index}: part of the directory is missing`,
     )
   if (appliedIndex === 0) return { log, recovered }
   const [index, term] = decode(mvcc.extra('raft') ?? encode([0, 0])) as [number, number]
-  if (index !== appliedIndex)
-    throw new StoreError('BAD_REQUEST', 'not-applied', `the state says that it ends at ${index} and at ${appliedIndex}`)
+  if (index !== appliedIndex) throw new StateUnusable(`the state says that it ends at ${index} and at ${appliedIndex}`)
   const termInLog =
     appliedIndex === base.index ? base.term : recovered.entries.find((entry) => entry.index === appliedIndex)?.term
   if (termInLog === term) return { log, recovered }

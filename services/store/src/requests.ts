@@ -77,6 +77,21 @@ export function watchOf(body: Record<string, unknown>) {
   }
 }
 
+/**
+ * May it take space that is not taken yet? Deletions, compaction, revocation and renewal go on when there is none (they
+ * take a little of the log, which is given back).
+ */
+export function mayGrow(command: Command): boolean {
+  if (command.type === 'leaseGrant') return true
+  return command.type === 'txn' && puts(command.txn)
+}
+
+function puts(txn: Txn | undefined): boolean {
+  const any = (ops: Txn['success'] | undefined) =>
+    ops?.some((op) => op?.type === 'put' || (op?.type === 'txn' && puts(op.txn)))
+  return any(txn?.success) === true || any(txn?.failure) === true
+}
+
 /** Bytes of keys and values in a request: what the bound is about. */
 export function bytesOf(command: Command): number {
   if (command.type !== 'txn') return 0

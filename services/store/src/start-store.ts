@@ -8,7 +8,7 @@ const MAILBOX_MAX = 65_536
 /**
  * Starts one member of the store: serves `store.<member>.from.*.*`, talks raft with the others, beats every second.
  * Resolves when it serves; that needs no quorum. A member that crashes is started again from its directory.
- * @throws StoreError if the directory is not this member's; LogDamaged, SnapshotDamaged if it is damaged.
+ * @throws StoreError if the directory is not this member's; LogDamaged, StateUnusable if it is damaged and nobody can repair it.
  */
 export async function startStore(world: StoreWorld, options: StoreOptions): Promise<StoreHandle> {
   if (options.emptyDirectory === 'new' && !options.members.includes(options.member))

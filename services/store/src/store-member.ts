@@ -11,7 +11,7 @@ import {
   serve,
   type Server,
 } from '@capstan/actor'
-import { checkTxn, type Command, type CommandResult, MvccError, type RangeQuery, SnapshotDamaged } from '@capstan/mvcc'
+import { checkTxn, type Command, type CommandResult, MvccError, type RangeQuery } from '@capstan/mvcc'
 import {
   type Beat,
   BEAT_PERIOD_MS,
@@ -27,12 +27,14 @@ import { type BackupHeader, sendBackup } from './backup.js'
 import { Lessor } from './lessor.js'
 import { ELECTION_TIMEOUT_MS, HEARTBEAT_MS, type StoreOptions, type StoreWorld } from './options.js'
 import type { RaftFrame } from './raft-link.js'
+import { StateUnusable } from './repair.js'
 import { Replica } from './replica.js'
 import {
   bad,
   bytesOf,
   LEADER_VERBS,
   objectBody,
+  mayGrow,
   memberName,
   optionalWholeNumber,
   rangeOf,
@@ -126,7 +128,7 @@ export class StoreMember implements Behaviour<StoreMessage> {
       await this.start()
     } catch (error) {
       // Trying again would not help: somebody must look at the directory.
-      if (error instanceof StoreError || error instanceof LogDamaged || error instanceof SnapshotDamaged)
+      if (error instanceof StoreError || error instanceof LogDamaged || error instanceof StateUnusable)
         this.report.refused(error)
       throw error
     }
@@ -588,8 +590,8 @@ export class StoreMember implements Behaviour<StoreMessage> {
     const bytesMax = this.options.requestBytesMax ?? 1536 * 1024
     if (bytes > bytesMax) throw notApplied('TOO_LARGE', `a request of ${bytes} bytes; at most ${bytesMax}`)
     // What frees space must get through.
-    if (this.noSpace && !FREES_SPACE.includes(command.type))
-      throw notApplied('NO_SPACE', `the disk of ${this.options.member} is full`)
+    if (this.noSpace && mayGrow(command))
+      throw notApplied('NO_SPACE', `the disk of ${this.options.member} is nearly full: only what frees space is taken`)
     const result = await this.replica.propose(command)
     if (result.type === 'failed') throw StoreError.fromMvcc(result.error)
     return result
@@ -741,7 +743,10 @@ export class StoreMember implements Behaviour<StoreMessage> {
       members: this.members().map(({ name }) => name),
       peersHeard: replica.peersHeard(),
       clusterVersion: mvcc.clusterVersion,
-      errors: [...(this.noSpace ? ['NO_SPACE: writes are refused'] : []), ...replica.errors()],
+      errors: [
+        ...(this.noSpace ? ['NO_SPACE: the disk is nearly full: only what frees space is taken'] : []),
+        ...replica.errors(),
+      ],
       counters: { ...replica.figures(), watches: this.hub.size, watchesBehind: this.hub.behind, ...mvcc.figures() },
     }
   }
@@ -777,8 +782,6 @@ export class StoreMember implements Behaviour<StoreMessage> {
   }
 }
 
-/** Taken also when there is no space: what frees some, and what keeps alive what is there. */
-const FREES_SPACE: readonly string[] = ['compact', 'leaseRevoke', 'leaseCheckpoint']
 const REMOVED_LINGER_MS = 200
 const BACKUPS_MAX = 4
 const CALLS_WAITING_MAX = 8192

@@ -369,13 +369,14 @@ describe('failures', { concurrency: 4 }, () => {
     }
   })
 
-  test('a full disk refuses writes and serves reads; a failed write of the log restarts the member', async () => {
+  test('a full disk refuses what needs space, and takes what frees it; a failed write or sync of the log restarts the member', async () => {
     const cluster = await LocalCluster.start({ size: 1 })
     try {
       await cluster.put('s0', 'a', '1')
       await cluster.stop('s0')
       let free = 0
       let failWrites = 0
+      let failSyncs = 0
       const wrap = (disk: Disk): Disk => ({
         list: (dir) => disk.list(dir),
         read: (path) => disk.read(path),
@@ -390,7 +391,7 @@ describe('failures', { concurrency: 4 }, () => {
           failing.write = (offset, contents) =>
             failWrites-- > 0 ? Promise.reject(new DiskError('IO', 'planted')) : file.write(offset, contents)
           failing.read = (offset, length) => file.read(offset, length)
-          failing.sync = () => file.sync()
+          failing.sync = () => (failSyncs-- > 0 ? Promise.reject(new DiskError('IO', 'planted')) : file.sync())
           failing.truncate = (size) => file.truncate(size)
           failing.close = () => file.close()
           return failing
@@ -398,8 +399,13 @@ describe('failures', { concurrency: 4 }, () => {
       })
       await cluster.startMember('s0', { freeBytesMin: 1000 }, wrap)
       await cluster.until('the refusal', async () => ((await cluster.status('s0'))?.errors.length ?? 0) > 0)
+      assert.match(String((await cluster.status('s0'))?.errors[0]), /^NO_SPACE: the disk is nearly full/)
       assert.equal(await code(cluster.put('s0', 'b', '1')), 'NO_SPACE not-applied')
+      assert.equal(await code(cluster.call('s0', 'leaseGrant', { id: 9, ttlSeconds: 9 })), 'NO_SPACE not-applied')
       assert.equal(await cluster.get('s0', 'a'), '1')
+      const nothing = { compare: [], failure: [] }
+      await cluster.call('s0', 'txn', { ...nothing, success: [{ type: 'delete', key: bytes('c') }] })
+      await cluster.call('s0', 'compact', { revision: 2 })
       await cluster.stop('s0')
       free = 1e9
       await cluster.startMember('s0', {}, wrap)
@@ -407,6 +413,11 @@ describe('failures', { concurrency: 4 }, () => {
       failWrites = 1
       assert.match(await code(cluster.put('s0', 'c', '1')), /maybe-applied$/)
       await cluster.until('the restart', () => cluster.put('s0', 'd', '1').catch(() => undefined))
+      // A failed sync is final: it is never tried again on the same file, only a restart tells what is durable.
+      failSyncs = 1
+      assert.match(await code(cluster.put('s0', 'e', '1')), /maybe-applied$/)
+      await cluster.until('the restart', () => cluster.put('s0', 'f', '1').catch(() => undefined))
+      assert.equal(failSyncs < 1, true)
       assert.equal(await cluster.get('s0', 'b'), '1')
     } finally {
       await cluster.end()

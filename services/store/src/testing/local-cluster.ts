@@ -78,7 +78,7 @@ export class LocalCluster {
         members: this.members,
         heartbeatMs: 30,
         electionTimeoutMs: 300,
-        openEngine: () => new LmdbStateEngine(join(dir, 'lmdb')),
+        openEngine: () => new LmdbStateEngine(join(dir, 'state')),
         ...this.options,
         ...more,
       },
