@@ -443,16 +443,17 @@ export class Replica {
     })
   }
 
-  /** Resolves when another member leads. @throws StoreError if that took too long, or there is nobody to take it. */
+  /** Resolves when another member (or `to`, also if it leads already) leads. @throws StoreError if that took too long, or there is nobody to take it. */
   transferLeadership(to?: string): Promise<void> {
     const status = this.raft.status()
     if (status.role !== 'leader') return Promise.reject(notApplied('NO_LEADER', `${this.options.member} does not lead`))
     const best = Object.entries(status.progress)
       .filter(([id]) => status.heard.includes(id) && status.configuration.voters.includes(id))
       .sort((a, b) => b[1].match - a[1].match || (a[0] < b[0] ? -1 : 1))[0]?.[0]
+    // It may have been asked of the leader before, which then handed over more slowly than it could wait for.
+    if (to === this.options.member) return Promise.resolve()
     const target = to ?? best
-    if (target === undefined || target === this.options.member)
-      return Promise.reject(notApplied('NO_LEADER', 'nobody to hand leadership to'))
+    if (target === undefined) return Promise.reject(notApplied('NO_LEADER', 'nobody to hand leadership to'))
     if (!this.raft.transferLeadership(target))
       return Promise.reject(notApplied('NO_LEADER', `${target} cannot take leadership over`))
     this.pumpSoon()

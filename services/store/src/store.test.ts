@@ -220,6 +220,8 @@ describe('three members', () => {
     await cluster.call(from, 'moveLeader', { to })
     await cluster.until('the new leader', async () => (await cluster.leader()) === to)
     await cluster.put(from, 'moved', '1')
+    await cluster.call(from, 'moveLeader', { to })
+    assert.equal(await cluster.leader(), to, 'it leads already')
   })
 })
 
