@@ -4,12 +4,13 @@ import { type Compare, type KeyRange, MvccError, type Txn, type TxnOp } from './
 export interface TxnLimits {
   /** Operations in one list, and comparisons (etcd: 128). */
   opsMax: number
+  /** etcd knows no bound but that of requests. */
   keyBytesMax: number
   /** Nested transactions within each other. */
   depthMax: number
 }
 
-export const TXN_LIMITS: TxnLimits = { opsMax: 512, keyBytesMax: 4096, depthMax: 4 }
+export const TXN_LIMITS: TxnLimits = { opsMax: 512, keyBytesMax: 1536 * 1024, depthMax: 4 }
 
 /** Shape and etcd's rule that no key is put twice, or put and deleted, on one path.
  *  @throws MvccError BAD_REQUEST */

@@ -31,6 +31,12 @@ export class MemoryStateEngine implements StateEngine {
     return rangeOf(this.tree, from, to)
   }
 
+  count(from: Uint8Array, to?: Uint8Array): number {
+    const [start, end] = [toLatin1(from), to ? toLatin1(to) : '\uffff']
+    // It counts whole leaves, as it is to call nobody.
+    return start < end ? this.tree.forRange(start, end, false) : 0
+  }
+
   commit(batch: readonly EngineWrite[], appliedIndex: number): void {
     if (appliedIndex < this.appliedIndex)
       throw new Error(`applied index falls from ${this.appliedIndex} to ${appliedIndex}`)

@@ -212,6 +212,61 @@ test('bad transactions are refused and change nothing', () => {
   assert.equal(bench.one(ops(branches)).type, 'txn')
 })
 
+test('a hot key: any former revision in few steps, with and without what is compacted', () => {
+  const engine = new MemoryStateEngine()
+  const mvcc = new Mvcc(engine, { recentBytesMax: 0 })
+  const changes = 3000
+  const entry = (index: number) => ({ index, command: ops(put('hot', String(index))) })
+  mvcc.applyBatch(Array.from({ length: changes }, (_, at) => entry(at + 1)))
+  let gets = 0
+  const get = engine.get.bind(engine)
+  engine.get = (key) => {
+    gets++
+    return get(key)
+  }
+  const look = (revision: number) => {
+    const [kv] = mvcc.range({ key: bytes('hot'), revision }).kvs
+    assert.deepEqual([text(kv?.value as Uint8Array), kv?.version], [String(revision - 1), revision - 1])
+  }
+  for (let revision = 2; revision <= changes; revision += 97) {
+    gets = 0
+    look(revision)
+    assert.ok(gets < 40, `${gets} reads for revision ${revision}`)
+  }
+  mvcc.applyBatch([{ index: changes + 1, command: { type: 'compact', revision: 2000 } }])
+  while (mvcc.sweep(100));
+  for (let revision = 2000; revision <= changes; revision += 97) look(revision)
+  assert.equal(engine.count(bytes('k'), bytes('l')), changes + 1 - 2000 + 1)
+})
+
+test('pages of a list at one revision, while it goes on changing', () => {
+  const bench = new Bench()
+  for (let n = 100; n < 200; n++) bench.apply(ops(put(`k${n}`, 'x')))
+  let revision = 0
+  let key = bytes('k')
+  const seen: string[] = []
+  for (let left = 100; ; ) {
+    const page = bench.mvcc.range({ key, rangeEnd: bytes('l'), limit: 7, revision })
+    revision ||= bench.mvcc.revision
+    assert.equal(page.count, left)
+    seen.push(...page.kvs.map((kv) => text(kv.key)))
+    if (!page.more) break
+    left -= page.kvs.length
+    key = bytes(`${seen.at(-1)}\0`)
+    bench.apply(ops(remove(`k${100 + left}`), put(`k${left}x`, 'y')))
+  }
+  assert.deepEqual(
+    seen,
+    Array.from({ length: 100 }, (_, n) => `k${n + 100}`),
+  )
+})
+
+test('a state of another format is refused with words, not misread', () => {
+  const engine = new MemoryStateEngine()
+  engine.commit([[bytes('mrevision'), new Uint8Array(8)]], 5)
+  assert.throws(() => new Mvcc(engine), /format 1, this program reads and writes 2/)
+})
+
 test('a damaged or short snapshot is refused', async () => {
   const bench = new Bench()
   bench.apply(ops(put('a', '1')), ops(put('b', '2')))
@@ -232,11 +287,13 @@ test('a damaged or short snapshot is refused', async () => {
 
 // ------------------------------------------------------------------------------------------------- against a naive twin
 
-const keyArb = fc.constantFrom('a', 'b', 'ba', 'c')
+/** Too long for a row of its own, and of one bucket. */
+const LONG = 'b'.repeat(460)
+const keyArb = fc.constantFrom('a', 'b', 'ba', 'c', `${LONG}1`, `${LONG}2`, LONG.slice(0, 448))
 const rangeArb = fc.oneof(
   keyArb.map((key): KeyRange => ({ key: bytes(key) })),
   fc
-    .tuple(keyArb, fc.constantFrom('b', 'bb', 'd', '\0'))
+    .tuple(keyArb, fc.constantFrom('b', 'bb', 'd', '\0', `${LONG}2`))
     .map(([key, end]): KeyRange => ({ key: bytes(key), rangeEnd: bytes(end) })),
 )
 const small = fc.integer({ min: 0, max: 12 })
@@ -286,11 +343,15 @@ const txnArb: fc.Arbitrary<Txn> = fc.oneof(
   { weight: 5, arbitrary: flatArb },
   { weight: 1, arbitrary: flatArb.map((txn): Txn => ({ compare: [], success: [{ type: 'txn', txn }], failure: [] })) },
 )
-const stepArb = fc.oneof(
-  { weight: 10, arbitrary: txnArb.map((txn): Command | 'restart' | 'snapshot' | 'sweep' => ({ type: 'txn', txn })) },
+const commandArb: fc.Arbitrary<Command> = fc.oneof(
+  { weight: 10, arbitrary: txnArb.map((txn): Command => ({ type: 'txn', txn })) },
   { weight: 2, arbitrary: fc.constantFrom(1, 2).map((id): Command => ({ type: 'leaseGrant', id, ttlSeconds: 5 })) },
   { weight: 1, arbitrary: fc.constantFrom(1, 2).map((id): Command => ({ type: 'leaseRevoke', id })) },
   { weight: 1, arbitrary: small.map((n): Command => ({ type: 'compact', revision: n + 1 })) },
+)
+const stepArb = fc.oneof(
+  // Commands of one batch.
+  { weight: 12, arbitrary: fc.array(commandArb, { minLength: 1, maxLength: 4 }) },
   { weight: 1, arbitrary: fc.constantFrom('restart' as const, 'snapshot' as const, 'sweep' as const) },
 )
 
@@ -320,16 +381,21 @@ test('against the naive twin: transactions, leases, compaction, restart, snapsho
             bench.mvcc.sweep(2)
             assert.deepEqual([...bench.mvcc.dump()], dump)
           } else {
-            const result = bench.one(step)
-            const code = result.type === 'failed' ? result.error.code : undefined
-            if (step.type === 'txn') {
-              if (code === 'BAD_REQUEST') continue // A key touched twice: the twin does not judge that.
-              const { type: _, repeated: __, ...plain } = result as Extract<CommandResult, { type: 'txn' }>
-              assert.deepEqual(code ?? plain, twin.txn(step.txn))
-            } else if (step.type === 'leaseGrant') assert.equal(code, twin.grant(step.id, step.ttlSeconds))
-            else if (step.type === 'leaseRevoke') assert.equal(code, twin.revoke(step.id))
-            else if (step.type === 'compact') assert.equal(code, twin.compact(step.revision))
+            const results = bench.apply(...step)
+            step.forEach((command, at) => {
+              const result = results[at] as CommandResult
+              const code = result.type === 'failed' ? result.error.code : undefined
+              if (command.type === 'txn') {
+                if (code === 'BAD_REQUEST') return // A key touched twice: the twin does not judge that.
+                const { type: _, repeated: __, ...plain } = result as Extract<CommandResult, { type: 'txn' }>
+                assert.deepEqual(code ?? plain, twin.txn(command.txn))
+              } else if (command.type === 'leaseGrant') assert.equal(code, twin.grant(command.id, command.ttlSeconds))
+              else if (command.type === 'leaseRevoke') assert.equal(code, twin.revoke(command.id))
+              else if (command.type === 'compact') assert.equal(code, twin.compact(command.revision))
+            })
           }
+          assert.equal(bench.mvcc.figures().keys, twin.states[twin.revision]?.size)
+          for (const id of [1, 2]) assert.deepEqual(bench.mvcc.leaseKeys(id).map(text), twin.keysOf(id))
           assert.equal(bench.mvcc.revision, twin.revision)
         }
         for (const query of queries) {

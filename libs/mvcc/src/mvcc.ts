@@ -1,21 +1,23 @@
 import { createHash } from 'node:crypto'
-import { compareBytes, fromLatin1, getU64, type KeySpan, spanHas, spanOf, toLatin1, u64, viewOf } from './bytes.js'
+import { type ByteSpan, byteSpanOf, compareBytes, spanHas, spanOf, toLatin1, u64, u64At } from './bytes.js'
 import { checkQuery, checkRange, checkTxn } from './check-txn.js'
-import { type OrderedMap, orderedMap } from './ordered-map.js'
+import { KeyIndex } from './key-index.js'
 import {
   AFTER_CHANGES,
   AFTER_LEASES,
+  attachedFrom,
   type Change,
+  ChangeRecord,
   changeKey,
-  decodeChange,
   decodeLease,
-  encodeChange,
   encodeLease,
   FIRST_CHANGE,
   FIRST_LEASE,
+  FORMAT,
+  keyOfRow,
   leaseKey,
   metaKey,
-  valueOfRecord,
+  positionOf,
 } from './record.js'
 import { Sessions } from './sessions.js'
 import type { EngineWrite, StateEngine } from './state-engine.js'
@@ -43,39 +45,43 @@ const NO_BYTES = new Uint8Array(0)
 const LEASE_TTL_SECONDS_MAX = 9_000_000_000
 
 export interface MvccOptions {
-  /** Values of the latest changes kept in memory: what watches and reads mostly want. Default 16 MiB. */
+  /** Of the keys last used, index and values kept in memory, too. Default 32 MiB. */
   recentBytesMax?: number
 }
 
-/** All changes of one key that are not compacted away, oldest first. The last one tells its present state. */
-interface KeyHistory {
-  changes: Change[]
+/** What is known of a list that is read in pages: how many keys come from `from` on. */
+interface Page {
+  revision: number
+  from: Uint8Array
+  to: Uint8Array | undefined
+  count: number
 }
+const PAGES_MAX = 64
 
 /**
- * The revisioned state, with etcd v3's semantics. Synchronous and deterministic: state + entries → state. The index by
- * key is in memory, values on the engine. `applyBatch` is the only way in; everything else reads.
+ * The revisioned state, with etcd v3's semantics. Synchronous and deterministic: state + entries → state. All of it lies on
+ * the engine, so it may be larger than memory; opening reads single values, leases and sessions. `applyBatch` is the only
+ * way in; everything else reads.
  */
 export class Mvcc {
-  private index: OrderedMap<KeyHistory> = orderedMap()
+  private readonly index: KeyIndex
   private readonly leaseById = new Map<number, Lease>()
-  private readonly keysOfLease = new Map<number, Set<string>>()
   private readonly sessions = new Sessions()
   private readonly meta = new Map<string, number>()
   private readonly listeners: ((batch: RevisionEvents[]) => void)[] = []
-  private readonly recent: Change[] = []
-  private recentAt = 0
-  private recentBytes = 0
-  /** Where the sweep of compacted changes goes on; undefined: nothing to sweep. */
-  private sweepFrom: string | undefined
+  private pages: Page[] = []
+  private applying = false
   private readableIndex = 0
   private writes: EngineWrite[] = []
-  private unsaved: Change[] = []
+  /** How many of `writes` are of whole entries, and the index of the last of these. */
+  private whole = { writes: 0, index: 0 }
 
+  /** @throws Error if what is on the engine is of another format */
   constructor(
     readonly engine: StateEngine,
-    private readonly options: MvccOptions = {},
+    options: MvccOptions = {},
   ) {
+    this.index = new KeyIndex(engine, options.recentBytesMax ?? 32 * 1024 * 1024, () => this.settle())
     this.reload()
   }
 
@@ -99,31 +105,35 @@ export class Mvcc {
   reload(): void {
     const { engine } = this
     this.readableIndex = engine.appliedIndex
-    this.index = orderedMap()
+    this.index.clear()
     this.leaseById.clear()
-    this.keysOfLease.clear()
     this.meta.clear()
-    this.recent.length = 0
-    this.recentAt = 0
-    this.recentBytes = 0
-    for (const name of ['revision', 'compact', 'clusterVersion', 'swept']) {
+    this.pages = []
+    this.writes = []
+    this.whole = { writes: 0, index: 0 }
+    for (const name of ['format', 'revision', 'compact', 'clusterVersion', 'swept', 'keys']) {
       const bytes = engine.get(metaKey(name))
-      if (bytes) this.meta.set(name, getU64(viewOf(bytes), 0))
+      if (bytes) this.meta.set(name, u64At(bytes, 0))
     }
-    for (const [key, bytes] of engine.range(FIRST_CHANGE, AFTER_CHANGES)) {
-      const decoded = decodeChange(key, bytes)
-      this.historyOf(decoded.key).changes.push(decoded.change)
-    }
+    this.checkFormat()
+    this.index.liveKeys = this.meta.get('keys') ?? 0
     for (const [key, bytes] of engine.range(FIRST_LEASE, AFTER_LEASES)) {
       const lease = decodeLease(key, bytes)
       this.leaseById.set(lease.id, lease)
     }
-    for (const [key, { changes }] of this.index.entries()) {
-      const last = changes[changes.length - 1] as Change
-      if (!last.deleted && last.lease !== 0) this.attach(last.lease, key)
-    }
     this.sessions.load(engine)
-    this.sweepFrom = (this.meta.get('swept') ?? 0) < this.compactRevision ? '' : undefined
+  }
+
+  private checkFormat(): void {
+    const format = this.meta.get('format')
+    if (format === FORMAT) return
+    // Written with the first commit, so only an engine that never saw one is without it.
+    if (format !== undefined || this.engine.appliedIndex > 0)
+      throw new Error(
+        `the state is of format ${format ?? 1}, this program reads and writes ${FORMAT}: empty the member's directory and start ` +
+          'it as an existing member, to be repaired by the others',
+      )
+    this.setMeta('format', FORMAT)
   }
 
   // ------------------------------------------------------------------------------------------------------------ apply
@@ -139,26 +149,49 @@ export class Mvcc {
   ): CommandResult[] {
     const results: CommandResult[] = []
     const happened: RevisionEvents[] = []
-    const revisionBefore = this.revision
     let appliedIndex = this.engine.appliedIndex
     for (const { index, command } of entries) {
       if (index <= appliedIndex) throw new Error(`entry ${index} was applied already: at ${appliedIndex}`)
       appliedIndex = index
+      this.applying = true
       results.push(this.apply(index, command, happened))
+      this.applying = false
+      this.index.endEntry()
+      this.whole.writes = this.writes.length
+      this.whole.index = index
     }
-    if (this.revision !== revisionBefore) this.writes.push([metaKey('revision'), u64(this.revision)])
     for (const [name, value] of extra) this.writes.push([metaKey(`x${name}`), value])
-    this.engine.commit(this.writes, appliedIndex)
+    this.commit(this.writes, appliedIndex)
     this.readableIndex = appliedIndex
     this.writes = []
-    this.keepRecent()
+    this.whole.writes = 0
+    this.index.committed()
     if (happened.length > 0) for (const listener of this.listeners) listener(happened)
     return results
   }
 
+  /**
+   * Scans read from the engine: so the entries of a batch before the one that scans are committed before it, as they are.
+   * Nobody else can look at the engine in between, nor can a checkpoint: all of a batch is one turn.
+   */
+  private settle(): void {
+    if (this.whole.writes === 0) return
+    const rest = this.writes.splice(this.whole.writes)
+    this.commit(this.writes, this.whole.index)
+    this.writes = rest
+    this.whole.writes = 0
+  }
+
+  private commit(writes: EngineWrite[], appliedIndex: number): void {
+    if (writes.length > 0)
+      writes.push([metaKey('revision'), u64(this.revision)], [metaKey('keys'), u64(this.index.liveKeys)])
+    this.engine.commit(writes, appliedIndex)
+  }
+
   /** What the owner stored by `applyBatch`; part of snapshots, not of the canonical dump. */
   extra(name: string): Uint8Array | undefined {
-    return this.engine.get(metaKey(`x${name}`))
+    const bytes = this.engine.get(metaKey(`x${name}`))
+    return bytes && new Uint8Array(bytes)
   }
 
   /** Calls with the events of each batch of applied revisions, in order, after their commit. Must not throw. */
@@ -247,7 +280,7 @@ export class Mvcc {
     path.ops.forEach((op, at) => {
       if (op.type === 'put') {
         if (op.lease && !op.ignoreLease && !this.leaseById.has(op.lease)) throw leaseNotFound(op.lease)
-        if ((op.ignoreValue || op.ignoreLease) && !this.latest(toLatin1(op.key)))
+        if ((op.ignoreValue || op.ignoreLease) && !this.index.at(toLatin1(op.key), op.key, 0))
           throw new MvccError('BAD_REQUEST', 'ignoreValue and ignoreLease need a key that exists')
       } else if (op.type === 'range') this.checkRevision(op.revision ?? 0)
       else if (op.type === 'txn') this.checkPath(path.nested[at] as Path)
@@ -276,54 +309,40 @@ export class Mvcc {
   }
 
   private put(op: Extract<TxnOp, { type: 'put' }>, writer: Writer): KeyValue | undefined {
-    const key = toLatin1(op.key)
-    const old = this.latest(key)
+    const { key } = op
+    const name = toLatin1(key)
+    const latest = this.index.latest(name, key)
+    const old = latest?.deleted ? undefined : latest
     const prevKv = op.prevKv && old ? this.keyValue(key, old, false) : undefined
-    const value = op.ignoreValue && old ? this.valueOf(old) : op.value
-    const lease = op.ignoreLease && old ? old.lease : (op.lease ?? 0)
-    const change: Change = {
+    const value = op.ignoreValue && old ? this.index.valueOf(old, true) : op.value
+    const change = {
       main: writer.revision,
       sub: writer.events.length,
       create: old ? old.create : writer.revision,
       version: old ? old.version + 1 : 1,
-      lease,
+      lease: op.ignoreLease && old ? old.lease : (op.lease ?? 0),
       deleted: false,
-      value,
     }
-    if (old && old.lease !== 0 && old.lease !== lease) this.detach(old.lease, key)
-    if (lease !== 0) this.attach(lease, key)
-    this.record(key, change, value)
-    writer.events.push({ type: 'put', kv: this.keyValue(key, change, false) })
+    const made = this.index.record(name, key, latest, change, value, this.compactRevision, this.writes)
+    writer.events.push({ type: 'put', kv: this.keyValue(key, made, false) })
     return prevKv
   }
 
   private deleteSpan(op: Extract<TxnOp, { type: 'delete' }>, writer: Writer): { deleted: number; prevKvs: KeyValue[] } {
-    const found: [string, Change][] = []
-    for (const pair of this.liveIn(spanOf(op), 0)) found.push(pair)
+    const found: [Uint8Array, Change][] = []
+    for (const pair of this.index.scan(byteSpanOf(op), 0)) found.push(pair)
     const prevKvs = op.prevKv ? found.map(([key, change]) => this.keyValue(key, change, false)) : []
-    for (const [key, change] of found) this.deleteKey(key, change, writer)
+    for (const [key] of found) this.deleteKey(key, writer)
     return { deleted: found.length, prevKvs }
   }
 
-  private deleteKey(key: string, old: Change, writer: Writer): void {
-    if (old.lease !== 0) this.detach(old.lease, key)
-    const change: Change = {
-      main: writer.revision,
-      sub: writer.events.length,
-      create: 0,
-      version: 0,
-      lease: 0,
-      deleted: true,
-      value: NO_BYTES,
-    }
-    this.record(key, change, NO_BYTES)
-    writer.events.push({ type: 'delete', kv: this.keyValue(key, change, false) })
-  }
-
-  private record(key: string, change: Change, value: Uint8Array): void {
-    this.historyOf(key).changes.push(change)
-    this.writes.push([changeKey(change.main, change.sub), encodeChange(key, change, value)])
-    this.unsaved.push(change)
+  private deleteKey(key: Uint8Array, writer: Writer): void {
+    const name = toLatin1(key)
+    const { revision: main, events } = writer
+    const change = { main, sub: events.length, create: 0, version: 0, lease: 0, deleted: true }
+    const old = this.index.latest(name, key)
+    const made = this.index.record(name, key, old, change, NO_BYTES, this.compactRevision, this.writes)
+    events.push({ type: 'delete', kv: this.keyValue(key, made, false) })
   }
 
   private endRevision(writer: Writer, happened: RevisionEvents[]): void {
@@ -338,6 +357,7 @@ export class Mvcc {
    *  @throws MvccError COMPACTED, FUTURE_REVISION, BAD_REQUEST */
   range(query: RangeQuery): RangeResult {
     checkQuery(query as RangeQuery & Record<string, unknown>)
+    this.lookAtEngine()
     this.checkRevision(query.revision ?? 0)
     return this.query(query)
   }
@@ -351,31 +371,71 @@ export class Mvcc {
     )
     // With a plain order the rest beyond the limit is only counted, never read.
     const collectMax = natural && !backwards && limit > 0 ? limit + 1 : Number.POSITIVE_INFINITY
-    const found: [string, Change][] = []
+    const span = byteSpanOf(query)
+    const asked = query.revision ?? 0
+    const revision = asked === this.revision && !this.applying ? 0 : asked
+    if (query.countOnly) return { kvs: [], more: false, count: this.count(span, revision) }
+    const found: [Uint8Array, Change][] = []
     let count = 0
-    for (const pair of this.liveIn(spanOf(query), query.revision ?? 0)) {
+    for (const pair of this.index.scan(span, revision)) {
       count++
-      if (query.countOnly || found.length >= collectMax) continue
-      const { main, create } = pair[1]
       if (filtered) {
+        const { main, create } = pair[1]
         if (query.minModRevision && main < query.minModRevision) continue
         if (query.maxModRevision && main > query.maxModRevision) continue
         if (query.minCreateRevision && create < query.minCreateRevision) continue
         if (query.maxCreateRevision && create > query.maxCreateRevision) continue
       }
       found.push(pair)
+      if (found.length >= collectMax) {
+        count = this.count(span, revision)
+        break
+      }
     }
     if (!natural) this.sortBy(found, query.sortTarget as 'version' | 'create' | 'mod' | 'value', backwards)
     else if (backwards) found.reverse()
     const more = limit > 0 && found.length > limit
     if (more) found.length = limit
-    return { kvs: found.map(([key, change]) => this.keyValue(key, change, query.keysOnly ?? false)), more, count }
+    if (more && natural && !backwards && !filtered && !this.applying)
+      this.rememberPage(revision, found[limit - 1]?.[0] as Uint8Array, span.to, count - limit)
+    return {
+      kvs: found.map(([key, change]) => this.keyValue(key, change, query.keysOnly ?? false, span.single)),
+      more,
+      count,
+    }
   }
 
-  private sortBy(found: [string, Change][], target: 'version' | 'create' | 'mod' | 'value', backwards: boolean): void {
+  private count(span: ByteSpan, revision: number): number {
+    if (revision === 0 && this.applying) return this.index.count(span)
+    const known = this.pages.find(
+      (page) =>
+        page.revision === (revision || this.revision) &&
+        compareBytes(page.from, span.from) === 0 &&
+        (span.to === undefined ? page.to === undefined : page.to !== undefined && compareBytes(page.to, span.to) === 0),
+    )
+    if (known && !span.single) return known.count
+    if (revision === 0) return this.index.count(span)
+    let count = 0
+    for (const _ of this.index.scan(span, revision)) count++
+    return count
+  }
+
+  /** So that the next page, which starts just after this one's last key, is not counted anew: that would take all of them. */
+  private rememberPage(revision: number, lastKey: Uint8Array, to: Uint8Array | undefined, count: number): void {
+    const from = new Uint8Array(lastKey.length + 1)
+    from.set(lastKey)
+    this.pages.unshift({ revision: revision || this.revision, from, to, count })
+    if (this.pages.length > PAGES_MAX) this.pages.pop()
+  }
+
+  private sortBy(
+    found: [Uint8Array, Change][],
+    target: 'version' | 'create' | 'mod' | 'value',
+    backwards: boolean,
+  ): void {
     const sign = backwards ? -1 : 1
     if (target === 'value') {
-      const valued = found.map((pair) => ({ pair, value: this.valueOf(pair[1]) }))
+      const valued = found.map((pair) => ({ pair, value: this.index.valueOf(pair[1], false) }))
       valued.sort((a, b) => sign * compareBytes(a.value, b.value))
       valued.forEach(({ pair }, at) => (found[at] = pair))
       return
@@ -395,31 +455,37 @@ export class Mvcc {
     range: KeyRange,
     changesMax = 1000,
   ): { batch: RevisionEvents[]; nextRevision: number } {
+    this.lookAtEngine()
     if (startRevision < this.compactRevision) throw this.compacted(startRevision)
     const span = spanOf(range)
     const batch: RevisionEvents[] = []
     let looked = 0
     let last = startRevision - 1
     for (const [recordKey, bytes] of this.engine.range(changeKey(startRevision, 0), AFTER_CHANGES)) {
-      const { key, change } = decodeChange(recordKey, bytes)
-      if (change.main !== last && looked >= changesMax) return { batch, nextRevision: change.main }
+      const { main, sub } = positionOf(recordKey)
+      if (main !== last && looked >= changesMax) return { batch, nextRevision: main }
       looked++
-      last = change.main
-      if (!spanHas(span, key)) continue
-      change.value = valueOfRecord(bytes)
-      const event: WatchEvent = { type: change.deleted ? 'delete' : 'put', kv: this.keyValue(key, change, false) }
+      last = main
+      const record = new ChangeRecord(main, sub, bytes)
+      if (!spanHas(span, record.name)) continue
+      const event: WatchEvent = {
+        type: record.deleted ? 'delete' : 'put',
+        kv: this.keyValue(record.key, record.change(true), false),
+      }
       const open = batch[batch.length - 1]
-      if (open?.revision === change.main) open.events.push(event)
-      else batch.push({ revision: change.main, events: [event] })
+      if (open?.revision === main) open.events.push(event)
+      else batch.push({ revision: main, events: [event] })
     }
     return { batch, nextRevision: Math.max(startRevision, this.revision + 1) }
   }
 
   /** The key's state just before `modRevision`; missing: it did not exist, or that is compacted away. */
   previous(key: Uint8Array, modRevision: number): KeyValue | undefined {
-    const name = toLatin1(key)
-    const change = changeAt(this.index.get(name), modRevision - 1)
-    return change && !change.deleted ? this.keyValue(name, change, false) : undefined
+    this.lookAtEngine()
+    const revision = modRevision - 1
+    if (revision < Math.max(1, this.compactRevision)) return undefined
+    const change = this.index.at(toLatin1(key), key, revision)
+    return change && this.keyValue(key, change, false)
   }
 
   // ----------------------------------------------------------------------------------------------------------- leases
@@ -433,7 +499,11 @@ export class Mvcc {
   }
   /** Ascending by bytes. */
   leaseKeys(id: number): Uint8Array[] {
-    return [...(this.keysOfLease.get(id) ?? [])].sort().map(fromLatin1)
+    this.settle()
+    const keys: Uint8Array[] = []
+    for (const [row, mark] of this.engine.range(attachedFrom(id), attachedFrom(id + 1)))
+      keys.push(keyOfRow(row, 9) ?? new Uint8Array(mark))
+    return keys.sort(compareBytes)
   }
 
   private grant(id: number, ttlSeconds: number): CommandResult {
@@ -452,11 +522,9 @@ export class Mvcc {
   private revoke(id: number, happened: RevisionEvents[]): CommandResult {
     if (!this.leaseById.has(id)) throw leaseNotFound(id)
     const writer = new Writer(this.revision + 1)
-    for (const key of [...(this.keysOfLease.get(id) ?? [])].sort())
-      this.deleteKey(key, this.latest(key) as Change, writer)
+    for (const key of this.leaseKeys(id)) this.deleteKey(key, writer)
     this.endRevision(writer, happened)
     this.leaseById.delete(id)
-    this.keysOfLease.delete(id)
     this.writes.push([leaseKey(id), undefined])
     return { type: 'done', revision: this.revision }
   }
@@ -464,18 +532,6 @@ export class Mvcc {
   private saveLease(lease: Lease): void {
     this.leaseById.set(lease.id, lease)
     this.writes.push([leaseKey(lease.id), encodeLease(lease.ttlSeconds, lease.remainingSeconds)])
-  }
-
-  private attach(lease: number, key: string): void {
-    const keys = this.keysOfLease.get(lease)
-    if (keys) keys.add(key)
-    else this.keysOfLease.set(lease, new Set([key]))
-  }
-
-  private detach(lease: number, key: string): void {
-    const keys = this.keysOfLease.get(lease)
-    keys?.delete(key)
-    if (keys?.size === 0) this.keysOfLease.delete(lease)
   }
 
   // ------------------------------------------------------------------------------------------------------- compaction
@@ -486,54 +542,67 @@ export class Mvcc {
     if (revision <= this.compactRevision) throw this.compacted(revision)
     if (revision > this.revision) throw this.future(revision)
     this.setMeta('compact', revision)
-    this.sweepFrom = ''
+    this.pages = this.pages.filter((page) => page.revision >= revision)
     return { type: 'done', revision: this.revision }
   }
 
   /** Compacted changes wait to be removed. */
   get sweepPending(): boolean {
-    return this.sweepFrom !== undefined
+    return this.swept < this.compactRevision
   }
 
-  /** Removes compacted changes of the next `keysMax` keys. Members may sweep at different times: what is readable, and
-   *  the canonical dump, do not depend on it. Returns whether more is left. */
-  sweep(keysMax: number): boolean {
-    if (this.sweepFrom === undefined) return false
+  /** All changes up to it were looked at by a sweep. */
+  private get swept(): number {
+    return this.meta.get('swept') ?? 0
+  }
+
+  /**
+   * Looks at the next `changesMax` changes (and the rest of their revision) up to the compact revision, and removes what was
+   * compacted: of each, its key's former change; of a deletion, the last trace of its key. Members may sweep at different
+   * times: what is readable, and the canonical dump, do not depend on it. Returns whether more is left.
+   */
+  sweep(changesMax: number): boolean {
+    if (!this.sweepPending) return false
+    const { compactRevision } = this
     const writes: EngineWrite[] = []
-    const gone: string[] = []
-    let seen = 0
-    let next: string | undefined
-    for (const [key, history] of this.index.entries(this.sweepFrom)) {
-      if (seen === keysMax) {
-        next = key
+    let looked = 0
+    let swept = this.swept
+    let more = false
+    // From `swept` itself on: a deletion at the compact revision of that time was left for its watches.
+    for (const [recordKey, bytes] of this.engine.range(changeKey(swept, 0), changeKey(compactRevision + 1, 0))) {
+      const { main, sub } = positionOf(recordKey)
+      if (main !== swept && looked >= changesMax) {
+        more = true
         break
       }
-      seen++
-      const kept = history.changes.filter((change, at) => {
-        if (this.survives(history.changes, at)) return true
-        writes.push([changeKey(change.main, change.sub), undefined])
-        return false
-      })
-      if (kept.length === 0) gone.push(key)
-      else if (kept.length < history.changes.length) history.changes = kept
+      // Those at the start were counted by the slice before.
+      if (main !== this.swept) looked++
+      swept = main
+      const record = new ChangeRecord(main, sub, bytes)
+      const { previous } = record
+      if (previous) writes.push([changeKey(previous.main, previous.sub), undefined])
+      if (!record.deleted || main === compactRevision) continue
+      writes.push([changeKey(main, sub), undefined])
+      const { key } = record
+      if (this.index.latest(toLatin1(key), key)?.main === main) this.index.forget(key, writes)
     }
-    for (const key of gone) this.index.delete(key)
-    this.sweepFrom = next
-    if (next === undefined) {
-      this.meta.set('swept', this.compactRevision)
-      writes.push([metaKey('swept'), u64(this.compactRevision)])
-    }
-    if (writes.length > 0) this.engine.commit(writes, this.engine.appliedIndex)
-    return next !== undefined
+    if (!more) swept = compactRevision
+    this.meta.set('swept', swept)
+    writes.push([metaKey('swept'), u64(swept)])
+    this.engine.commit(writes, this.engine.appliedIndex)
+    return more
   }
 
   /** Kept by the compaction: what is newer, and each key's state at the compact revision. A deletion at exactly that
    *  revision stays too, since a watch may start there. */
-  private survives(changes: readonly Change[], at: number): boolean {
-    const { main, deleted } = changes[at] as Change
-    if (main >= this.compactRevision) return true
-    const next = changes[at + 1]
-    return !deleted && (next === undefined || next.main > this.compactRevision)
+  private survives(record: ChangeRecord): boolean {
+    const { compactRevision } = this
+    if (record.main >= compactRevision) return true
+    if (record.deleted) return false
+    // What is swept already is so because it did not survive.
+    if (record.main < this.swept && !this.sweepPending) return true
+    const { key } = record
+    return this.index.at(toLatin1(key), key, compactRevision)?.main === record.main
   }
 
   // ------------------------------------------------------------------------------------------------------------- dump
@@ -542,15 +611,12 @@ export class Mvcc {
   *dump(): Generator<string> {
     yield `applied ${this.appliedIndex} revision ${this.revision} compact ${this.compactRevision} version ${this.clusterVersion}`
     for (const [recordKey, bytes] of this.engine.range(FIRST_CHANGE, AFTER_CHANGES)) {
-      const { key, change } = decodeChange(recordKey, bytes)
-      const changes = this.index.get(key)?.changes ?? []
-      const at = changes.findIndex((c) => c.main === change.main && c.sub === change.sub)
-      if (at < 0 || !this.survives(changes, at)) continue
-      const { main, sub, create, version, lease, deleted } = change
-      const value = deleted
-        ? 'deleted'
-        : `${create} ${version} ${lease} ${Buffer.from(valueOfRecord(bytes)).toString('hex')}`
-      yield `change ${main}.${sub} ${Buffer.from(key, 'latin1').toString('hex')} ${value}`
+      const { main, sub } = positionOf(recordKey)
+      const record = new ChangeRecord(main, sub, new Uint8Array(bytes))
+      if (!this.survives(record)) continue
+      const { create, version, lease, deleted } = record.change(false)
+      const value = deleted ? 'deleted' : `${create} ${version} ${lease} ${hex(record.value)}`
+      yield `change ${main}.${sub} ${hex(record.key)} ${value}`
     }
     for (const { id, ttlSeconds, remainingSeconds } of this.leases())
       yield `lease ${id} ${ttlSeconds} ${remainingSeconds}`
@@ -564,88 +630,45 @@ export class Mvcc {
     return hash.digest('hex')
   }
 
-  /** For the status: live and dead keys, leases, sessions. */
+  /** For the status. */
   figures(): { keys: number; leases: number; sessions: number } {
-    return { keys: this.index.size, leases: this.leaseById.size, sessions: this.sessions.size }
+    return { keys: this.index.liveKeys, leases: this.leaseById.size, sessions: this.sessions.size }
   }
 
   // ---------------------------------------------------------------------------------------------------------- helpers
 
-  private *liveIn(span: KeySpan, revision: number): Generator<[string, Change]> {
-    const at = (history: KeyHistory | undefined): Change | undefined => {
-      const change = revision === 0 ? history?.changes[history.changes.length - 1] : changeAt(history, revision)
-      return change?.deleted ? undefined : change
-    }
-    if (span.single) {
-      const change = at(this.index.get(span.from))
-      if (change) yield [span.from, change]
-      return
-    }
-    for (const [key, history] of this.index.entries(span.from)) {
-      if (span.to !== undefined && key >= span.to) return
-      const change = at(history)
-      if (change) yield [key, change]
-    }
-  }
-
-  private latest(key: string): Change | undefined {
-    const changes = this.index.get(key)?.changes
-    const last = changes?.[changes.length - 1]
-    return last?.deleted ? undefined : last
+  /** The engine's contents were replaced, and nobody called `reload` yet: a read must not mix old with new. */
+  private lookAtEngine(): void {
+    if (this.engine.appliedIndex > this.readableIndex && !this.applying) this.reload()
   }
 
   private holds(c: Compare): boolean {
     let any = false
-    for (const [, change] of this.liveIn(spanOf(c), 0)) {
+    for (const [, change] of this.index.scan(byteSpanOf(c), 0)) {
       any = true
-      if (!compared(c, c.target === 'value' ? this.valueOf(change) : change[c.target === 'mod' ? 'main' : c.target]))
+      if (
+        !compared(
+          c,
+          c.target === 'value'
+            ? this.index.valueOf(change, c.rangeEnd === undefined)
+            : change[c.target === 'mod' ? 'main' : c.target],
+        )
+      )
         return false
     }
     // As etcd: nothing there compares as zeros, and never by value.
     return any || (c.target !== 'value' && compared(c, 0))
   }
 
-  private keyValue(key: string, change: Change, keysOnly: boolean): KeyValue {
+  private keyValue(key: Uint8Array, change: Change, keysOnly: boolean, keep = false): KeyValue {
     return {
-      key: fromLatin1(key),
-      value: keysOnly ? NO_BYTES : this.valueOf(change),
+      key,
+      value: keysOnly || change.deleted ? NO_BYTES : this.index.valueOf(change, keep),
       createRevision: change.create,
       modRevision: change.main,
       version: change.version,
       lease: change.lease,
     }
-  }
-
-  private valueOf(change: Change): Uint8Array {
-    if (change.value) return change.value
-    const record = this.engine.get(changeKey(change.main, change.sub))
-    if (!record) throw new Error(`change ${change.main}.${change.sub} is in the index but not on the engine`)
-    return valueOfRecord(record)
-  }
-
-  /** What was just committed may be dropped from memory; the latest stay up to the bound. */
-  private keepRecent(): void {
-    const bytesMax = this.options.recentBytesMax ?? 16 * 1024 * 1024
-    for (const change of this.unsaved) {
-      this.recentBytes += change.value?.length ?? 0
-      this.recent.push(change)
-    }
-    this.unsaved = []
-    while (this.recentBytes > bytesMax && this.recentAt < this.recent.length) {
-      const oldest = this.recent[this.recentAt++] as Change
-      this.recentBytes -= oldest.value?.length ?? 0
-      oldest.value = undefined
-    }
-    if (this.recentAt > 1024 && this.recentAt * 2 > this.recent.length) {
-      this.recent.splice(0, this.recentAt)
-      this.recentAt = 0
-    }
-  }
-
-  private historyOf(key: string): KeyHistory {
-    let history = this.index.get(key)
-    if (!history) this.index.set(key, (history = { changes: [] }))
-    return history
   }
 
   private setMeta(name: string, value: number): void {
@@ -686,17 +709,8 @@ class Writer {
   constructor(readonly revision: number) {}
 }
 
-function changeAt(history: KeyHistory | undefined, revision: number): Change | undefined {
-  if (!history) return undefined
-  const { changes } = history
-  let low = 0
-  let high = changes.length
-  while (low < high) {
-    const middle = (low + high) >>> 1
-    if ((changes[middle] as Change).main <= revision) low = middle + 1
-    else high = middle
-  }
-  return changes[low - 1]
+function hex(bytes: Uint8Array): string {
+  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('hex')
 }
 
 function compared(c: Compare, actual: number | Uint8Array): boolean {

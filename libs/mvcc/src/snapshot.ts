@@ -3,10 +3,10 @@ import { getU64, putU64, viewOf } from './bytes.js'
 import type { EngineReplacement, EngineSnapshot, StateEngine } from './state-engine.js'
 
 /**
- * A snapshot as a stream of bytes: `CMV1`, applied index (8), then pairs of lengths (4 + 4), key and value in rising
+ * A snapshot as a stream of bytes: `CMV2`, applied index (8), then pairs of lengths (4 + 4), key and value in rising
  * order, then the length 0xffffffff and the SHA-256 of all that came before it. Cut into chunks anywhere.
  */
-const MAGIC = Uint8Array.of(0x43, 0x4d, 0x56, 0x31)
+const MAGIC = Uint8Array.of(0x43, 0x4d, 0x56, 0x32)
 const HEADER_BYTES = 12
 const END = 0xffff_ffff
 const HASH_BYTES = 32

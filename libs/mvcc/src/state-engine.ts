@@ -16,9 +16,13 @@ export interface StateEngine {
   readonly sizeBytes: number
   /** Committed but not yet durable and held in memory. Without bound: the owner calls `checkpoint` in time. */
   readonly unsavedBytes: number
+  /** Not to be changed, nor to be used after the next call: the memory may be used again. */
   get(key: Uint8Array): Uint8Array | undefined
-  /** Pairs with `from <= key < to` (no `to`: to the end), ascending by bytes. Not to be used across a commit. */
+  /** Pairs with `from <= key < to` (no `to`: to the end), ascending by bytes. Not to be used across a commit; each pair as
+   *  what `get` gives: only until the next one. */
   range(from: Uint8Array, to?: Uint8Array): Iterable<[key: Uint8Array, value: Uint8Array]>
+  /** How many pairs `range` would give; quicker. */
+  count(from: Uint8Array, to?: Uint8Array): number
   /**
    * All writes or none, visible at once, in order (the last write of a key wins). Not durable. `appliedIndex` never
    * falls. The arrays belong to the engine from now on.

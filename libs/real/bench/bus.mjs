@@ -31,16 +31,27 @@ async function measure(workers, once) {
 }
 
 const show = (what, { rate, p50, p99, worst }) =>
-  console.log(`${what.padEnd(44)} ${round(rate).padStart(9)}/s   p50 ${p50.toFixed(3)}  p99 ${p99.toFixed(3)}  worst ${worst.toFixed(1)} ms`)
+  console.log(
+    `${what.padEnd(44)} ${round(rate).padStart(9)}/s   p50 ${p50.toFixed(3)}  p99 ${p99.toFixed(3)}  worst ${worst.toFixed(1)} ms`,
+  )
 
 async function buses(name, connect) {
   const [a, b] = [await connect('a'), await connect('b')]
   b.subscribe('to.b', (message) => b.publish(message.replyTo, message.payload))
-  for (const [workers, bytes] of [[1, 200], [64, 200], [64, 4096]]) {
+  for (const [workers, bytes] of [
+    [1, 200],
+    [64, 200],
+    [64, 4096],
+  ]) {
     const payload = new Uint8Array(bytes)
     const once = () => a.request('to.b', payload, { timeoutMs: 10_000 })
     // The subscription may not have come round yet.
-    while (!(await once().then(() => true, () => false)));
+    while (
+      !(await once().then(
+        () => true,
+        () => false,
+      ))
+    );
     show(`${name}: round trips, ${workers} in flight, ${bytes} B`, await measure(workers, once))
   }
   await a.close()
@@ -112,7 +123,14 @@ else {
   )
   await buses('NATS', async (identity) => {
     const { credentials } = await makeBusUser(authority, identity, grants)
-    return NatsBus.connect({ servers: servers.urls(), identity, inbox: `inbox.${identity}`, grants, credentials, log: silentLog })
+    return NatsBus.connect({
+      servers: servers.urls(),
+      identity,
+      inbox: `inbox.${identity}`,
+      grants,
+      credentials,
+      log: silentLog,
+    })
   })
   await servers.end()
 }

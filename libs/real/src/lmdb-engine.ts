@@ -10,10 +10,9 @@ import {
   closeSync,
 } from 'node:fs'
 import { join } from 'node:path'
-import { DiskError } from '@capstan/actor'
 import type { EngineReplacement, EngineSnapshot, EngineWrite, StateEngine } from '@capstan/mvcc'
-import { type Database, open, type RootDatabase } from 'lmdb'
 import sortedBtree from 'sorted-btree'
+import { Environment, RowsEncoder } from './lmdb-environment.js'
 
 const BTree = sortedBtree.default
 /** Commits not yet in lmdb; null: removed. */
@@ -22,13 +21,16 @@ type Layer = InstanceType<typeof sortedBtree.default<string, Uint8Array | null>>
 const newLayer = (): Layer => new BTree<string, Uint8Array | null>(undefined, (a, b) => (a < b ? -1 : a > b ? 1 : 0))
 const latin1 = (bytes: Uint8Array) => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('latin1')
 const keyBytes = (key: string) => Buffer.from(key, 'latin1')
-const APPLIED = 'appliedIndex'
-/** Address space, not memory or disk. */
-const MAP_BYTES_MAX = 64 * 1024 * 1024 * 1024
+/** Handed to the writing thread between two returns to the event loop: some milliseconds of work. */
+const SLICE_BYTES = 256 * 1024
+/** Of a replacement, written as one transaction. */
+const REPLACEMENT_BYTES = 16 * 1024 * 1024
+const turn = () => new Promise<void>((resolve) => setImmediate(resolve))
 
 /**
  * The state on disk, in lmdb. Commits stay in memory until `checkpoint` writes all of them as one durable transaction, so
- * that after any crash the contents are those of the last checkpoint, exactly, and no commit ever waits for the disk.
+ * that after any crash the contents are those of the last checkpoint, exactly, and no commit ever waits for the disk. A
+ * thread of its own writes it, and is handed the rows in slices: no checkpoint holds the event loop up.
  * (`lmdb` run unsynced would be faster to checkpoint, but a power cut could leave it silently damaged.)
  *
  * The directory holds `CURRENT`, which names the environment in use, and the environment; a replacement is filled in
@@ -71,11 +73,30 @@ export class LmdbStateEngine implements StateEngine {
       const value = (this.layers[at] as Layer).get(name)
       if (value !== undefined) return value ?? undefined
     }
-    return this.env.state.getBinary(Buffer.from(key.buffer, key.byteOffset, key.byteLength))
+    return this.env.get(key)
   }
 
   range(from: Uint8Array, to?: Uint8Array): Iterable<[Uint8Array, Uint8Array]> {
-    return merged(this.layers, this.env.pairs(from, to), from, to)
+    return merged(this.layers, (start) => this.env.pairs(start, to), from, to)
+  }
+
+  count(from: Uint8Array, to?: Uint8Array): number {
+    let count = this.env.count(from, to)
+    const [start, end] = [latin1(from), to && latin1(to)]
+    const seen = new Set<string>()
+    const some = this.layers.filter((layer) => !layer.isEmpty)
+    for (const layer of [...some].reverse())
+      for (const [key, value] of layer.entries(start)) {
+        if (end !== undefined && key >= end) break
+        if (some.length > 1) {
+          if (seen.has(key)) continue
+          seen.add(key)
+        }
+        const onDisk = this.env.has(keyBytes(key))
+        if (value && !onDisk) count++
+        else if (!value && onDisk) count--
+      }
+    return count
   }
 
   commit(batch: readonly EngineWrite[], appliedIndex: number): void {
@@ -103,7 +124,7 @@ export class LmdbStateEngine implements StateEngine {
     const reader = this.env.reader()
     return {
       appliedIndex: this.appliedIndex,
-      range: (from, to) => merged(layers, reader.pairs(from, to), from, to),
+      range: (from, to) => merged(layers, (start) => reader.pairs(start, to), from, to),
       close: () => reader.close(),
     }
   }
@@ -113,23 +134,30 @@ export class LmdbStateEngine implements StateEngine {
     const name = `state-${number}`
     rmSync(join(this.dir, name), { recursive: true, force: true })
     let next: Environment | undefined = new Environment(this.dir, name)
+    let rows = new RowsEncoder(SLICE_BYTES)
+    let bytes = 0
     return {
       write: async (pairs) => {
-        const env = next
-        if (!env) throw new Error('replacement is over')
-        await failsAsDiskError(async () => {
-          await env.root.batch(() => {
-            for (const [key, value] of pairs) void env.state.put(asBuffer(key), asBuffer(value))
-          })
-        })
+        for (const [key, value] of pairs) {
+          const env = next
+          if (!env) throw new Error('replacement is over')
+          if (!rows.add(key, value)) {
+            env.write(rows.take())
+            rows.add(key, value)
+            await turn()
+          }
+          bytes += key.length + value.length
+          if (bytes < REPLACEMENT_BYTES) continue
+          bytes = 0
+          env.write(rows.take())
+          await env.commit(undefined)
+        }
       },
       finish: async (appliedIndex) => {
         const env = next
         if (!env) throw new Error('replacement is over')
-        await failsAsDiskError(async () => {
-          await env.meta.put(APPLIED, appliedIndex)
-          await env.root.flushed
-        })
+        env.write(rows.take())
+        await env.commit(appliedIndex)
         const old = this.env
         // In the row of checkpoints: none of the old state may end after the switch.
         const run = this.flushing.then(() => {
@@ -148,6 +176,7 @@ export class LmdbStateEngine implements StateEngine {
       abort: async () => {
         const env = next
         next = undefined
+        rows = new RowsEncoder(0)
         await env?.retire()
       },
     }
@@ -168,17 +197,22 @@ export class LmdbStateEngine implements StateEngine {
     const frozen = this.layers
     const bytes = this.unsavedBytes
     this.layers = [...frozen, newLayer()]
-    await failsAsDiskError(async () => {
-      await env.root.batch(() => {
-        for (const layer of frozen)
-          for (const [key, value] of layer.entries()) {
-            if (value) void env.state.put(keyBytes(key), asBuffer(value))
-            else void env.state.remove(keyBytes(key))
-          }
-        void env.meta.put(APPLIED, appliedIndex)
-      })
-      await env.root.flushed
-    })
+    const rows = new RowsEncoder(SLICE_BYTES)
+    try {
+      // Oldest first, so that the newest of a key comes last.
+      for (const layer of frozen)
+        for (const [key, value] of layer.entries()) {
+          if (rows.add(key, value)) continue
+          env.write(rows.take())
+          await turn()
+          rows.add(key, value)
+        }
+      env.write(rows.take())
+    } catch (error) {
+      env.drop()
+      throw error
+    }
+    await env.commit(appliedIndex)
     // A replacement that came meanwhile waits for this (see `finish`), so these layers are still ours.
     this.layers = this.layers.slice(frozen.length)
     this.unsavedBytes -= bytes
@@ -186,136 +220,64 @@ export class LmdbStateEngine implements StateEngine {
   }
 }
 
-class Environment {
-  readonly root: RootDatabase
-  readonly state: Database<Buffer, Buffer>
-  readonly meta: Database<number, string>
-  private readers = 0
-  private retired = false
-
-  constructor(
-    private readonly dir: string,
-    readonly name: string,
-  ) {
-    this.root = open({
-      path: join(dir, name),
-      maxDbs: 4,
-      mapSize: MAP_BYTES_MAX,
-      noMemInit: true,
-      safeRestore: true,
-    } as Parameters<typeof open>[0])
-    this.state = this.root.openDB<Buffer, Buffer>({ name: 'state', encoding: 'binary', keyEncoding: 'binary' })
-    this.meta = this.root.openDB<number, string>({ name: 'meta', encoding: 'msgpack' })
-  }
-
-  appliedIndex(): number {
-    return this.meta.get(APPLIED) ?? 0
-  }
-
-  sizeBytes(): number {
-    const stats = this.state.getStats() as {
-      pageSize?: number
-      treeBranchPageCount?: number
-      treeLeafPageCount?: number
-      overflowPages?: number
-    }
-    const pages = (stats.treeBranchPageCount ?? 0) + (stats.treeLeafPageCount ?? 0) + (stats.overflowPages ?? 0)
-    return pages * (stats.pageSize ?? 4096)
-  }
-
-  *pairs(from: Uint8Array, to: Uint8Array | undefined, transaction?: object): Generator<[string, Uint8Array]> {
-    const options = {
-      ...(from.length > 0 ? { start: asBuffer(from) } : {}),
-      ...(to ? { end: asBuffer(to) } : {}),
-      ...(transaction ? { transaction: transaction as never } : {}),
-    }
-    for (const { key, value } of this.state.getRange(options)) yield [key.toString('latin1'), value]
-  }
-
-  reader(): { pairs(from: Uint8Array, to?: Uint8Array): Generator<[string, Uint8Array]>; close(): void } {
-    this.readers++
-    const transaction = this.state.useReadTransaction()
-    let open = true
-    return {
-      pairs: (from, to) => this.pairs(from, to, transaction),
-      close: () => {
-        if (!open) return
-        open = false
-        this.readers--
-        transaction.done()
-        if (this.retired && this.readers === 0) void this.end()
-      },
-    }
-  }
-
-  close(): Promise<void> {
-    return this.root.close()
-  }
-
-  /** No longer in use: removed as soon as no snapshot reads from it. */
-  async retire(): Promise<void> {
-    this.retired = true
-    if (this.readers === 0) await this.end()
-  }
-
-  private async end(): Promise<void> {
-    await this.root.close()
-    rmSync(join(this.dir, this.name), { recursive: true, force: true })
-  }
-}
-
 /** Layers over what is on disk, each hiding what lies below it. */
 function* merged(
   layers: Layer[],
-  disk: Iterator<[string, Uint8Array]>,
+  diskFrom: (from: Uint8Array) => Iterator<{ key: Buffer; value: Buffer }>,
   from: Uint8Array,
   to?: Uint8Array,
 ): Generator<[Uint8Array, Uint8Array]> {
   const end = to && latin1(to)
   const start = latin1(from)
+  if (end !== undefined && start >= end) return
   // Newest first: of equal keys the first source wins.
-  const sources: Iterator<[string, Uint8Array | null]>[] = [...layers]
-    .reverse()
-    .filter((l) => !l.isEmpty)
-    .map((layer) => layer.entries(start))
-  sources.push(disk)
-  const heads = sources.map((source) => source.next())
+  const sources: Iterator<[string, Uint8Array | null]>[] = []
+  const heads: [key: string, value: Uint8Array | null][] = []
+  for (const layer of [...layers].reverse()) {
+    if (layer.isEmpty) continue
+    const source = layer.entries(start)
+    const head = source.next()
+    if (head.done || (end !== undefined && head.value[0] >= end)) continue
+    sources.push(source)
+    heads.push(head.value)
+  }
+  const disk = diskFrom(from)
   try {
-    for (;;) {
-      let least: string | undefined
-      let value: Uint8Array | null = null
-      for (const head of heads) {
-        if (head.done) continue
-        const [key, candidate] = head.value as [string, Uint8Array | null]
-        if (least === undefined || key < least) {
-          least = key
-          value = candidate
-        }
+    let row = disk.next()
+    // Text only to compare with the layers.
+    let rowName = row.done || heads.length === 0 ? '' : latin1(row.value.key)
+    while (heads.length > 0) {
+      let least = 0
+      for (let at = 1; at < heads.length; at++)
+        if ((heads[at] as [string, unknown])[0] < (heads[least] as [string, unknown])[0]) least = at
+      const [name, value] = heads[least] as [string, Uint8Array | null]
+      if (!row.done && rowName < name) {
+        yield [row.value.key, row.value.value]
+        row = disk.next()
+        rowName = row.done ? '' : latin1(row.value.key)
+        continue
       }
-      if (least === undefined || (end !== undefined && least >= end)) return
-      heads.forEach((head, at) => {
-        if (!head.done && (head.value as [string, unknown])[0] === least)
-          heads[at] = (sources[at] as Iterator<[string, Uint8Array | null]>).next()
-      })
-      if (value) yield [new Uint8Array(keyBytes(least)), value]
+      if (!row.done && rowName === name) {
+        row = disk.next()
+        rowName = row.done ? '' : latin1(row.value.key)
+      }
+      for (let at = 0; at < heads.length; ) {
+        if ((heads[at] as [string, unknown])[0] !== name) {
+          at++
+          continue
+        }
+        const next = (sources[at] as Iterator<[string, Uint8Array | null]>).next()
+        if (next.done || (end !== undefined && next.value[0] >= end)) {
+          sources.splice(at, 1)
+          heads.splice(at, 1)
+        } else heads[at++] = next.value
+      }
+      if (value) yield [new Uint8Array(keyBytes(name)), value]
     }
+    for (; !row.done; row = disk.next()) yield [row.value.key, row.value.value]
   } finally {
     // Ends lmdb's cursor when the reader stops early.
     disk.return?.()
-  }
-}
-
-function asBuffer(bytes: Uint8Array): Buffer {
-  return Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength)
-}
-
-async function failsAsDiskError(run: () => Promise<void>): Promise<void> {
-  try {
-    await run()
-  } catch (error) {
-    const text = String(error)
-    const full = /ENOSPC|no space|MDB_MAP_FULL/i.test(text)
-    throw new DiskError(full ? 'NO_SPACE' : 'IO', `state engine: ${text}`, { cause: error })
   }
 }
 

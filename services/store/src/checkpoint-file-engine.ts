@@ -52,6 +52,9 @@ export class CheckpointFileEngine implements StateEngine {
   range(from: Uint8Array, to?: Uint8Array): Iterable<[Uint8Array, Uint8Array]> {
     return this.memory.range(from, to)
   }
+  count(from: Uint8Array, to?: Uint8Array): number {
+    return this.memory.count(from, to)
+  }
   snapshot(): EngineSnapshot {
     return this.memory.snapshot()
   }

@@ -144,6 +144,12 @@ export class NaiveStore {
     return undefined
   }
 
+  /** Ascending. */
+  keysOf(lease: number): string[] {
+    const present = this.states[this.revision] as Map<string, NaiveKey>
+    return [...present].flatMap(([key, k]) => (k.lease === lease ? [key] : [])).sort()
+  }
+
   compact(revision: number): string | undefined {
     if (revision <= this.compactRevision) return 'COMPACTED'
     if (revision > this.revision) return 'FUTURE_REVISION'

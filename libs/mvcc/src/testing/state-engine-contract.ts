@@ -49,6 +49,9 @@ export function stateEngineContract(name: string, make: () => Promise<EngineHarn
         assert.equal(text(engine.get(bytes('b')) as Uint8Array), '2')
         assert.equal(engine.get(bytes('x')), undefined)
         assert.deepEqual(all(engine, 'b', 'c'), ['b=2', 'b\0=b0'])
+        assert.equal(engine.count(bytes('b'), bytes('c')), 2)
+        assert.equal(engine.count(Uint8Array.of()), 5)
+        assert.equal(engine.count(bytes('c'), bytes('b')), 0)
         assert.equal(all(engine).length, 5)
         engine.commit([...put({ b: undefined }), ...put({ d: '4' }), ...put({ d: '5' })], 9)
         assert.deepEqual(all(engine, 'a', 'z'), ['a=1', 'b\0=b0', 'c=3', 'd=5'])
@@ -197,12 +200,17 @@ export function stateEngineContract(name: string, make: () => Promise<EngineHarn
               }
               const expected = [...present].sort((x, y) => (x[0] < y[0] ? -1 : 1)).map(([k, v]) => `${k}=${v}`)
               assert.deepEqual(all(engine), expected)
+              assert.equal(engine.count(bytes('b'), bytes('e')), all(engine, 'b', 'e').length)
+              assert.equal(
+                engine.get(bytes('c'))?.length,
+                present.has('c') ? bytes(present.get('c') as string).length : undefined,
+              )
               assert.equal(engine.appliedIndex, index)
             }
             await engine.close()
           }),
         ),
-        { numRuns: 60 },
+        { numRuns: 40 },
       )
     })
   })
