@@ -18,6 +18,7 @@ import type { ControllerManagerOptions } from './options.js'
 import type { Part, PartContext, PartCounters, StartPart } from './part.js'
 import { startPodGc } from './pod-gc.js'
 import { startReplicaSets, startReplicationControllers } from './replica-controller.js'
+import { startStatefulSets } from './stateful-set-controller.js'
 
 const LOCK = { namespace: 'kube-system', name: 'kube-controller-manager' }
 /** How long the end of one term waits for what is in work; the fence keeps it from doing harm later. */
@@ -30,6 +31,7 @@ const PARTS: readonly StartPart[] = [
   startReplicaSets,
   startReplicationControllers,
   startDeployments,
+  startStatefulSets,
   startEndpoints,
   startEndpointSlices,
   startNamespaces,

@@ -17,12 +17,15 @@ import {
   type Node,
   type ReplicaSet,
   type Service,
+  type StatefulSet,
 } from './kinds.js'
-import { deployment, FakeCluster, setImage } from './testing/fake-cluster.js'
+import { deployment, FakeCluster, setImage, statefulSet } from './testing/fake-cluster.js'
 
-const SEEDS = 4
+/** `CONVERGENCE_SEEDS=100` runs more. */
+const SEEDS = Number(process.env.CONVERGENCE_SEEDS ?? 4)
 const STEPS = 25
 const NAMES = ['a', 'b', 'c']
+const SETS = ['s', 't']
 const NODES = ['n0', 'n1', 'n2', 'n3']
 
 interface Covered {
@@ -71,6 +74,7 @@ async function run(seed: number, covered: Covered): Promise<void> {
     }
   }
   const wanted = new Map<string, { replicas: number; image: string }>()
+  const wantedSets = new Map<string, { replicas: number; image: string }>()
   const services = new Set<string>()
 
   const steps: (() => void)[] = [
@@ -108,6 +112,26 @@ async function run(seed: number, covered: Covered): Promise<void> {
       if (name === undefined || random.int(2) === 0) return
       api.drop(RESOURCES.deployments, `default/${name}`)
       wanted.delete(name)
+    },
+    () => {
+      const name = SETS[random.int(SETS.length)] as string
+      const replicas = random.int(5)
+      const image = `i:${random.int(4)}`
+      const before = wantedSets.get(name)
+      if (!before) {
+        const podManagementPolicy = random.int(2) === 0 ? 'Parallel' : 'OrderedReady'
+        const spec = { replicas, podManagementPolicy, revisionHistoryLimit: 2 }
+        api.seed(RESOURCES.statefulsets, statefulSet(name, spec, image))
+      } else if (random.int(5) === 0) {
+        api.drop(RESOURCES.statefulsets, `default/${name}`)
+        wantedSets.delete(name)
+        return
+      } else
+        api.change<StatefulSet>(RESOURCES.statefulsets, `default/${name}`, (set) => {
+          set.spec = { ...set.spec, replicas }
+          setImage(set, image)
+        })
+      wantedSets.set(name, { replicas, image })
     },
     () => {
       const name = NAMES[random.int(NAMES.length)] as string
@@ -190,13 +214,33 @@ async function run(seed: number, covered: Covered): Promise<void> {
       label,
     )
   }
+  for (const [name, { replicas, image }] of wantedSets) {
+    const own = pods.filter((pod) => controllerOf(pod)?.name === name && controllerOf(pod)?.kind === 'StatefulSet')
+    assert.deepEqual(
+      own.map((pod) => pod.metadata.name),
+      Array.from({ length: replicas }, (_, at) => `${name}-${at}`),
+      `${label}: pods of ${name}`,
+    )
+    const images = own.map((pod) => (pod.spec?.containers as unknown as { image: string }[] | undefined)?.[0]?.image)
+    assert.deepEqual(new Set(images), new Set(replicas > 0 ? [image] : []), label)
+    const { status } = api.object<StatefulSet>(RESOURCES.statefulsets, `default/${name}`) ?? {}
+    assert.deepEqual(
+      [status?.replicas, status?.availableReplicas, status?.updatedReplicas, status?.currentRevision],
+      [replicas, replicas, replicas, status?.updateRevision],
+      label,
+    )
+  }
+  const revisions = api.objects<KubeObject>(RESOURCES.controllerrevisions)
+  for (const revision of revisions)
+    assert.ok(wantedSets.has(controllerOf(revision)?.name ?? ''), `${label}: revisions nobody asked for`)
+  assert.ok(revisions.length <= 4 * wantedSets.size, `${label}: ${revisions.length} revisions`)
   const owners = new Set(sets.map((rs) => controllerOf(rs)?.name ?? ''))
   assert.ok(
     [...owners].every((name) => wanted.has(name)),
     `${label}: ReplicaSets nobody asked for`,
   )
   assert.ok(
-    pods.every((pod) => wanted.has(pod.metadata.labels?.app ?? '')),
+    pods.every((pod) => wanted.has(pod.metadata.labels?.app ?? '') || wantedSets.has(pod.metadata.labels?.app ?? '')),
     `${label}: pods nobody asked for`,
   )
 

@@ -51,6 +51,8 @@ export interface Pod extends KubeObject {
     tolerations?: Toleration[]
     terminationGracePeriodSeconds?: number
     hostNetwork?: boolean
+    hostname?: string
+    subdomain?: string
   }
   status?: {
     phase?: string
@@ -116,6 +118,43 @@ export interface Deployment extends KubeObject {
   }
 }
 
+export interface StatefulSet extends KubeObject {
+  spec?: {
+    replicas?: number
+    selector?: LabelSelector
+    template?: PodTemplate
+    serviceName?: string
+    podManagementPolicy?: string
+    updateStrategy?: {
+      type?: string
+      rollingUpdate?: { partition?: number; maxUnavailable?: number | string }
+    }
+    ordinals?: { start?: number }
+    minReadySeconds?: number
+    revisionHistoryLimit?: number
+  }
+  status?: StatefulSetStatus
+}
+
+export interface StatefulSetStatus {
+  observedGeneration?: number
+  replicas: number
+  readyReplicas?: number
+  availableReplicas?: number
+  currentReplicas?: number
+  updatedReplicas?: number
+  currentRevision?: string
+  updateRevision?: string
+  collisionCount?: number
+  conditions?: Condition[]
+}
+
+/** A template that a StatefulSet had, as the strategic merge patch that brings it back. */
+export interface ControllerRevision extends KubeObject {
+  revision?: number
+  data?: { spec?: { template?: PodTemplate & { $patch?: string } } }
+}
+
 export interface ServicePort {
   name?: string
   protocol?: string
@@ -144,6 +183,7 @@ export interface ObjectReference {
 
 export interface EndpointAddress {
   ip: string
+  hostname?: string
   nodeName?: string
   targetRef?: ObjectReference
 }
@@ -167,6 +207,7 @@ export interface Endpoints extends KubeObject {
 
 export interface SliceEndpoint {
   addresses: string[]
+  hostname?: string
   conditions?: { ready?: boolean; serving?: boolean; terminating?: boolean }
   nodeName?: string
   targetRef?: ObjectReference

@@ -47,6 +47,26 @@ function describe(subsets: ReturnType<typeof endpointSubsets>['subsets']): strin
   )
 }
 
+test('a pod whose subdomain is the Service has its name in it', () => {
+  const named = pod('web-0', { ip: '10.0.0.1' })
+  named.spec = { ...named.spec, hostname: 'web-0', subdomain: 'web' }
+  const other = pod('x', { ip: '10.0.0.2' })
+  other.spec = { ...other.spec, hostname: 'x', subdomain: 'elsewhere' }
+  const { subsets } = endpointSubsets(SERVICE, [named, other])
+  assert.deepEqual(
+    subsets.flatMap((subset) => subset.addresses ?? []).map(({ ip, hostname }) => [ip, hostname]),
+    [
+      ['10.0.0.1', 'web-0'],
+      ['10.0.0.2', undefined],
+    ],
+  )
+  const plan = planSlices(SERVICE, [named, other], [], {})
+  assert.deepEqual(
+    plan.create.flatMap((slice) => slice.endpoints).map(({ hostname }) => hostname),
+    ['web-0', undefined],
+  )
+})
+
 test('Endpoints: ready, not ready, terminating, ended, without address, ports by name', () => {
   const pods = [
     pod('a', { ip: '10.0.0.1' }),

@@ -71,6 +71,11 @@ function targetPort(port: ServicePort, pod: Pod): number | undefined {
   return undefined
 }
 
+/** A pod that names this Service as its subdomain has a name of its own in it (StatefulSets): DNS answers for it. */
+function hostnameFor({ metadata }: Service, { spec }: Pod): string | undefined {
+  return spec?.subdomain !== undefined && spec.subdomain === metadata.name ? spec.hostname : undefined
+}
+
 function reference(pod: Pod) {
   const { namespace = '', name = '', uid = '' } = pod.metadata
   return { kind: 'Pod', namespace, name, uid }
@@ -89,6 +94,8 @@ export function endpointSubsets(
     let group = groups.get(key)
     if (!group) groups.set(key, (group = { ports: backend.ports, ready: [], notReady: [] }))
     const address: EndpointAddress = { ip: backend.ip, targetRef: reference(backend.pod) }
+    const hostname = hostnameFor(service, backend.pod)
+    if (hostname !== undefined) address.hostname = hostname
     if (backend.pod.spec?.nodeName) address.nodeName = backend.pod.spec.nodeName
     ;(backend.ready || publishAll ? group.ready : group.notReady).push(address)
   }
@@ -129,6 +136,7 @@ export function planSlices(
   const publishAll = service.spec?.publishNotReadyAddresses === true
   const wanted = new Map<string, { ports: EndpointPort[]; endpoints: Map<string, SliceEndpoint> }>()
   for (const backend of backends(service, pods)) {
+    const hostname = hostnameFor(service, backend.pod)
     const key = slicePortsKey(backend.ports)
     let group = wanted.get(key)
     if (!group) wanted.set(key, (group = { ports: slicePorts(backend.ports), endpoints: new Map() }))
@@ -139,6 +147,7 @@ export function planSlices(
         serving: backend.ready,
         terminating: backend.terminating,
       },
+      ...(hostname === undefined ? {} : { hostname }),
       targetRef: reference(backend.pod),
       ...(backend.pod.spec?.nodeName ? { nodeName: backend.pod.spec.nodeName } : {}),
     })

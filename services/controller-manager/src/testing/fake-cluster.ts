@@ -1,6 +1,6 @@
 import { BeatTracker, InformerFactory, type KubeObject, RESOURCES, startBeating } from '@capstan/client'
 import { FakeApiClient, ManualClock, manualWorld, MemoryBroker } from '@capstan/client/testing'
-import { type Deployment, isPodFinished, type Node, type Pod } from '../kinds.js'
+import { type Deployment, isPodFinished, type Node, type Pod, type StatefulSet } from '../kinds.js'
 import type { ControllerManagerOptions } from '../options.js'
 import type { Part, PartContext, StartPart } from '../part.js'
 
@@ -169,7 +169,20 @@ export function deployment(name: string, spec: Deployment['spec'] = {}, image = 
   }
 }
 
+export function statefulSet(name: string, spec: StatefulSet['spec'] = {}, image = 'nginx:1'): StatefulSet {
+  return {
+    metadata: { name, namespace: 'default' },
+    spec: {
+      replicas: 1,
+      serviceName: name,
+      selector: { matchLabels: { app: name } },
+      template: { metadata: { labels: { app: name } }, spec: { containers: [{ name: 'c', image }] } },
+      ...spec,
+    },
+  }
+}
+
 /** Sets the image of the template, as `kubectl set image` does. */
-export function setImage(d: Deployment, image: string): void {
+export function setImage(d: Deployment | StatefulSet, image: string): void {
   d.spec = { ...d.spec, template: { ...d.spec?.template, spec: { containers: [{ name: 'c', image }] } } }
 }
