@@ -22,6 +22,7 @@ export type StoreVerb =
   | 'alarm'
   | 'hash'
   | 'backup'
+  | 'metrics'
 
 export type StoreErrorCode =
   /** That history is gone: list again. Details: { compactRevision }. */
@@ -279,6 +280,11 @@ export interface BackupData {
   data: Uint8Array
   /** The last piece. The file's end is the SHA-256 (32 bytes) of what stands before it; without it, a multiple of 512 bytes. */
   done: boolean
+}
+
+/** Of the asked member: Prometheus' text format, in etcd's names where the meaning is the same. */
+export interface MetricsReply {
+  text: string
 }
 
 export interface StoreStatusReply {

@@ -78,6 +78,8 @@ export interface StoreOptions {
   requestBytesMax?: number
   /** Proposals that may wait for their commit; one more is refused as OVERLOADED. Default 5,000. */
   proposalsMax?: number
+  /** Size of the state above which only what frees space is taken, until it is below nine tenths of that. Default 8 GiB. */
+  quotaBytes?: number
   /** Free disk bytes below which writes are refused as NO_SPACE. Default 64 MiB. */
   freeBytesMin?: number
   bugs?: readonly PlantedBug[]

@@ -52,6 +52,8 @@ export interface ReplicaHooks {
   applied(command: Command, result: CommandResult): void
   /** The whole state was replaced by a snapshot. */
   installed(): void
+  syncTook(durationMs: number): void
+  checkpointTook(durationMs: number): void
   /** This member takes part no more. */
   removed(error: StoreError): void
 }
@@ -101,6 +103,7 @@ export class Replica {
   private checkpointing = false
   private checkpointedMs: number
   private known: { role: string; leader: string | undefined; term: number } = { role: '', leader: undefined, term: -1 }
+  private lastLeader: string | undefined
   private lastError: string | undefined
   private readonly strangers = new Set<string>()
   private savingIdentity: Promise<void> = Promise.resolve()
@@ -194,6 +197,7 @@ export class Replica {
       sync.longestMs = Math.max(sync.longestMs, durationMs)
       sync.count++
       if (durationMs > SLOW_SYNC_MS) sync.slow++
+      hooks.syncTook(durationMs)
     })
     if (!recovered.empty && !identity.logBegun) {
       identity = { ...identity, logBegun: true }
@@ -268,6 +272,7 @@ export class Replica {
       syncs: this.sync.count,
       syncLongestMs: Math.round(this.sync.longestMs),
       slowSyncs: this.sync.slow,
+      proposalsPending: this.pending.size,
     }
   }
 
@@ -378,6 +383,7 @@ export class Replica {
       }
     this.reads = this.reads.filter((read) => {
       if (nowMs - read.sinceMs < READ_WAIT_MS_MAX) return true
+      this.counters.readsFailed = (this.counters.readsFailed ?? 0) + 1
       read.reject(notApplied('NO_LEADER', `no leader has confirmed the read in ${READ_WAIT_MS_MAX} ms`))
       return false
     })
@@ -668,6 +674,10 @@ export class Replica {
       this.saveIdentity()
     }
     if (role === this.known.role && leader === this.known.leader && term === this.known.term) return
+    if (leader !== undefined && leader !== this.lastLeader) {
+      if (this.lastLeader !== undefined) this.counters.leaderChanges = (this.counters.leaderChanges ?? 0) + 1
+      this.lastLeader = leader
+    }
     const ledBefore = this.known.role === 'leader' && (role !== 'leader' || term !== this.known.term)
     this.known = { role, leader, term }
     if (ledBefore)
@@ -684,6 +694,7 @@ export class Replica {
     for (const [index, { reject }] of this.pending) {
       if (index <= above) continue
       this.pending.delete(index)
+      this.counters.proposalsFailed = (this.counters.proposalsFailed ?? 0) + 1
       reject(error)
     }
     for (const { reject } of this.proposals.splice(0)) reject(notApplied('NO_LEADER', error.message))
@@ -736,6 +747,7 @@ export class Replica {
     try {
       const durable = await this.mvcc.engine.checkpoint()
       this.counters.checkpoints = (this.counters.checkpoints ?? 0) + 1
+      this.hooks.checkpointTook(this.world.clock.monotonicMs() - this.checkpointedMs)
       this.lastError = undefined
       if (this.closed) return
       const keep = this.options.logKeepEntries ?? 5000

@@ -27,6 +27,7 @@ import { type BackupHeader, sendBackup } from './backup.js'
 import { Lessor } from './lessor.js'
 import { ELECTION_TIMEOUT_MS, HEARTBEAT_MS, type StoreOptions, type StoreWorld } from './options.js'
 import type { RaftFrame } from './raft-link.js'
+import { StoreMetrics } from './metrics.js'
 import { StateUnusable } from './repair.js'
 import { Replica } from './replica.js'
 import {
@@ -83,6 +84,8 @@ export class StoreMember implements Behaviour<StoreMessage> {
   private readonly log: Log
   private readonly subjects: Subjects
   private readonly lessor: Lessor
+  private readonly metrics = new StoreMetrics()
+  private readonly leaseCounters = { leasesGranted: 0, leasesRevoked: 0, leasesRenewed: 0, leasesExpired: 0 }
   private readonly stops: (() => void)[] = []
   private readonly parked = new Set<Parked>()
   /** Requests handed to another member, by who it was. */
@@ -146,6 +149,8 @@ export class StoreMember implements Behaviour<StoreMessage> {
         this.lessor.load(world.clock.monotonicMs(), this.replica.mvcc.leases())
         this.hub.reset()
       },
+      syncTook: (ms) => this.metrics.syncTook(ms),
+      checkpointTook: (ms) => this.metrics.checkpointTook(ms),
       removed: (error) => {
         this.log.error({ err: error }, 'removed')
         // Whoever asked for it is to have the answer.
@@ -269,9 +274,13 @@ export class StoreMember implements Behaviour<StoreMessage> {
       return
     }
     const now = this.world.clock.monotonicMs()
-    if (command.type === 'leaseGrant') this.lessor.granted(now, command.id, command.ttlSeconds)
-    else if (command.type === 'leaseRevoke') this.lessor.revoked(command.id)
-    else if (command.type === 'leaseCheckpoint')
+    if (command.type === 'leaseGrant') {
+      this.leaseCounters.leasesGranted++
+      this.lessor.granted(now, command.id, command.ttlSeconds)
+    } else if (command.type === 'leaseRevoke') {
+      this.leaseCounters[command.expired ? 'leasesExpired' : 'leasesRevoked']++
+      this.lessor.revoked(command.id)
+    } else if (command.type === 'leaseCheckpoint')
       for (const { id, seconds } of command.remaining) this.lessor.checkpointed(now, id, seconds)
     else if (command.type === 'compact') this.sweepSoon()
   }
@@ -383,6 +392,7 @@ export class StoreMember implements Behaviour<StoreMessage> {
   private take(call: IncomingCall): unknown {
     const verb = call.verb as StoreVerb
     if (verb === 'status') return this.status()
+    if (verb === 'metrics') return this.metrics.text(this.status(), this.quotaBytes()).then((text) => ({ text }))
     return new Promise((resolve, reject) => {
       // Raft's own messages must always find room behind requests.
       if (this.self.waiting > CALLS_WAITING_MAX || !this.self.tell({ type: 'call', call, resolve, reject }))
@@ -694,6 +704,7 @@ export class StoreMember implements Behaviour<StoreMessage> {
     const renewals = this.renewals.splice(0)
     for (let at = 0; at < renewals.length; at += LEASES_IN_ENTRY_MAX) {
       const some = renewals.slice(at, at + LEASES_IN_ENTRY_MAX)
+      this.leaseCounters.leasesRenewed += some.length
       const remaining = [...new Set(some.map(({ id }) => id))].map((id) => ({ id, seconds: 0 }))
       this.propose({ type: 'leaseCheckpoint', remaining }).then(
         () => {
@@ -712,6 +723,10 @@ export class StoreMember implements Behaviour<StoreMessage> {
 
   private leaseTtlSecondsMin(): number {
     return this.options.leaseTtlSecondsMin ?? Math.ceil((this.electionTimeoutMs() * 1.5) / 1000)
+  }
+
+  private quotaBytes(): number {
+    return this.options.quotaBytes ?? QUOTA_BYTES
   }
 
   private electionTimeoutMs(): number {
@@ -747,7 +762,13 @@ export class StoreMember implements Behaviour<StoreMessage> {
         ...(this.noSpace ? ['NO_SPACE: the disk is nearly full: only what frees space is taken'] : []),
         ...replica.errors(),
       ],
-      counters: { ...replica.figures(), watches: this.hub.size, watchesBehind: this.hub.behind, ...mvcc.figures() },
+      counters: {
+        ...replica.figures(),
+        watches: this.hub.size,
+        watchesBehind: this.hub.behind,
+        ...this.leaseCounters,
+        ...mvcc.figures(),
+      },
     }
   }
 
@@ -783,6 +804,7 @@ export class StoreMember implements Behaviour<StoreMessage> {
 }
 
 const REMOVED_LINGER_MS = 200
+const QUOTA_BYTES = 8 * 1024 * 1024 * 1024
 const BACKUPS_MAX = 4
 const CALLS_WAITING_MAX = 8192
 /** Codes of "did not happen" after which another member, or the same one later, may be asked. */

@@ -9,6 +9,7 @@ import type {
   LeaseGrantReply,
   LeaseTimeToLiveReply,
   MembersReply,
+  MetricsReply,
   ReadIndexReply,
   WatchData,
 } from '@capstan/protocol'
@@ -185,6 +186,22 @@ describe('three members', () => {
     for (const length of [0, 500, whole.length - 512, whole.length - 1])
       await assert.rejects(readBackup(fileOf(whole.subarray(0, length))), /not a whole backup/)
     assert.equal(await code(cluster.call('s0', 'backup', {})), 'BAD_REQUEST not-applied')
+  })
+
+  test('metrics bear the names that operators know from etcd', async () => {
+    const leader = await cluster.leader()
+    await cluster.put(leader, 'metrics', '1')
+    const { text: metrics } = await cluster.call<MetricsReply>(leader, 'metrics', {})
+    const value = (name: string) => Number(new RegExp(`^${name} (.+)$`, 'm').exec(metrics)?.[1])
+    assert.deepEqual([value('etcd_server_has_leader'), value('etcd_server_is_leader')], [1, 1])
+    assert.ok(value('etcd_disk_wal_fsync_duration_seconds_count') > 0)
+    assert.ok(value('etcd_disk_wal_fsync_duration_seconds_sum') > 0)
+    assert.ok(value('etcd_debugging_mvcc_keys_total') > 0)
+    assert.ok(value('etcd_mvcc_db_total_size_in_bytes') > 0)
+    assert.equal(value('etcd_server_proposals_committed_total'), (await cluster.status(leader))?.commitIndex)
+    assert.equal(value('etcd_server_quota_backend_bytes'), 8 * 1024 ** 3)
+    const again = (await cluster.call<MetricsReply>(leader, 'metrics', {})).text
+    assert.ok(again.includes('# TYPE etcd_server_leader_changes_seen_total counter'))
   })
 
   test('bad requests are refused clearly and harm nothing', async () => {
