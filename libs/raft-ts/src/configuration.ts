@@ -29,7 +29,7 @@ export function isConfiguration(value: unknown): value is Configuration {
   return isNames(voters) && isNames(learners) && isNamesOrNone(outgoing) && isNamesOrNone(learnersNext)
 }
 
-const isNames = (value: unknown): value is MemberId[] =>
+export const isNames = (value: unknown): value is MemberId[] =>
   Array.isArray(value) && value.every((name) => typeof name === 'string')
 const isNamesOrNone = (value: unknown): boolean => value === undefined || isNames(value)
 

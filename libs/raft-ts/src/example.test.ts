@@ -39,7 +39,7 @@ async function startMember(member: string, voters: string[], edge: Edge) {
     }
   }
   return {
-    tick: () => (node.tick(edge.nowMs()), pump()), // Every 20 ms or so.
+    tick: () => (node.tick(edge.nowMs()), pump()), // Every 20 ms or so, or when node.nextTickMs() says.
     receive: (message: RaftMessage) => (node.step(message), pump()),
     propose: (payload: Uint8Array) => {
       const result = node.propose([{ kind: 'command', clientId: '', clientSeq: 0, payload }])

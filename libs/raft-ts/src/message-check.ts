@@ -1,4 +1,4 @@
-import { decodeConfiguration, isConfiguration } from './configuration.js'
+import { decodeConfiguration, isConfiguration, isNames } from './configuration.js'
 import type { EntryKind, MemberId, RaftMessage } from './types.js'
 
 /** No term, index or length is ever so large; and numbers below it leave room to count on. */
@@ -22,6 +22,7 @@ export function checkMessage(message: RaftMessage, self: MemberId): string | und
     if (typeof m[field] !== 'boolean') return `${field} is no flag`
   if (message.type === 'append') return checkEntries(message)
   if (message.type === 'snapshot') return checkSnapshot(message)
+  if (message.type === 'termReply' && !isNames(message.voters)) return 'voters is no list of names'
   return undefined
 }
 

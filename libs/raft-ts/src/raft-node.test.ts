@@ -150,7 +150,6 @@ test('a gap between own ticks starts no election: the member could not hear', ()
 })
 
 test('a member that forgot everything does not vote until it has heard all others and caught up', () => {
-  const others = ['b', 'c']
   const node = new RaftNode({
     member: 'a',
     configuration: { voters: ['a', 'b', 'c'], learners: [] },
@@ -167,42 +166,38 @@ test('a member that forgot everything does not vote until it has heard all other
     }
     return out
   }
+  const entry = { term: 8, index: 1, formatVersion: 1, kind: 'noop' as const, clientId: '', clientSeq: 0 }
+  const append = (term: number): RaftMessage => ({
+    ...{ type: 'append', from: 'b', to: 'a', term, prevIndex: 0, prevTerm: 0, commit: 1 },
+    entries: [{ ...entry, payload: new Uint8Array(0) }],
+  })
+  const tell = (from: string, term: number, voters: string[]) =>
+    node.step({ type: 'termReply', from, to: 'a', term, voters })
+  const kinds = (list: RaftMessage[]) => [...new Set(list.map((m) => `${m.type} ${m.to}`))].sort()
   node.step({ type: 'vote', from: 'b', to: 'a', term: 7, lastIndex: 9, lastTerm: 6, transfer: false })
-  assert.deepEqual(
-    all()
-      .filter((m) => m.type === 'voteReply')
-      .map((m) => m.type === 'voteReply' && m.granted),
-    [false],
-  )
+  node.step(append(8))
   for (let now = 0; now <= 3000; now += 50) node.tick(now)
   assert.equal(node.status().role, 'follower', 'it does not campaign')
+  assert.deepEqual(kinds(all()), ['termQuery b', 'termQuery c'], 'it neither votes nor acknowledges')
+  tell('b', 8, ['a', 'b', 'c'])
+  node.step(append(8))
+  assert.deepEqual(all(), [], 'not all have told their terms')
+  // c knows of another voter.
+  tell('c', 8, ['a', 'b', 'c', 'd'])
+  node.step(append(8))
+  assert.deepEqual(kinds(all()), ['termQuery d'])
+  tell('d', 9, ['a', 'b', 'c', 'd'])
+  node.step(append(8))
   assert.deepEqual(
-    [
-      ...new Set(
-        all()
-          .filter((m) => m.type === 'termQuery')
-          .map((m) => m.to),
-      ),
-    ],
-    others,
+    all().map((m) => m.type === 'appendReply' && m.success),
+    [false],
+    'it may have voted in term 9',
   )
-  for (const from of others) node.step({ type: 'termReply', from, to: 'a', term: 9 })
-  const entry = {
-    term: 8,
-    index: 1,
-    formatVersion: 1,
-    kind: 'noop' as const,
-    clientId: '',
-    clientSeq: 0,
-    payload: new Uint8Array(0),
-  }
-  node.step({ type: 'append', from: 'b', to: 'a', term: 8, prevIndex: 0, prevTerm: 0, entries: [entry], commit: 1 })
-  all()
-  node.tick(3050)
+  node.step(append(9))
   const read = all().find((m) => m.type === 'readIndex')
   assert.ok(read?.type === 'readIndex')
   assert.equal(node.status().mayVote, false)
-  node.step({ type: 'readIndexReply', from: 'b', to: 'a', term: 8, context: read.context, index: 1, refused: false })
+  node.step({ type: 'readIndexReply', from: 'b', to: 'a', term: 9, context: read.context, index: 1, refused: false })
   node.tick(3100)
   assert.equal(node.status().mayVote, false, 'not before the terms in which it never votes again are on disk')
   all()
@@ -222,6 +217,152 @@ test('planted bugs need a second word', () => {
   const options = { member: 'a', configuration: { voters: ['a'], learners: [] }, random: () => 0, nowMs: 0 }
   assert.throws(() => new RaftNode({ ...options, plantedBugs: ['stale-read'] }), RangeError)
   assert.doesNotThrow(() => new RaftNode({ ...options, plantedBugs: ['stale-read'], allowPlantedBugs: true }))
+})
+
+function leaseStorm(seed: number, steps: number, clockDriftMax: number, rates: readonly number[]): TestCluster {
+  const cluster = new TestCluster(seeded(seed), { size: rates.length, spares: 1, leases: { clockDriftMax, rates } })
+  cluster.calm(80)
+  // Whose clock is slow would seldom be the first to stand for election.
+  cluster.leader()?.node.transferLeadership('a')
+  cluster.calm(20)
+  let former: string | undefined
+  for (let i = 0; i < steps; i++) {
+    // What leases must be good for: a leader is cut off, and goes on being asked while the others elect another.
+    if (i % 100 === 0) {
+      former = cluster.leader()?.node.status().member
+      cluster.cut = new Set(former === undefined ? [] : [former])
+    }
+    cluster.randomStep(true)
+    if (former !== undefined && i % 3 === 0) cluster.read(former)
+  }
+  return cluster
+}
+
+test('reads by lease are linearizable in any storm, with clocks that differ by what was assumed (thesis §6.4.1)', () => {
+  fc.assert(
+    fc.property(fc.integer(), fc.constantFrom([1, 1, 1], [1, 1.1, 0.99], [0.95, 1.04, 1, 1, 1]), (seed, rates) => {
+      const cluster = leaseStorm(seed, 1500, 0.12, rates)
+      cluster.calm(300)
+      assert.ok(cluster.leader(), 'a leader in calm')
+      assert.ok(cluster.propose())
+    }),
+    { numRuns: Math.ceil(STORMS / 3) },
+  )
+})
+
+test('with clocks that differ by more the checks find a stale read by lease: they can fail', () => {
+  const found = Array.from({ length: 100 }, (_, seed) => seed).some((seed) => {
+    try {
+      leaseStorm(seed, 500, 0, [0.15, 1, 1])
+    } catch (error) {
+      return /stale read/.test(String(error))
+    }
+    return false
+  })
+  assert.ok(found)
+})
+
+/** Three members, `a` leading with a lease that both others have confirmed, at 360 ms. */
+function leased(leaseReads: { clockDriftMax: number } | null = { clockDriftMax: 0.01 }) {
+  const voters = ['a', 'b', 'c']
+  const nodes = new Map(
+    voters.map((member, i) => {
+      const configuration = { voters, learners: [] }
+      const random = () => i / 3
+      return [member, new RaftNode({ member, configuration, random, nowMs: 0, ...(leaseReads ? { leaseReads } : {}) })]
+    }),
+  )
+  const node = (name: string) => nodes.get(name) as RaftNode
+  /** Delivers all; returns the reads that `a` may serve. */
+  const exchange = (lost: (message: RaftMessage) => boolean = () => false) => {
+    const reads: number[] = []
+    for (let again = true; again; ) {
+      again = false
+      for (const [name, each] of nodes)
+        for (let ready = each.takeReady(); ready; ready = each.takeReady()) {
+          again = true
+          each.persisted(ready.number)
+          for (const message of [...ready.sendNow, ...ready.sendAfterPersist])
+            if (!lost(message)) node(message.to).step(message)
+          if (name === 'a') reads.push(...ready.reads.filter((read) => !read.refused).map((read) => read.context))
+        }
+    }
+    return reads
+  }
+  for (let now = 10; now <= 360; now += 10) {
+    for (const each of nodes.values()) each.tick(now)
+    exchange()
+  }
+  assert.equal(node('a').status().role, 'leader')
+  const alone = () => exchange((m) => m.from === 'a' || m.to === 'a')
+  return { node, nodes, exchange, alone }
+}
+
+test('a lease serves reads with nobody asked, and ends by itself (thesis §6.4.1)', () => {
+  const { node, alone } = leased()
+  node('a').readIndex(1, 365)
+  assert.deepEqual(alone(), [1])
+  node('a').readIndex(2)
+  assert.deepEqual(alone(), [], 'without the time it is no lease read')
+  for (let now = 370; now < 545; now += 20) node('a').tick(now)
+  node('a').readIndex(3, 545)
+  assert.deepEqual(alone(), [3])
+  // Confirmed at 350; 300 less the 100 that a follower's tick may be late, less a hundredth.
+  node('a').readIndex(4, 550)
+  assert.deepEqual(alone(), [])
+})
+
+test('without the option every read is confirmed', () => {
+  const { node, alone } = leased(null)
+  assert.throws(() => leased({ clockDriftMax: 1 }), RangeError)
+  node('a').readIndex(1, 365)
+  assert.deepEqual(alone(), [])
+})
+
+test('a gap between own ticks voids the lease', () => {
+  const { node, alone } = leased()
+  node('a').readIndex(1, 365 + 100)
+  assert.deepEqual(alone(), [])
+})
+
+test('a transfer of leadership voids the lease until the end of the term, also one that failed', () => {
+  const { node, nodes, exchange, alone } = leased()
+  assert.ok(node('a').transferLeadership('b'))
+  node('a').readIndex(1, 365)
+  assert.deepEqual(alone(), [])
+  for (let now = 370; now <= 1200; now += 10) {
+    for (const each of nodes.values()) each.tick(now)
+    exchange((m) => m.type === 'timeoutNow')
+  }
+  assert.equal(node('a').status().role, 'leader')
+  node('a').readIndex(2, 1205)
+  assert.deepEqual(alone(), [], 'the order may still be on its way')
+})
+
+test('a change of members voids the lease until a round of the new ones', () => {
+  const { node, exchange, alone } = leased()
+  assert.ok(node('a').changeMembers([{ type: 'remove', member: 'c' }]).accepted)
+  node('a').readIndex(1, 365)
+  assert.deepEqual(alone(), [])
+  node('a').tick(400)
+  exchange()
+  node('a').readIndex(2, 405)
+  assert.deepEqual(alone(), [2])
+})
+
+test('with leases a member that has just started votes for nobody: it may have promised to wait', () => {
+  for (const [leaseReads, granted] of [
+    [{ clockDriftMax: 0 }, false],
+    [undefined, true],
+  ] as const) {
+    const configuration = { voters: ['a', 'b', 'c'], learners: [] }
+    const lease = leaseReads ? { leaseReads } : {}
+    const node = new RaftNode({ member: 'a', configuration, random: () => 0, nowMs: 1000, ...lease })
+    node.tick(1050)
+    node.step({ type: 'preVote', from: 'b', to: 'a', term: 1, lastIndex: 0, lastTerm: 0, transfer: false })
+    const reply = node.takeReady()?.sendAfterPersist[0]
+    assert.equal(reply?.type === 'preVoteReply' && reply.granted, granted)
+  }
 })
 
 test('garbage is refused and changes nothing', () => {

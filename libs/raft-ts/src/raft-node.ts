@@ -30,6 +30,7 @@ import {
 /** Stands in `votedFor` of a term in which this member may have voted before it lost its memory: for nobody we know. */
 const FORGOTTEN_VOTE = '\u0000forgotten'
 const NO_BYTES = new Uint8Array(0)
+const LEASE_ROUNDS_MAX = 1024
 /** More than a member can ever forward. */
 const FORWARDS_PER_MS = 4096
 
@@ -90,6 +91,10 @@ export class RaftNode {
   private electionDeadlineMs = 0
   private heartbeatDueMs = 0
   private heardLeaderMs: number
+  /** Highest heartbeat round of the present leader. */
+  private leaderRound = 0
+  /** The driver says that the leader cannot be reached; until it is heard again. */
+  private leaderSuspected = false
   private readonly votes = new Map<MemberId, boolean>()
   private progress = new Map<MemberId, Progress>()
   private round = 0
@@ -103,7 +108,16 @@ export class RaftNode {
   private uncommittedBytes = 0
   private receiving: { meta: SnapshotMeta; received: number; busy: boolean } | undefined
   private forgetful:
-    | { terms: Map<MemberId, Term>; readAsked: boolean; catchUpTo: LogIndex | undefined; askedMs: number }
+    | {
+        /** What others told since it came back: their term, and who votes as they know it. */
+        told: Map<MemberId, { term: Term; voters: readonly MemberId[] }>
+        askedMs: Map<MemberId, number>
+        askAgainMs: number
+        /** It knows up to which term it may have voted: it follows any leader of a later one. */
+        follows: boolean
+        readAsked: boolean
+        catchUpTo: LogIndex | undefined
+      }
     | undefined
 
   /** The Ready with which the repair of a lost memory becomes durable. */
@@ -120,6 +134,14 @@ export class RaftNode {
   private nextReady = 1
   private readonly outstanding: Outstanding[] = []
   private readonly bugs: ReadonlySet<RaftPlantedBug>
+
+  /** With `leaseReads`: until then no other leader can have been elected; and when each round not yet confirmed was sent. */
+  private leaseUntilMs = Number.NEGATIVE_INFINITY
+  private leaseRounds: { round: number; sentMs: number }[] = []
+  /** In this term somebody was told to stand for election at once: its votes heed no lease. */
+  private leaseLostTerm: Term = 0
+  private readonly leaseMs: number
+  private readonly startedMs: number
 
   private readonly heartbeatMs: number
   private readonly electionTimeoutMs: number
@@ -145,6 +167,12 @@ export class RaftNode {
     if (this.electionTimeoutMs < 2 * this.heartbeatMs)
       throw new RangeError('the election time-out must be at least two heartbeats')
     this.tickGapMs = options.tickGapMs ?? this.electionTimeoutMs / 3
+    const { clockDriftMax } = options.leaseReads ?? { clockDriftMax: 0 }
+    if (!(clockDriftMax >= 0 && clockDriftMax < 1) || this.tickGapMs >= this.electionTimeoutMs)
+      throw new RangeError('leases need a drift in [0, 1), and ticks more often than election time-outs')
+    // A follower may have noted a heartbeat as come with its last tick: up to `tickGapMs` too early.
+    this.leaseMs = (this.electionTimeoutMs - this.tickGapMs) * (1 - clockDriftMax)
+    this.startedMs = options.nowMs
     this.self = options.member
     const base = recovered?.snapshot ?? { index: 0, term: 0, configuration: options.configuration }
     this.configuration = base.configuration
@@ -166,13 +194,23 @@ export class RaftNode {
     // No number of a former life of this member comes again: a late answer to one would be an old index for a new read.
     this.nextForward = Math.floor(options.nowMs) * FORWARDS_PER_MS + Math.floor(options.random() * FORWARDS_PER_MS)
     if (options.forgetful)
-      this.forgetful = { terms: new Map(), readAsked: false, catchUpTo: undefined, askedMs: Number.NEGATIVE_INFINITY }
+      this.forgetful = {
+        told: new Map(),
+        askedMs: new Map(),
+        askAgainMs: Number.NEGATIVE_INFINITY,
+        follows: false,
+        readAsked: false,
+        catchUpTo: undefined,
+      }
     this.resetElectionTimer()
   }
 
   // ------------------------------------------------------------------------------------------------------- the driver's side
 
-  /** Monotonic time. Call it at least every half heartbeat. */
+  /**
+   * Monotonic time, which stands still between ticks. Call it when `nextTickMs` says so, and before other calls if the last
+   * one is long ago. A tick that comes too early does no harm.
+   */
   tick(nowMs: number): void {
     const gapMs = nowMs - this.nowMs
     if (gapMs < 0) return
@@ -180,16 +218,49 @@ export class RaftNode {
     if (gapMs > this.tickGapMs) {
       // We could not hear for so long: nobody's silence counts (and a paused leader must ask again who follows it).
       for (const progress of this.progress.values()) progress.heardMs = nowMs
+      // A heartbeat that was answered late in the gap may bear the time of its beginning.
+      if (this.options.leaseReads && this.leader !== undefined) this.heardLeaderMs = nowMs
+      this.voidLease()
       this.resetElectionTimer()
     }
     if (this.role === 'leader') this.tickLeader()
     else if (nowMs >= this.electionDeadlineMs) this.electionTimeout()
-    for (const [number, { context, sentMs }] of this.forwarded)
-      if (nowMs - sentMs > this.electionTimeoutMs) {
-        this.forwarded.delete(number)
-        this.giveRead(context, 0, true)
-      }
-    if (this.forgetful) this.recoverMemory(this.forgetful)
+    for (const [number, { context, sentMs }] of this.forwarded) {
+      // The later ones were sent later.
+      if (nowMs - sentMs < this.electionTimeoutMs) break
+      this.forwarded.delete(number)
+      this.giveRead(context, 0, true)
+    }
+  }
+
+  /** When `tick` has something to do next, as far as is known now: ask again after each call. In monotonic ms. */
+  nextTickMs(): number {
+    // A gap between ticks means that we could not hear: even who has nothing to do shows itself that it could.
+    let at = this.nowMs + this.tickGapMs / 2
+    if (this.role === 'leader') {
+      at = Math.min(at, this.heartbeatDueMs, this.transfer?.untilMs ?? at)
+      at = Math.min(at, this.quorum.reached(this.heardAt) + this.silenceMs())
+      for (const { state, heardMs, leavingUntilMs = at } of this.progress.values())
+        at = Math.min(at, leavingUntilMs, state === 'replicate' ? heardMs + this.silenceMs() : at)
+    } else at = Math.min(at, this.electionDeadlineMs)
+    for (const { sentMs } of this.forwarded.values()) {
+      at = Math.min(at, sentMs + this.electionTimeoutMs)
+      break
+    }
+    if (this.forgetful) at = Math.min(at, this.forgetful.askAgainMs)
+    return Math.max(at, this.nowMs)
+  }
+
+  /**
+   * A hint: `member` cannot be reached just now (its connection is gone, nobody listens at its address). If it is our leader,
+   * it is not waited for any longer: a pre-vote within a heartbeat, and others may count on our vote. Safe if it is wrong:
+   * nobody's term changes unless a majority was told the same. Taken back when the leader is heard. With `leaseReads` it has
+   * no effect: the lease is the promise to wait.
+   */
+  peerUnreachable(member: MemberId): void {
+    if (this.role !== 'follower' || member !== this.leader || this.leaderSuspected || this.options.leaseReads) return
+    this.leaderSuspected = true
+    this.electionDeadlineMs = Math.min(this.electionDeadlineMs, this.nowMs + this.heartbeatMs * this.options.random())
   }
 
   /**
@@ -205,14 +276,15 @@ export class RaftNode {
     // Late, from one that was removed meanwhile.
     if (!REQUESTS.has(message.type) && !this.expectsReplyOf(message.from)) return true
     if (message.type === 'termQuery') {
-      this.sendAfter.push(this.message(message.from, { type: 'termReply' }))
+      this.sendAfter.push(this.message(message.from, { type: 'termReply', voters: [...this.quorum.voters] }))
       // It lost its log: what it acknowledged before counts no longer, and it must be sent everything again.
       this.progress.get(message.from)?.forgot(this.log.lastIndex + 1)
-    } else if (LEADERS_OWN.has(message.type) && message.term === this.term && !this.mayLead(message.from)) {
+    } else if (message.type === 'termReply') this.forgetful?.told.set(message.from, message)
+    else if (this.forgetful && !this.mayHear(this.forgetful, message)) return true
+    else if (LEADERS_OWN.has(message.type) && message.term === this.term && !this.mayLead(message.from)) {
       this.counters.refusedMessages++
       return false
-    } else if (message.type === 'termReply') this.forgetful?.terms.set(message.from, message.term)
-    else if (this.meetTerm(message)) this.handle(message)
+    } else if (this.meetTerm(message)) this.handle(message)
     return true
   }
 
@@ -266,9 +338,17 @@ export class RaftNode {
 
   /**
    * A linearizable read: comes out in `Ready.reads` under `context` (a number of the driver's, each used once).
-   * False: too many wait.
+   * `nowMs`: monotonic time, looked at after the read was asked for: with it and `leaseReads` a leader asks nobody while its
+   * lease holds. False: too many wait.
    */
-  readIndex(context: number): boolean {
+  readIndex(context: number, nowMs?: number): boolean {
+    if (nowMs !== undefined && this.options.leaseReads) {
+      this.tick(nowMs)
+      if (this.holdsLease()) {
+        this.readyReads.push({ context, index: this.commit, refused: false })
+        return true
+      }
+    }
     if (this.newReads.length + this.reads.length + this.forwarded.size >= (this.options.readsMax ?? 10_000))
       return false
     if (this.bugs.has('stale-read')) this.readyReads.push({ context, index: this.commit, refused: false })
@@ -282,6 +362,7 @@ export class RaftNode {
   transferLeadership(to: MemberId): boolean {
     const progress = this.progress.get(to)
     if (this.role !== 'leader' || !progress || !this.configuration.voters.includes(to)) return false
+    this.leaseLostTerm = this.term
     this.transfer = { to, untilMs: this.nowMs + 2 * this.electionTimeoutMs, sent: false }
     this.continueTransfer()
     return true
@@ -289,6 +370,7 @@ export class RaftNode {
 
   /** All work since the last call; undefined: none. See `Ready` for the order of work. */
   takeReady(): Ready | undefined {
+    if (this.forgetful) this.recoverMemory(this.forgetful)
     if (this.role === 'leader') {
       this.startReadRound()
       for (const [to, progress] of this.progress) {
@@ -435,7 +517,7 @@ export class RaftNode {
   }
 
   status(): RaftStatus {
-    const live = this.leaderLives() && this.leader !== undefined ? [this.leader] : []
+    const live = this.leader !== undefined && this.leaderLives() ? [this.leader] : []
     return {
       member: this.self,
       role: this.role,
@@ -501,6 +583,8 @@ export class RaftNode {
       for (const { context, from } of [...this.reads, ...this.newReads]) this.answerRead(from, context, 0, true)
     }
     if (leader !== this.leader) {
+      this.leaderRound = 0
+      this.leaderSuspected = false
       this.refuseForwarded()
       if (this.forgetful) this.forgetful.readAsked = false
     }
@@ -514,6 +598,7 @@ export class RaftNode {
     this.reads = []
     this.newReads = []
     this.transfer = undefined
+    this.voidLease()
     this.progress = new Map()
     this.votes.clear()
     this.resetElectionTimer()
@@ -524,7 +609,10 @@ export class RaftNode {
   }
 
   private leaderLives(): boolean {
-    return this.leader !== undefined && this.nowMs - this.heardLeaderMs < this.electionTimeoutMs
+    // What it promised to a leader before a restart it has forgotten: with leases it waits as if there were one.
+    if (this.options.leaseReads && this.nowMs - this.startedMs < this.electionTimeoutMs) return true
+    if (this.leader === undefined || this.leaderSuspected) return false
+    return this.nowMs - this.heardLeaderMs < this.electionTimeoutMs
   }
 
   // ------------------------------------------------------------------------------------------------------------ elections
@@ -580,6 +668,9 @@ export class RaftNode {
       const granted = mayVote && upToDate && m.term > this.term && this.role !== 'leader' && !this.leaderLives()
       // Two that ask at once would each vote for itself. The lesser name goes first; who has said yes holds back a little.
       if (granted && this.role === 'preCandidate' && m.from < this.self) this.becomeFollower(this.term, undefined)
+      // Whoever asks misses our leader. A word to it, and the driver sees whether it can be reached.
+      if (!granted && this.role === 'follower' && this.leader !== undefined && this.leaderLives())
+        this.send(this.leader, { type: 'heartbeatReply', round: this.leaderRound, lastIndex: this.log.lastIndex })
       if (granted && this.role === 'follower')
         this.electionDeadlineMs = Math.max(this.electionDeadlineMs, this.nowMs + 2 * this.heartbeatMs)
       this.sendAfter.push({
@@ -633,6 +724,7 @@ export class RaftNode {
     this.role = 'leader'
     this.leader = this.self
     this.votes.clear()
+    this.voidLease()
     this.progress = new Map()
     this.followMembers()
     // What former terms left uncommitted is given back when it commits, so it counts from the start.
@@ -681,6 +773,8 @@ export class RaftNode {
       this.configurations[this.configurations.length - 1] as { configuration: Configuration }
     ).configuration
     this.quorum = new Quorum(this.configuration)
+    // The majority that gave the lease need not meet those of the new configuration.
+    this.voidLease()
     if (this.role === 'leader') this.followMembers()
   }
 
@@ -706,7 +800,7 @@ export class RaftNode {
   private dismiss(member: MemberId, progress: Progress, untilMs: number): void {
     const index = this.configurationIndex()
     const told = this.commit >= index && progress.match >= index && progress.toldCommit >= index
-    if (told || this.nowMs > untilMs) this.progress.delete(member)
+    if (told || this.nowMs >= untilMs) this.progress.delete(member)
   }
 
   /** §4.2.2: a leader that is no voter any more ends its work when that is committed. It tells all, and who is to follow. */
@@ -722,7 +816,7 @@ export class RaftNode {
   }
 
   private tickLeader(): void {
-    if (this.transfer && this.nowMs > this.transfer.untilMs) this.transfer = undefined
+    if (this.transfer && this.nowMs >= this.transfer.untilMs) this.transfer = undefined
     // Check-quorum (thesis §6.2): who cannot reach a majority must not go on as leader.
     if (!this.quorum.has(this.isPresent)) return this.becomeFollower(this.term, undefined)
     if (this.nowMs < this.heartbeatDueMs) return
@@ -733,6 +827,11 @@ export class RaftNode {
 
   private sendHeartbeats(): void {
     this.round++
+    if (this.options.leaseReads) {
+      this.leaseRounds.push({ round: this.round, sentMs: this.nowMs })
+      // Nobody answers: old rounds are not worth their room.
+      if (this.leaseRounds.length > LEASE_ROUNDS_MAX) this.leaseRounds.splice(0, LEASE_ROUNDS_MAX / 2)
+    }
     for (const [to, progress] of this.progress) {
       progress.mark ??= { round: this.round, last: progress.next - 1, match: progress.match }
       this.send(to, { type: 'heartbeat', commit: Math.min(progress.match, this.commit), round: this.round })
@@ -883,6 +982,7 @@ export class RaftNode {
 
   private handleHeartbeat(m: RaftMessage & { type: 'heartbeat' }): void {
     this.hearLeader(m.from)
+    this.leaderRound = Math.max(this.leaderRound, m.round)
     // The leader may still take what this member acknowledged before it lost its memory for present.
     if (!this.forgetful) this.setCommit(Math.min(m.commit, this.log.lastIndex))
     // At once, not after a sync: a slow disk here must not look like a dead member there. It promises nothing durable.
@@ -916,6 +1016,7 @@ export class RaftNode {
   private hearLeader(from: MemberId): void {
     if (this.role !== 'follower' || this.leader !== from) this.becomeFollower(this.term, from)
     this.heardLeaderMs = this.nowMs
+    this.leaderSuspected = false
     this.resetElectionTimer()
   }
 
@@ -979,8 +1080,9 @@ export class RaftNode {
   }
 
   private confirmReads(): void {
-    if (this.reads.length === 0) return
+    if (this.reads.length + this.leaseRounds.length === 0) return
     const confirmed = this.quorum.reached(this.roundAt)
+    this.extendLease(confirmed)
     // Rounds only rise along the list.
     let count = 0
     for (const read of this.reads) {
@@ -989,6 +1091,30 @@ export class RaftNode {
       this.answerRead(read.from, read.context, read.index, false)
     }
     if (count > 0) this.reads.splice(0, count)
+  }
+
+  /**
+   * Thesis §6.4.1: a majority that answered a round hears of its leader no earlier than the round was sent, and elects nobody
+   * else for an election time-out.
+   */
+  private extendLease(confirmedRound: number): void {
+    let count = 0
+    for (const { round, sentMs } of this.leaseRounds) {
+      if (round > confirmedRound) break
+      count++
+      this.leaseUntilMs = sentMs + this.leaseMs
+    }
+    if (count > 0) this.leaseRounds.splice(0, count)
+  }
+
+  private voidLease(): void {
+    this.leaseUntilMs = Number.NEGATIVE_INFINITY
+    this.leaseRounds = []
+  }
+
+  private holdsLease(): boolean {
+    if (this.role !== 'leader' || this.nowMs >= this.leaseUntilMs || this.leaseLostTerm === this.term) return false
+    return this.log.termAt(this.commit) === this.term
   }
 
   private answerRead(from: MemberId, context: number, index: LogIndex, refused: boolean): void {
@@ -1018,19 +1144,54 @@ export class RaftNode {
   // ------------------------------------------------------------------------------------------------------- a lost memory
 
   /**
-   * A member whose directory was empty may have voted, and acknowledged entries, without knowing it. It votes again only
-   * after (a) every other voter has told its term, and (b) it holds everything that was committed after it came back. In
-   * terms up to the highest told it may have voted: there it never votes again.
+   * A member that lost its log, or a part of it, may have voted and acknowledged entries without knowing it. A vote is also a
+   * promise to follow nobody of an earlier term. So it follows a leader, and acknowledges, only when (a) the leader and
+   * all who vote, as it and each of them knows it, have told their terms: in terms up to the highest it may have voted, and
+   * there never votes again; or (b) the leader says that it is no voter: its word does not count there, and once that is
+   * committed its former votes do not either, since no majority can be had that has not heard of it.
    */
-  private recoverMemory(lost: NonNullable<typeof this.forgetful>): void {
-    const askAgain = this.nowMs - lost.askedMs >= this.electionTimeoutMs
-    const others = this.otherVoters()
-    const unheard = others.filter((member) => !lost.terms.has(member))
-    if (askAgain) {
-      lost.askedMs = this.nowMs
-      for (const member of unheard) this.send(member, { type: 'termQuery' })
+  private mayHear(lost: NonNullable<typeof this.forgetful>, m: RaftMessage): boolean {
+    if (lost.follows) return true
+    const told = lost.told.get(m.from)
+    const current = told !== undefined && told.term === m.term && told.voters.length > 0
+    if (current && !told.voters.includes(this.self)) return true
+    if (!LEADERS_OWN.has(m.type)) return false
+    if (!current) {
+      this.askForTerm(lost, m.from, 2 * this.heartbeatMs)
+      return false
     }
-    if (unheard.length > 0 || this.leader === undefined) return
+    const needed = new Set(told.voters)
+    let floor: Term = 0
+    for (const voter of needed) {
+      if (voter === this.self) continue
+      const answer = lost.told.get(voter)
+      if (!answer) this.askForTerm(lost, voter, 2 * this.heartbeatMs)
+      for (const other of answer?.voters ?? []) needed.add(other)
+      floor = Math.max(floor, answer?.term ?? Number.POSITIVE_INFINITY)
+    }
+    if (floor === Number.POSITIVE_INFINITY) return false
+    this.forswear(floor)
+    lost.follows = true
+    return true
+  }
+
+  private askForTerm(lost: NonNullable<typeof this.forgetful>, member: MemberId, everyMs: number): void {
+    if (member === this.self || this.nowMs - (lost.askedMs.get(member) ?? Number.NEGATIVE_INFINITY) < everyMs) return
+    lost.askedMs.set(member, this.nowMs)
+    this.send(member, { type: 'termQuery' })
+  }
+
+  /** It votes again when it holds everything that was committed by the time it came back. */
+  private recoverMemory(lost: NonNullable<typeof this.forgetful>): void {
+    const askAgain = this.nowMs >= lost.askAgainMs
+    if (askAgain) {
+      lost.askAgainMs = this.nowMs + this.electionTimeoutMs
+      // Who was told to take part may have changed meanwhile.
+      if (!lost.follows && this.leader === undefined)
+        for (const member of [...this.quorum.voters, ...lost.told.keys()])
+          this.askForTerm(lost, member, this.heartbeatMs)
+    }
+    if (this.leader === undefined) return
     if (lost.catchUpTo === undefined) {
       if (lost.readAsked && !askAgain) return
       lost.readAsked = true
@@ -1038,12 +1199,17 @@ export class RaftNode {
       return
     }
     if (this.stableIndex < lost.catchUpTo || this.commit < lost.catchUpTo) return
-    const floor = Math.max(this.term, ...lost.terms.values())
-    if (floor > this.term) this.becomeFollower(floor, undefined)
-    this.votedFor = FORGOTTEN_VOTE
     this.hardStateDirty = true
     this.forgetful = undefined
     this.repairedBy = this.nextReady
+  }
+
+  /** No vote in terms up to this one any more. */
+  private forswear(term: Term): void {
+    if (term > this.term) this.becomeFollower(term, undefined)
+    if (term < this.term || this.votedFor === FORGOTTEN_VOTE) return
+    this.votedFor = FORGOTTEN_VOTE
+    this.hardStateDirty = true
   }
 
   // --------------------------------------------------------------------------------------------------------------- helpers
@@ -1105,6 +1271,8 @@ export class RaftNode {
 
   private readonly isPresent = (voter: MemberId): boolean =>
     voter === this.self || this.isHeard(this.progress.get(voter))
+  private readonly heardAt = (voter: MemberId): number =>
+    voter === this.self ? Number.POSITIVE_INFINITY : (this.progress.get(voter)?.heardMs ?? 0)
   private readonly durableAt = (voter: MemberId): LogIndex =>
     voter === this.self ? this.stableIndex : (this.progress.get(voter)?.match ?? 0)
   private readonly roundAt = (voter: MemberId): number =>
@@ -1115,7 +1283,12 @@ export class RaftNode {
   }
 
   private isHeard(progress: Progress | undefined): boolean {
-    return progress !== undefined && this.nowMs - progress.heardMs <= 1.5 * this.electionTimeoutMs
+    return progress !== undefined && this.nowMs - progress.heardMs < this.silenceMs()
+  }
+
+  /** So long a follower may be silent and still count as there. */
+  private silenceMs(): number {
+    return 1.5 * this.electionTimeoutMs
   }
 
   private isVoter(): boolean {
@@ -1144,7 +1317,8 @@ export class RaftNode {
   }
 
   private expectsReplyOf(member: MemberId): boolean {
-    return this.quorum.members.has(member) || this.progress.has(member) || member === this.leader
+    if (this.quorum.members.has(member) || this.progress.has(member) || member === this.leader) return true
+    return this.forgetful?.askedMs.has(member) === true
   }
 
   private send(to: MemberId, body: MessageBody): void {

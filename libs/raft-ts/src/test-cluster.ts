@@ -85,12 +85,20 @@ export class TestCluster {
     repaired: 0,
     changes: 0,
     joint: 0,
+    hints: 0,
   }
   cut = new Set<string>()
 
   constructor(
     private readonly random: () => number,
-    private readonly options: { size: number; spares?: number; bugs?: RaftPlantedBug[]; lossy?: number },
+    private readonly options: {
+      size: number
+      spares?: number
+      bugs?: RaftPlantedBug[]
+      lossy?: number
+      /** Leases; `rates`: how fast each founder's clock goes (1: right). */
+      leases?: { clockDriftMax: number; rates: readonly number[] }
+    },
   ) {
     this.names = Array.from({ length: options.size }, (_, i) => String.fromCharCode(97 + i))
     this.spares = Array.from({ length: options.spares ?? 0 }, (_, i) => `s${i}`)
@@ -125,7 +133,8 @@ export class TestCluster {
         if (this.random() < 0.5) this.chunkOne(each)
       }
     else if (dice < 800) this.advance(1 + this.random() * 60, faults)
-    else if (dice < 890) this.propose()
+    else if (dice < 887) this.propose()
+    else if (dice < 890) this.hint(member)
     else if (dice < 930) this.read(name)
     else if (dice < 960) this.compact(member)
     else if (dice < 962) this.transfer()
@@ -196,9 +205,7 @@ export class TestCluster {
     const member = this.members.get(name) as Member
     member.forgetful = true
     member.disk = emptyDisk()
-    // The driver's duty: all who may be voters, as the others know it.
-    const voters = new Set(configurations.flatMap((each) => [...each.voters, ...(each.outgoing ?? [])]))
-    member.configuration = { voters: [...voters], learners: [] }
+    if (this.random() < 0.5) member.configuration = { voters: [], learners: [] }
   }
 
   /** Changes one or some members; who joins is started. Not while one is forgetful: that is a member less already. */
@@ -221,8 +228,12 @@ export class TestCluster {
     if (!result.accepted) return
     this.counters.changes++
     if (result.configuration.outgoing) this.counters.joint++
-    for (const name of changes.keys())
-      if (!this.members.has(name)) this.boot(name, emptyDisk(), { voters: [], learners: [] })
+    for (const [name, { type }] of changes) {
+      if (this.members.has(name)) continue
+      // One that joins may have been a member before, for all that its driver knows; then it must be a learner first.
+      const unsure = type === 'addLearner' && this.random() < 0.5
+      this.boot(name, emptyDisk(), { voters: [], learners: [] }, unsure)
+    }
     this.pump(leader)
   }
 
@@ -233,6 +244,19 @@ export class TestCluster {
     this.boot(name, (this.members.get(name) as Member).disk)
   }
 
+  /** True or false: someone is said to be out of reach. */
+  private hint(member: Member): void {
+    if (!member.up) return
+    this.counters.hints++
+    member.node.peerUnreachable(this.pick([...this.members.keys()]))
+    this.pump(member)
+  }
+
+  /** What `name`'s own clock shows. */
+  private clock(name: MemberId): number {
+    return this.nowMs * (this.options.leases?.rates[this.names.indexOf(name)] ?? 1)
+  }
+
   private transfer(): void {
     const leader = this.leader()
     if (!leader?.node.transferLeadership(this.pick([...this.members.keys()]))) return
@@ -240,11 +264,11 @@ export class TestCluster {
     this.pump(leader)
   }
 
-  boot(name: MemberId, disk: Member['disk'], first?: Configuration): void {
+  boot(name: MemberId, disk: Member['disk'], first?: Configuration, unsure = false): void {
     const former = this.members.get(name)
     if (former?.up) return
     const configuration = first ?? (former as Member).configuration
-    const forgetful = former?.forgetful ?? false
+    const forgetful = former?.forgetful ?? unsure
     disk.entries.forEach((e, i) => {
       if (e.index !== (disk.base?.index ?? 0) + 1 + i)
         throw new Error(
@@ -255,7 +279,8 @@ export class TestCluster {
       member: name,
       configuration,
       random: this.random,
-      nowMs: this.nowMs,
+      nowMs: this.clock(name),
+      ...(this.options.leases ? { leaseReads: this.options.leases } : {}),
       heartbeatMs: 50,
       electionTimeoutMs: 300,
       recovered: { hardState: disk.hardState, snapshot: disk.base, entries: [...disk.entries] },
@@ -277,9 +302,9 @@ export class TestCluster {
 
   private advance(ms: number, stalls = false): void {
     this.nowMs += ms
-    for (const member of this.members.values())
+    for (const [name, member] of this.members)
       if (member.up && !(stalls && this.random() < 0.1)) {
-        member.node.tick(this.nowMs)
+        member.node.tick(this.clock(name))
         this.pump(member)
       }
   }
@@ -302,14 +327,14 @@ export class TestCluster {
     this.pump(member)
   }
 
-  private read(name: MemberId): void {
+  read(name: MemberId): void {
     const member = this.members.get(name) as Member
     if (!member.up) return
     const context = this.nextRead++
     this.counters.reads++
     // Linearizable: must come back with at least what had been committed anywhere before it began.
     this.readFloors.set(`${name} ${context}`, Math.max(0, ...this.committed.keys()))
-    member.node.readIndex(context)
+    member.node.readIndex(context, this.clock(name))
     this.pump(member)
   }
 

@@ -38,7 +38,7 @@ interface Member {
  *     slow NAME · fast NAME · sync NAME [all]   how its disk works; a sync by hand is of the oldest Ready
  *     cut NAME… · heal                their messages are lost while time runs
  *     crash NAME · restart NAME [forgetful]
- *     join NAME…                      members that nobody knows yet, with an empty configuration
+ *     join NAME… [forgetful]                      members that nobody knows yet, with an empty configuration
  *     change NAME [addLearner|addVoter|promote|demote|remove MEMBER]…   all at once
  *     receive NAME {…}                a message made up here, as JSON; payloads and data as text
  *     status [NAME…] · log [NAME…] · configuration [NAME…] · meta NAME INDEX · network
@@ -168,9 +168,10 @@ export class ScriptCluster {
     },
     restart: ([name, how]) => this.start(name as string, how === 'forgetful'),
     join: (names) => {
-      for (const name of names) {
+      const forgetful = names.at(-1) === 'forgetful'
+      for (const name of forgetful ? names.slice(0, -1) : names) {
         this.joined.push(name)
-        this.start(name)
+        this.start(name, forgetful)
       }
     },
     change: ([name, ...words]) => {

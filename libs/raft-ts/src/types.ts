@@ -85,9 +85,9 @@ export type RaftMessage = Envelope &
     | { type: 'timeoutNow' }
     | { type: 'readIndex'; context: number }
     | { type: 'readIndexReply'; context: number; index: LogIndex; refused: boolean }
-    /** From a member that lost its memory: which term are you in? */
+    /** From a member that lost its memory: which term are you in, and who votes as you know it? */
     | { type: 'termQuery' }
-    | { type: 'termReply' }
+    | { type: 'termReply'; voters: MemberId[] }
   )
 
 /** What is to be made durable, in one go. Order within: snapshot, then hard state and entries. */
@@ -220,6 +220,15 @@ export interface RaftOptions {
    * election time-out.
    */
   tickGapMs?: number
+  /**
+   * Reads on a leader without a round of heartbeats while it holds a lease (thesis §6.4.1): see `readIndex`. Must be the same
+   * for all members. The assumption: while a lease runs, no two members' monotonic clocks differ in rate by more than
+   * `clockDriftMax` (0.01: a hundredth), and ticks and messages are handled with the time that it then is. Should that not
+   * hold, such a read may be stale; writes and all else stay safe. A lease is void after a gap between own ticks, from a
+   * transfer of leadership to the end of the term, and with a change of members until a next round. Costs: no vote for an
+   * election time-out after a start; no effect of `peerUnreachable`. Default: none, each read is confirmed.
+   */
+  leaseReads?: { clockDriftMax: number }
   /** Entries' bytes in one append. Default 512 KiB. */
   appendBytesMax?: number
   /** Appends to one follower without an answer. Default 64, and 8 MiB. */
@@ -235,8 +244,9 @@ export interface RaftOptions {
   /** Index up to which the state machine already holds everything (≥ the snapshot's). */
   applied?: LogIndex
   /**
-   * This member's directory was empty in a cluster that exists: it may have voted and acknowledged what it has forgotten.
-   * So it does not vote until it is repaired. To be given again at each start until `status().mayVote` has been true and
+   * This member's directory was empty in a cluster that exists, or its log was damaged: it may have voted and acknowledged
+   * what it has forgotten. So it follows a leader only when all who vote have told their terms (or when it is no voter), and
+   * does not vote until it is repaired. `configuration` may be empty: the leader says who votes. To be given again at each start until `status().mayVote` has been true and
    * the driver has made a durable note of that.
    */
   forgetful?: boolean
