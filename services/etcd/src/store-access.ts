@@ -31,6 +31,7 @@ const WATCH_OPEN_MS = 2000
 /** The store knows the answers of a session's last 512 seqs; the oldest one outstanding must stay well within. */
 const SESSION_SPAN_MAX = 400
 const SESSIONS_MAX = 32
+const MEMBERS_MAX = 32
 
 export interface AskOptions {
   /** Default: the face's request time-out. */
@@ -49,6 +50,7 @@ export class StoreAccess {
   private readonly subjects: Subjects
   private readonly random
   private readonly sessions: Sessions
+  private readonly members: string[]
   private readonly closing = new AbortController()
   private readonly stopHearing: () => void
   private at = 0
@@ -60,6 +62,7 @@ export class StoreAccess {
     private readonly options: { cluster: string; members: readonly string[]; timeoutMs: number },
   ) {
     if (options.members.length === 0) throw new RangeError('no store members given')
+    this.members = [...options.members]
     this.caller = new Caller(world, { name: 'etcd' })
     this.subjects = new Subjects(options.cluster)
     this.random = world.random.fork('etcd-face')
@@ -126,8 +129,8 @@ export class StoreAccess {
         this.leave(member)
       }
       // Each member once without waiting, then with growing pauses.
-      const rounds = Math.floor(attempt / this.options.members.length)
-      if (attempt < this.options.members.length && last?.code !== 'MEMBERS_BUSY') continue
+      const rounds = Math.floor(attempt / this.members.length)
+      if (attempt < this.members.length && last?.code !== 'MEMBERS_BUSY') continue
       const longest = Math.min(RETRY_DELAY_MS * 2 ** Math.min(rounds, 8), RETRY_DELAY_MS_MAX)
       const delayMs = longest * (0.5 + this.random.next() / 2)
       await sleep(clock, Math.min(delayMs, Math.max(0, deadline - clock.monotonicMs())), options.signal)
@@ -136,7 +139,7 @@ export class StoreAccess {
 
   /** The member in use: the nearest that answers. */
   nearest(): string {
-    const { members } = this.options
+    const { members } = this
     // The first one is the nearest: tried again after a while.
     if (this.at % members.length !== 0 && this.world.clock.monotonicMs() - this.leftMs > BACK_TO_FIRST_MS) this.at = 0
     return members[this.at % members.length] as string
@@ -191,6 +194,8 @@ export class StoreAccess {
       throw error
     }
     if (typeof beat?.instance !== 'string') return
+    // Members come while the face stands; one that went is found not to answer.
+    if (!this.members.includes(beat.instance) && this.members.length < MEMBERS_MAX) this.members.push(beat.instance)
     if (beat.role === 'leader') this.leader = { member: beat.instance, heardMs: this.world.clock.monotonicMs() }
     else if (this.leader?.member === beat.instance) this.leader = undefined
   }

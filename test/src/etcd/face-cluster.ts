@@ -81,7 +81,7 @@ export class FaceCluster {
 
   async startMember(
     member: string,
-    emptyDirectory: 'new' | 'existing',
+    emptyDirectory: 'new' | 'existing' | 'join',
     more: Partial<StoreOptions> = {},
   ): Promise<void> {
     const disk = this.disks.get(member) ?? new MemoryDisk()
