@@ -15,9 +15,21 @@ test('frames of any size arrive whole; garbage and other clusters are refused', 
   }
   const link = (member: string, clusterId = 'id') => {
     const frames: RaftFrame[] = []
+    const gone: string[] = []
     const bus = connect(member)
     const self = { cluster: 'c', clusterId, member, incarnation: `i-${member}`, origin: 'new' }
-    return { frames, bus, link: new RaftLink(bus, silentLog, self, (frame) => frames.push(frame)) }
+    return {
+      frames,
+      bus,
+      link: new RaftLink(
+        bus,
+        silentLog,
+        self,
+        (frame) => frames.push(frame),
+        (member) => gone.push(member),
+      ),
+      gone,
+    }
   }
   const a = link('a.1')
   const b = link('b')
@@ -47,4 +59,39 @@ test('frames of any size arrive whole; garbage and other clusters are refused', 
   assert.deepEqual(b.frames[0]?.messages, [{ small: 1 }])
   assert.equal((b.frames[1]?.messages[0] as { large: Uint8Array } | undefined)?.large.length, 50_000)
   assert.deepEqual(b.frames[2]?.messages, [{ after: true }])
+})
+
+test('a probe tells that nobody listens for a member, and nothing of one that lives', async () => {
+  const broker = new MemoryBroker()
+  const subjects = new Subjects('c')
+  const link = (member: string) => {
+    const identity = { component: 'store', name: member } as const
+    const token = identityToken(identity)
+    const bus = broker.connect({ identity: token, inbox: subjects.inbox(token, 'i'), grants: grants('c', identity) })
+    const gone: string[] = []
+    const frames: RaftFrame[] = []
+    const self = { cluster: 'c', clusterId: 'id', member, incarnation: 'i', origin: 'new' }
+    return {
+      bus,
+      gone,
+      frames,
+      link: new RaftLink(
+        bus,
+        silentLog,
+        self,
+        (f) => frames.push(f),
+        (m) => gone.push(m),
+      ),
+    }
+  }
+  const a = link('a')
+  const lives = link('lives')
+  const dies = link('di.es')
+  await dies.bus.close()
+  a.link.probe('lives')
+  a.link.probe('di.es')
+  const clock = new RealClock()
+  while (a.gone.length === 0 || lives.frames.length === 0) await new Promise<void>((resolve) => clock.defer(resolve))
+  assert.deepEqual(a.gone, ['di.es'])
+  assert.deepEqual(lives.frames[0]?.messages, [])
 })

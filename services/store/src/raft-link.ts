@@ -1,5 +1,5 @@
-import { type Bus, BusError, decode, encode, type Log } from '@capstan/actor'
-import { decodeToken, Subjects } from '@capstan/protocol'
+import { type Bus, BusError, decode, encode, type Log, type Subscription } from '@capstan/actor'
+import { decodeToken, encodeToken, Subjects } from '@capstan/protocol'
 
 const VERSION = 1
 /** Room for the frame around a piece. */
@@ -21,7 +21,7 @@ export interface RaftFrame {
  */
 export class RaftLink {
   private readonly subjects: Subjects
-  private readonly subscription
+  private readonly subscriptions: Subscription[]
   private readonly partial = new Map<string, { key: number; pieces: Uint8Array[]; bytes: number }>()
   private nextKey = 1
 
@@ -30,11 +30,31 @@ export class RaftLink {
     private readonly log: Log,
     private readonly self: { cluster: string; clusterId: string; member: string; incarnation: string; origin: string },
     private readonly receive: (frame: RaftFrame) => void,
+    /** The bus says that nobody listens for this member: its process, or its whole machine, is gone. */
+    private readonly unreachable: (member: string) => void,
   ) {
     this.subjects = new Subjects(self.cluster)
-    this.subscription = bus.subscribe(this.subjects.raftTo(self.member), (message) =>
-      this.take(message.subject, message.payload),
-    )
+    this.subscriptions = [
+      bus.subscribe(this.subjects.raftTo(self.member), (message) => this.take(message.subject, message.payload)),
+      bus.subscribe(`${bus.inbox}.probe.*`, ({ subject, noResponders }) => {
+        if (noResponders) this.unreachable(decodeToken(subject.slice(subject.lastIndexOf('.') + 1)))
+      }),
+    ]
+  }
+
+  /** Asks the bus whether a member is still connected; only a "no" is told (`unreachable`). The member itself notices nothing. */
+  probe(to: string): void {
+    const { bus, self } = this
+    try {
+      bus.publish(
+        this.subjects.raft(self.member, to),
+        encode([VERSION, self.clusterId, self.incarnation, self.origin, []]),
+        { replyTo: `${bus.inbox}.probe.${encodeToken(to)}` },
+      )
+    } catch (error) {
+      if (!(error instanceof BusError)) throw error
+      // Without a connection of its own nobody can say who else has one.
+    }
   }
 
   send(to: string, messages: readonly unknown[]): void {
@@ -57,7 +77,7 @@ export class RaftLink {
   }
 
   close(): void {
-    this.subscription.unsubscribe()
+    for (const subscription of this.subscriptions) subscription.unsubscribe()
   }
 
   private take(subject: string, payload: Uint8Array): void {

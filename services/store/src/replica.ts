@@ -35,6 +35,8 @@ const LOG_BYTES_MAX = 64 * 1024 * 1024
 const READ_RETRY_MS = 400
 const READ_WAIT_MS_MAX = 3000
 const READS_MAX = 10_000
+/** Heartbeats of silence after which a follower asks the bus whether the leader is still connected. */
+const PROBE_AFTER_HEARTBEATS = 1.5
 const SNAPSHOT_IDLE_MS = 30_000
 /** A disk that takes longer is what to look at when writes stall. */
 const SLOW_SYNC_MS = 200
@@ -97,6 +99,8 @@ export class Replica {
   private readonly outgoing = new Map<string, OutgoingSnapshot>()
   private incoming: { meta: SnapshotMeta; receiver: SnapshotReceiver | undefined; tail: Promise<void> } | undefined
   private nextContext = 1
+  /** When the leader's last frame came. */
+  private leaderHeardMs = 0
   private pumping = false
   private closed = false
   private persisting: Promise<void> = Promise.resolve()
@@ -129,8 +133,12 @@ export class Replica {
   ) {
     this.checkpointedMs = world.clock.monotonicMs()
     this.state = raft.status()
-    this.link = new RaftLink(world.raftBus ?? world.bus, log, { cluster: options.cluster, ...identity }, (frame) =>
-      hooks.frame(frame),
+    this.link = new RaftLink(
+      world.raftBus ?? world.bus,
+      log,
+      { cluster: options.cluster, ...identity },
+      (frame) => hooks.frame(frame),
+      (member) => hooks.later(() => this.missed(member)),
     )
     this.pumpSoon()
   }
@@ -280,6 +288,7 @@ export class Replica {
 
   receive(frame: RaftFrame): void {
     if (!this.knows(frame)) return
+    if (frame.from === this.state.leader) this.leaderHeardMs = this.world.clock.monotonicMs()
     for (const message of frame.messages) {
       const { from, to, type } = (message ?? {}) as Partial<RaftMessage> | RemovedNotice
       // The frame's sender is vouched for by the bus; what it says in its messages must agree.
@@ -374,8 +383,18 @@ export class Replica {
     await this.writeIdentity()
   }
 
+  /** The bus says that nobody listens for this member: if it leads, an election need not wait for a time-out. */
+  private missed(member: string): void {
+    if (this.closed) return
+    this.raft.peerUnreachable(member)
+    this.pump()
+  }
+
   tick(nowMs: number): void {
     this.raft.tick(nowMs)
+    const { role, leader } = this.state
+    const quietMs = PROBE_AFTER_HEARTBEATS * (this.options.heartbeatMs ?? HEARTBEAT_MS)
+    if (role === 'follower' && leader !== undefined && nowMs - this.leaderHeardMs > quietMs) this.link.probe(leader)
     for (const [context, { reads, sinceMs }] of this.asked)
       if (nowMs - sinceMs > READ_RETRY_MS) {
         this.asked.delete(context)
