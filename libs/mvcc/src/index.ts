@@ -1,3 +1,4 @@
+export { bumpRevision } from './bump-revision.js'
 export { compareBytes } from './bytes.js'
 export { checkTxn, TXN_LIMITS, type TxnLimits } from './check-txn.js'
 export { MemoryStateEngine, MemoryStorage } from './memory-engine.js'

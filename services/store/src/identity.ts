@@ -80,6 +80,20 @@ export async function loadIdentity(
   }
 }
 
+/** Whose directory it is; undefined: nobody's. @throws StoreError BAD_REQUEST if that cannot be read. */
+export async function readIdentity(
+  disk: Disk,
+): Promise<{ clusterId: string; member: string; logBegun: boolean } | undefined> {
+  const bytes = await disk.read(FILE)
+  if (!bytes) return undefined
+  try {
+    const { clusterId, member, logBegun } = decode(bytes) as MemberIdentity
+    return { clusterId: String(clusterId), member: String(member), logBegun: logBegun === true }
+  } catch (error) {
+    throw new StoreError('BAD_REQUEST', 'not-applied', 'the directory holds an unreadable identity', { cause: error })
+  }
+}
+
 export function saveIdentity(disk: Disk, identity: MemberIdentity): Promise<void> {
   return disk.writeAtomic(FILE, encode({ format: FORMAT, ...identity }))
 }

@@ -40,7 +40,8 @@ const PROBE_AFTER_HEARTBEATS = 1.5
 const SNAPSHOT_IDLE_MS = 30_000
 /** A disk that takes longer is what to look at when writes stall. */
 const SLOW_SYNC_MS = 200
-const LOG_DIR = 'raft'
+/** Where the log lies below the member's directory. */
+export const LOG_DIR = 'raft'
 const STATE_DIR = 'state'
 
 export interface ReplicaHooks {
@@ -953,7 +954,7 @@ function memberChangeRefusal(status: RaftStatus, { type, member }: MemberChange)
   return undefined
 }
 
-function commandOf(entry: LogEntry): Command {
+export function commandOf(entry: LogEntry): Command {
   if (entry.kind === 'noop' || entry.kind === 'config') return { type: 'noop' }
   const command = decode(entry.payload) as Command
   if (command.type !== 'txn' || entry.clientId === '') return command
