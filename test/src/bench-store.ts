@@ -10,7 +10,7 @@ import { cpus, tmpdir } from 'node:os'
 import { provideEtcd } from '@capstan/cli'
 import { Cleanup } from './bench-cleanup.js'
 import { cpuMsOf, describeMachine, median, memoryOfPids, percentile } from './bench-report.js'
-import type { ClientWord } from './bench-store-client.js'
+import type { ClientOrder, ClientWord } from './bench-store-client.js'
 import { Client } from './bench-store-clients.js'
 import { syncsPerSecond } from './bench-store-floor.js'
 import { CapstanSide, EtcdSide, MEMBERS, type Side } from './bench-store-sides.js'
@@ -177,6 +177,10 @@ class StoreBench {
     const wanted = loads.filter(({ row }) => this.wants(row))
     if (wanted.length === 0 && !this.wants('watch')) return
     this.tell(`round ${round} of ${this.rounds}, ${side.name}`)
+    // A store that serves is warm: neither side's first seconds count.
+    await this.withClients(side, this.processes, (clients) =>
+      Promise.all(clients.map((client, at) => client.order(this.loadOrder('put', 64, clients.length, at, 0)))),
+    )
     for (const { row, what, clients } of wanted) await this.load(side, row, what, clients, round)
     if (this.wants('watch')) await this.watch(side)
   }
@@ -197,17 +201,7 @@ class StoreBench {
         await clients[0]?.order({ kind: 'fill', from: 0, to: KEYS, valueBytes: 256, perTxn: LARGE_TXN, clients: 8 })
       const cpu = this.cpuBetween(side, clients, this.warmMs, this.runMs)
       const words = await Promise.all(
-        clients.map((client, at) =>
-          client.order({
-            kind: 'load',
-            what,
-            clients: share(count, clients.length, at),
-            keys: KEYS,
-            seed: round * 100 + at + 1,
-            warmMs: this.warmMs,
-            runMs: this.runMs,
-          }),
-        ),
+        clients.map((client, at) => client.order(this.loadOrder(what, count, clients.length, at, round))),
       )
       const loaded = words as (ClientWord & { kind: 'loaded' })[]
       const operations = loaded.reduce((sum, word) => sum + word.operations, 0)
@@ -227,6 +221,18 @@ class StoreBench {
         })
       }
     })
+  }
+
+  private loadOrder(what: 'put' | 'get', count: number, processes: number, at: number, round: number): ClientOrder {
+    return {
+      kind: 'load',
+      what,
+      clients: share(count, processes, at),
+      keys: KEYS,
+      seed: round * 100 + at + 1,
+      warmMs: this.warmMs,
+      runMs: this.runMs,
+    }
   }
 
   private async watch(side: Side): Promise<void> {
