@@ -13,8 +13,8 @@ export type ClientOrder =
   /** Puts keys `from` to `to` in transactions of `perTxn`, `clients` of them at once. */
   | { kind: 'fill'; from: number; to: number; valueBytes: number; perTxn: number; clients: number }
   | { kind: 'watch'; watchers: number }
-  /** One put after the other on the watched key, at most `windowEvents` ahead of what `progress` says. */
-  | { kind: 'write-watched'; windowEvents: number }
+  /** Puts on the watched key, `outstanding` under way, at most `windowEvents` ahead of what `progress` says. */
+  | { kind: 'write-watched'; outstanding: number; windowEvents: number }
   | { kind: 'progress'; received: number }
   /** Puts so often, whatever becomes of those before, until `stop`. */
   | { kind: 'pace'; perSecond: number }
@@ -80,7 +80,7 @@ class ClientProcess {
   private received = 0
   private lost = 0
   private why = ''
-  private wake: (() => void) | undefined
+  private readonly wake: (() => void)[] = []
 
   async carryOut(order: ClientOrder): Promise<void> {
     switch (order.kind) {
@@ -96,16 +96,16 @@ class ClientProcess {
       case 'watch':
         return this.watch(order.watchers)
       case 'write-watched':
-        return this.writeWatched(order.windowEvents)
+        return this.writeWatched(order)
       case 'progress':
         this.delivered = order.received
-        this.wake?.()
+        this.wakeAll()
         return
       case 'pace':
         return this.pace(order.perSecond)
       case 'stop':
         this.stopped = true
-        this.wake?.()
+        this.wakeAll()
         return
       case 'echo': {
         const bus = await floorBus(order.target, 'echo')
@@ -199,21 +199,26 @@ class ClientProcess {
     }, REPORT_MS)
   }
 
-  /** Closed loop: the next put leaves when the one before is acknowledged and the watchers are not too far behind. */
-  private async writeWatched(windowEvents: number): Promise<void> {
+  /** The next put leaves when one is acknowledged and the watchers are not too far behind. */
+  private async writeWatched(order: ClientOrder & { kind: 'write-watched' }): Promise<void> {
     this.stopped = false
     this.delivered = 0
     const value = valueOf(VALUE_BYTES, 1)
-    for (let written = 0; !this.stopped; ) {
-      if (written - this.delivered >= windowEvents) {
-        await new Promise<void>((resolve) => (this.wake = resolve))
-        this.wake = undefined
-        continue
+    let written = 0
+    const loop = async () => {
+      while (!this.stopped) {
+        if (written - this.delivered < order.windowEvents) {
+          written++
+          await this.open.put(WATCHED, value, CALL_MS)
+        } else await new Promise<void>((resolve) => this.wake.push(resolve))
       }
-      await this.open.put(WATCHED, value, CALL_MS)
-      written++
     }
+    await Promise.all(Array.from({ length: order.outstanding }, loop))
     this.say({ kind: 'done' })
+  }
+
+  private wakeAll(): void {
+    for (const wake of this.wake.splice(0)) wake()
   }
 
   private async pace(perSecond: number): Promise<void> {
