@@ -39,11 +39,12 @@ test('frames of any size arrive whole; garbage and other clusters are refused', 
     new Uint8Array(0),
     encode('x'),
     encode([1]),
-    encode([2, 'id', 'i', 'new', []]),
-    encode([1, 'id', 'i', 'new', 'no list']),
-    encode([1, 'piece', 1, 0, 1, 'no bytes']),
-    encode([1, 'piece', 2, 0, 1, encode(7)]),
-    encode([1, 'piece', 3, 1, 2, encode(7)]),
+    encode([1, 'id', 'i', 'new', []]),
+    encode([2, 'id', 'i', 'new', [{ entries: new Uint8Array([0, 0, 0, 1]) }]]),
+    encode([2, 'id', 'i', 'new', 'no list']),
+    encode([2, 'piece', 1, 0, 1, 'no bytes']),
+    encode([2, 'piece', 2, 0, 1, encode(7)]),
+    encode([2, 'piece', 3, 1, 2, encode(7)]),
   ]
   for (const bytes of garbage) a.bus.publish(subjects.raft('a.1', 'b'), bytes)
   stranger.link.send('b', [{ from: 's' }])

@@ -1,7 +1,10 @@
 import { type Bus, BusError, decode, encode, type Log, type Subscription } from '@capstan/actor'
 import { decodeToken, encodeToken, Subjects } from '@capstan/protocol'
+import type { LogEntry } from 'raft-ts'
+import { decodeEntries, encodeEntries } from './entry-codec.js'
 
-const VERSION = 1
+/** Since 2 the entries of appends travel as one block. */
+const VERSION = 2
 /** Room for the frame around a piece. */
 const PIECE_MARGIN_BYTES = 512
 const FRAME_BYTES_MAX = 64 * 1024 * 1024
@@ -24,6 +27,8 @@ export class RaftLink {
   private readonly subscriptions: Subscription[]
   private readonly partial = new Map<string, { key: number; pieces: Uint8Array[]; bytes: number }>()
   private nextKey = 1
+  /** What the last append carried: mostly the next one, to another member, carries the same. */
+  private block: { entries: readonly LogEntry[]; bytes: Uint8Array } | undefined
 
   constructor(
     private readonly bus: Bus,
@@ -60,7 +65,13 @@ export class RaftLink {
   send(to: string, messages: readonly unknown[]): void {
     const subject = this.subjects.raft(this.self.member, to)
     try {
-      const frame = encode([VERSION, this.self.clusterId, this.self.incarnation, this.self.origin, messages])
+      const frame = encode([
+        VERSION,
+        this.self.clusterId,
+        this.self.incarnation,
+        this.self.origin,
+        messages.map((one) => this.packed(one)),
+      ])
       if (frame.length <= this.bus.payloadBytesMax) return this.bus.publish(subject, frame)
       const pieceBytes = this.bus.payloadBytesMax - PIECE_MARGIN_BYTES
       const count = Math.ceil(frame.length / pieceBytes)
@@ -80,6 +91,14 @@ export class RaftLink {
     for (const subscription of this.subscriptions) subscription.unsubscribe()
   }
 
+  private packed(message: unknown): unknown {
+    const { entries } = message as { entries?: readonly LogEntry[] }
+    if (!entries || entries.length === 0) return message
+    if (!this.block || !sameEntries(this.block.entries, entries))
+      this.block = { entries, bytes: encodeEntries(entries) }
+    return { ...(message as object), entries: this.block.bytes }
+  }
+
   private take(subject: string, payload: Uint8Array): void {
     try {
       // `…store.raft.<from>.<to>`: the bus vouches for the sender's token.
@@ -96,7 +115,7 @@ export class RaftLink {
       )
         throw new Error('not a raft frame of this version')
       if (clusterId !== this.self.clusterId) throw new Error(`it belongs to cluster ${String(clusterId)}`)
-      this.receive({ from, incarnation, origin, messages })
+      this.receive({ from, incarnation, origin, messages: messages.map(unpacked) })
     } catch (error) {
       this.log.warn({ err: error, subject, bytes: payload.length }, 'refused a raft frame')
     }
@@ -127,4 +146,14 @@ export class RaftLink {
     }
     return decode(all) as unknown[]
   }
+}
+
+function unpacked(message: unknown): unknown {
+  const { entries } = (message ?? {}) as { entries?: unknown }
+  return entries instanceof Uint8Array ? { ...(message as object), entries: decodeEntries(entries) } : message
+}
+
+/** Entries are never changed, and follow each other: the ends tell. */
+function sameEntries(a: readonly LogEntry[], b: readonly LogEntry[]): boolean {
+  return a.length === b.length && a[0] === b[0] && a[a.length - 1] === b[b.length - 1]
 }

@@ -15,6 +15,7 @@ import {
   type SnapshotMeta,
 } from 'raft-ts'
 import { CheckpointFileEngine } from './checkpoint-file-engine.js'
+import { decodeCommand, encodeCommand } from './command-codec.js'
 import { loadIdentity, type MemberIdentity, saveIdentity } from './identity.js'
 import { ELECTION_TIMEOUT_MS, HEARTBEAT_MS, PLANTED_BUGS, type StoreOptions, type StoreWorld } from './options.js'
 import { type RaftFrame, RaftLink } from './raft-link.js'
@@ -72,6 +73,8 @@ interface RemovedNotice {
 }
 
 interface Pending {
+  /** As it was proposed: who proposed it needs not decode it again. Of a change of members: none. */
+  command?: Command | undefined
   resolve(result: CommandResult): void
   reject(error: StoreError): void
 }
@@ -431,9 +434,9 @@ export class Replica {
         kind: command.type === 'clusterVersion' ? 'clusterVersion' : 'command',
         clientId: session?.clientId ?? '',
         clientSeq: session?.seq ?? 0,
-        payload: encode(plain),
+        payload: encodeCommand(plain),
       }
-      this.proposals.push({ proposal, resolve, reject })
+      this.proposals.push({ proposal, command, resolve, reject })
       this.pumpSoon()
     })
   }
@@ -541,8 +544,8 @@ export class Replica {
     const batch = this.proposals.splice(0)
     const result = this.raft.propose(batch.map(({ proposal }) => proposal))
     if (result.accepted) {
-      batch.forEach(({ resolve, reject }, at) =>
-        this.pending.set(result.firstIndex + at, { term: result.term, resolve, reject }),
+      batch.forEach(({ command, resolve, reject }, at) =>
+        this.pending.set(result.firstIndex + at, { term: result.term, command, resolve, reject }),
       )
       return
     }
@@ -644,7 +647,7 @@ export class Replica {
     const last = batch[batch.length - 1] as LogEntry
     this.logSizes.push({ index: last.index, bytes: batch.reduce((sum, { payload }) => sum + payload.length, 0) })
     if (fresh.length > 0) {
-      const entries = fresh.map((entry): Entry => ({ index: entry.index, command: commandOf(entry) }))
+      const entries = fresh.map((entry): Entry => ({ index: entry.index, command: this.commandAt(entry) }))
       const extra: [string, Uint8Array][] = [['raft', encode([last.index, last.term])]]
       for (const { kind, payload } of fresh) if (kind === 'config') extra.push(['members', payload])
       const results = this.mvcc.applyBatch(entries, extra)
@@ -663,6 +666,11 @@ export class Replica {
         )
     }
     this.raft.appliedTo(last.index)
+  }
+
+  private commandAt(entry: LogEntry): Command {
+    const waiting = this.pending.get(entry.index)
+    return (waiting?.term === entry.term ? waiting.command : undefined) ?? commandOf(entry)
   }
 
   private releaseReads(): void {
@@ -956,7 +964,7 @@ function memberChangeRefusal(status: RaftStatus, { type, member }: MemberChange)
 
 export function commandOf(entry: LogEntry): Command {
   if (entry.kind === 'noop' || entry.kind === 'config') return { type: 'noop' }
-  const command = decode(entry.payload) as Command
+  const command = decodeCommand(entry.payload)
   if (command.type !== 'txn' || entry.clientId === '') return command
   return { ...command, session: { clientId: entry.clientId, seq: entry.clientSeq } }
 }
