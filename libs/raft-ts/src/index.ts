@@ -6,7 +6,15 @@ export {
   isJoint,
 } from './configuration.js'
 export { crc32c } from './crc32c.js'
-export { LogDamaged, type LogDisk, type LogDiskFile, RaftLog, type RaftLogOptions, type RecoveredLog } from './log.js'
+export {
+  LogDamaged,
+  type LogDisk,
+  type LogDiskFile,
+  RaftLog,
+  type RaftLogOptions,
+  type RecoveredLog,
+  type LostEntries,
+} from './log.js'
 export { describeMessage, describeStatus } from './describe.js'
 export { RaftNode } from './raft-node.js'
 export {

@@ -2,6 +2,7 @@ import assert from 'node:assert/strict'
 import test from 'node:test'
 import fc from 'fast-check'
 import { LogDamaged, RaftLog } from './log.js'
+import { readRecord } from './record.js'
 import { seeded } from './test-cluster.js'
 import { CrashDisk } from './testing.js'
 import { ENTRY_FORMAT_VERSION, type LogEntry, type PersistBatch } from './types.js'
@@ -265,4 +266,129 @@ test('a failed write is final', async () => {
   await assert.rejects(log.append(batchOf(1, 3, 4)), /no space/)
   disk.freeBytes = Number.POSITIVE_INFINITY
   await assert.rejects(log.append(batchOf(1, 3, 4)), /no space/)
+})
+
+test('a failed sync is final, and never tried again: nobody knows what the kernel dropped', async () => {
+  const disk = new CrashDisk()
+  const { log } = await open(disk)
+  await log.append(batchOf(1, 1, 2))
+  disk.failSyncAt = disk.syncs + 1
+  await assert.rejects(log.append(batchOf(1, 3, 4)), /sync failed/)
+  const { syncs, operations } = disk
+  disk.failSyncAt = Number.POSITIVE_INFINITY
+  await assert.rejects(log.append(batchOf(1, 3, 4)), /sync failed/)
+  await assert.rejects(log.compact({ index: 1, term: 1, configuration: { voters: ['a'], learners: [] } }))
+  assert.deepEqual([disk.syncs, disk.operations], [syncs, operations], 'it does not touch the disk again')
+})
+
+/** Where each record begins, with the first entry index that is lost if it is. */
+function records(bytes: Uint8Array, used: number): { at: number; end: number; index: number | undefined }[] {
+  const found: { at: number; end: number; index: number | undefined }[] = []
+  for (let at = 0; at < used; ) {
+    const read = readRecord(bytes, at)
+    assert.ok(read.status === 'record')
+    found.push({ at, end: read.end, index: read.record.type === 'entry' ? read.record.entry.index : undefined })
+    at = read.end
+  }
+  return found
+}
+
+const DAMAGES: Record<string, (bytes: Uint8Array, at: number, end: number) => void> = {
+  'a flipped bit': (bytes, at, end) => void (bytes[(at + end) >> 1] = (bytes[(at + end) >> 1] as number) ^ 4),
+  'a flipped bit in the header': (bytes, at) => void (bytes[at + 9] = (bytes[at + 9] as number) ^ 1),
+  'a zeroed sector': (bytes, at) => void bytes.fill(0, Math.floor(at / 512) * 512, Math.floor(at / 512) * 512 + 512),
+}
+
+test('a log damaged at any record is salvaged up to there, says what it lost until it is repaired, and goes on', async () => {
+  for (const [what, damage] of Object.entries(DAMAGES)) {
+    const { segments } = await filled()
+    for (const [position, { used, bytes: whole }] of segments.entries())
+      for (const { at, end } of records(whole, used)) {
+        const { disk } = await filled()
+        const name = `raft/${segments[position]?.name}`
+        damage(disk.bytes(name), at, end)
+        const where = `${what}, ${name} at ${at}`
+        const error = await open(disk).then(
+          () => undefined,
+          (thrown) => thrown as LogDamaged,
+        )
+        // The last batch is the only one that may have been cut short by a crash.
+        if (!error) {
+          assert.ok(position === segments.length - 1 && what === 'a zeroed sector', where)
+          continue
+        }
+        assert.ok(error instanceof LogDamaged && error.segment === name && error.offset <= at, where)
+        const { log, recovered } = await RaftLog.open(disk, { segmentBytes: SEGMENT_BYTES, salvage: true })
+        assert.equal(recovered.lost?.fromIndex, error.fromIndex, where)
+        const last = recovered.entries.at(-1)?.index ?? 0
+        assert.equal(last + 1, error.fromIndex, where)
+        for (const found of recovered.entries) assert.deepEqual(found, entry(found.index, 1, 120))
+        await log.append({ entries: [entry(last + 1, 2), entry(last + 2, 2)] })
+        await log.close()
+        const again = await open(disk)
+        assert.deepEqual(again.recovered.lost, recovered.lost, where)
+        assert.equal(again.recovered.entries.at(-1)?.index, last + 2, where)
+        await again.log.repaired()
+        await again.log.close()
+        assert.equal((await open(disk)).recovered.lost, undefined, where)
+      }
+  }
+})
+
+test('a missing segment and a missing log are salvaged, too', async () => {
+  for (const which of [0, 1]) {
+    const { disk, segments } = await filled()
+    await disk.remove(`raft/${segments[which]?.name}`)
+    const { recovered } = await RaftLog.open(disk, { segmentBytes: SEGMENT_BYTES, salvage: true })
+    assert.equal(recovered.entries.length === 0, which === 0)
+    assert.equal(recovered.lost?.fromIndex, (recovered.entries.at(-1)?.index ?? 0) + 1)
+    assert.equal(recovered.hardState.votedFor, 'a')
+    const again = await open(disk)
+    assert.deepEqual([again.recovered.lost, again.recovered.entries], [recovered.lost, recovered.entries])
+  }
+  const { recovered } = await RaftLog.open(new CrashDisk(), { mustExist: true, salvage: true })
+  assert.equal(recovered.lost?.fromIndex, 1)
+})
+
+test('a crash at every operation of a salvage: the log is never taken for whole', async () => {
+  const damaged = async () => {
+    const { disk, segments } = await filled()
+    const { bytes } = segments[0] as { bytes: Uint8Array }
+    const place = records(bytes, segments[0]?.used as number)[9] as { at: number; end: number }
+    DAMAGES['a flipped bit']?.(disk.bytes(`raft/${segments[0]?.name}`), place.at, place.end)
+    disk.crash(() => true) // The damage is on the disk itself.
+    return disk
+  }
+  const salvage = (disk: CrashDisk) => RaftLog.open(disk, { segmentBytes: SEGMENT_BYTES, salvage: true })
+  const undisturbed = await damaged()
+  const before = undisturbed.operations
+  const { recovered: wanted } = await salvage(undisturbed)
+  for (let crashAt = 1; crashAt <= undisturbed.operations - before; crashAt++)
+    for (const keep of [() => false, () => true, (n: number) => n % 2 === 0]) {
+      const disk = await damaged()
+      let flips = crashAt
+      disk.crashAt = disk.operations + crashAt
+      await salvage(disk).catch(() => undefined)
+      disk.crash(() => keep(flips++))
+      const plain = await open(disk).then(
+        ({ recovered }) => recovered,
+        (error) => assert.ok(error instanceof LogDamaged),
+      )
+      if (plain) assert.ok(plain.lost, `crash at ${crashAt}`)
+      const { recovered } = await salvage(disk)
+      assert.ok(recovered.lost && recovered.lost.fromIndex <= (wanted.lost?.fromIndex as number))
+      assert.deepEqual(recovered.entries, wanted.entries)
+    }
+})
+
+test('the planted bug damage-as-torn forgets what was acknowledged, without a word', async () => {
+  const { disk, segments } = await filled()
+  const { name, bytes, used } = segments.at(-1) as (typeof segments)[0]
+  const place = records(bytes, used)[2] as { at: number; end: number }
+  DAMAGES['a flipped bit']?.(bytes, place.at, place.end)
+  await assert.rejects(open(disk), (error) => error instanceof LogDamaged && error.segment === `raft/${name}`)
+  const bug = { plantedBugs: ['damage-as-torn'] as const, segmentBytes: SEGMENT_BYTES }
+  await assert.rejects(RaftLog.open(disk, bug), RangeError)
+  const { recovered } = await RaftLog.open(disk, { ...bug, allowPlantedBugs: true })
+  assert.ok((recovered.entries.at(-1)?.index ?? 0) < 40 && recovered.lost === undefined)
 })

@@ -1,5 +1,6 @@
+import { crc32c } from './crc32c.js'
 import { HEADER_BYTES, isZero, type LogRecord, MAGIC, readLength, readRecord, RecordWriter } from './record.js'
-import type { HardState, LogEntry, LogIndex, PersistBatch, SnapshotMeta } from './types.js'
+import type { HardState, LogEntry, LogIndex, PersistBatch, RaftPlantedBug, SnapshotMeta } from './types.js'
 
 const SECTOR_BYTES = 512
 const SEGMENT_BYTES = 16 * 1024 * 1024
@@ -30,11 +31,27 @@ export interface RaftLogOptions {
    * not a beginning.
    */
   mustExist?: boolean
+  /**
+   * Opens a damaged log as well: what comes before the damage is kept, the rest is removed, and that something was lost is
+   * noted durably before anything is touched. The member must then be started as `forgetful`, until `repaired`.
+   */
+  salvage?: boolean
   /** Preallocated size of a segment. Default 16 MiB. */
   segmentBytes?: number
   /** Called after each sync with its duration, measured by the caller's clock. */
   nowMs?: () => number
   onSync?: (durationMs: number, records: number) => void
+  plantedBugs?: readonly RaftPlantedBug[]
+  allowPlantedBugs?: boolean
+}
+
+/** What a salvaged log lost. */
+export interface LostEntries {
+  /** Votes, and entries from this index on, may be missing: some may have been acknowledged. */
+  fromIndex: LogIndex
+  segment: string
+  offset: number
+  why: string
 }
 
 export interface RecoveredLog {
@@ -46,6 +63,8 @@ export interface RecoveredLog {
   entries: LogEntry[]
   /** Bytes of a last write that a crash had cut short; never acknowledged, now removed. */
   tornBytes: number
+  /** This log was salvaged, now or before, and its member not `repaired` since: start it as `forgetful`. */
+  lost: LostEntries | undefined
 }
 
 /** The log on disk is damaged in a place that had been synced: what it held may have been acknowledged. */
@@ -53,10 +72,15 @@ export class LogDamaged extends Error {
   override readonly name = 'LogDamaged'
   constructor(
     readonly segment: string,
+    /** In bytes, of the first record that cannot be read. */
     readonly offset: number,
-    why: string,
+    readonly why: string,
+    /** Entries from here on, and votes given after the one before it was written, may be lost. */
+    readonly fromIndex: LogIndex,
   ) {
-    super(`raft log damaged in ${segment} at byte ${offset}: ${why}`)
+    super(
+      `raft log damaged in ${segment} at byte ${offset}: ${why}; entries from ${fromIndex} on, and votes given since, may be lost`,
+    )
   }
 }
 
@@ -108,52 +132,47 @@ export class RaftLog {
     this.base = state.base
   }
 
-  /** Reads everything, cuts a torn tail. @throws LogDamaged; the disk's errors. */
+  /** Reads everything, cuts a torn tail. @throws LogDamaged, unless `salvage`; the disk's errors. */
   static async open(disk: LogDisk, options: RaftLogOptions = {}): Promise<{ log: RaftLog; recovered: RecoveredLog }> {
     const dir = options.dir ?? 'raft'
-    const numbers = (await disk.list(dir))
-      .map((name) => /^(\d{10})\.log$/.exec(name)?.[1])
-      .filter((number) => number !== undefined)
-      .map(Number)
-      .sort((a, b) => a - b)
-    const replay = new Replay()
-    let last: { file: LogDiskFile; number: number; offset: number } | undefined
-    const lastIndexes = new Map<number, LogIndex>()
+    if (options.plantedBugs?.length && !options.allowPlantedBugs)
+      throw new RangeError('planted bugs are for the tests of the checkers')
+    const { replay, segments: found, whole, damage } = await readSegments(disk, dir, options)
+    let lost = await readLost(disk, dir)
+    let segments = found
+    if (damage) {
+      if (!options.salvage && !lost) throw damage
+      lost = await noteLost(disk, dir, damage, lost)
+      segments = await cut(disk, dir, found, whole, damage)
+    }
+    const last = segments[segments.length - 1]
     let tornBytes = 0
-    for (const [position, number] of numbers.entries()) {
-      const name = segmentName(dir, number)
-      if (position > 0 && number !== (numbers[position - 1] as number) + 1)
-        throw new LogDamaged(name, 0, `segment ${number - 1} is missing`)
-      const file = await disk.open(name)
-      const bytes = await file.read(0, file.sizeBytes)
-      const isLast = position === numbers.length - 1
-      const end = replay.segment(bytes, name, isLast)
-      lastIndexes.set(number, replay.lastIndexSeen)
-      if (!isLast) {
-        await file.close()
-        continue
-      }
+    let segment: RaftLog['segment']
+    if (last) {
+      const file = await disk.open(segmentName(dir, last.number))
+      const bytes = await file.read(last.end, file.sizeBytes - last.end)
       // What a torn write left must not be taken for records one day.
-      if (!isZero(bytes, end, bytes.length)) {
-        tornBytes = bytes.length - end
-        await file.write(end, new Uint8Array(bytes.length - end))
+      if (!isZero(bytes, 0, bytes.length)) {
+        tornBytes = bytes.length
+        await file.write(last.end, new Uint8Array(bytes.length))
       }
       // Where only the process had died, what was read may be no more than the kernel's memory of it.
       await file.sync()
       await disk.syncDir(dir)
-      last = { file, number, offset: end }
+      segment = { file, number: last.number, offset: last.end }
     }
-    replay.finish(segmentName(dir, numbers[numbers.length - 1] ?? 0))
-    if (options.mustExist && replay.records === 0) throw new LogDamaged(segmentName(dir, 1), 0, 'the log is missing')
-    // Segments are removed only below a base that a later one holds durably.
-    const first = numbers[0] ?? 1
-    if (first > 1 && replay.base === undefined)
-      throw new LogDamaged(segmentName(dir, first), 0, 'the segments before it are missing')
     // Numbers go on without a gap; a batch without its end is gone on with.
     const batch = replay.batchEnded ? replay.batch : replay.batch - 1
     const log = new RaftLog(disk, options, { batch, hardState: replay.hardState, base: replay.base })
-    for (const [number, index] of lastIndexes) log.lastIndexes.set(number, index)
-    log.segment = last
+    for (const { number, lastIndex } of segments) log.lastIndexes.set(number, lastIndex)
+    log.segment = segment
+    // Without the segments that told them, only memory holds these.
+    if (damage && segments.length === 0 && replay.records > 0)
+      await log.append({
+        hardState: replay.hardState,
+        entries: replay.entries,
+        ...(replay.base ? { snapshot: replay.base } : {}),
+      })
     return {
       log,
       recovered: {
@@ -162,8 +181,15 @@ export class RaftLog {
         snapshot: replay.base,
         entries: replay.entries,
         tornBytes,
+        lost,
       },
     }
+  }
+
+  /** The member has made up for what a salvaged log had lost, durably: it need not be `forgetful` at the next start. */
+  async repaired(): Promise<void> {
+    await this.disk.remove(lostName(this.dir))
+    await this.disk.syncDir(this.dir)
   }
 
   /** Resolves when the batch is durable. In the order of the calls. @throws the disk's error; then always. */
@@ -338,6 +364,125 @@ const parentOf = (dir: string) => (dir.includes('/') ? dir.slice(0, dir.lastInde
 
 const segmentName = (dir: string, number: number) => `${dir}/${String(number).padStart(10, '0')}.log`
 
+interface FoundSegment {
+  number: number
+  /** Where its records end. */
+  end: number
+  /** Last entry index in it. */
+  lastIndex: LogIndex
+}
+
+/** All that can be read, up to the first damage. */
+async function readSegments(
+  disk: LogDisk,
+  dir: string,
+  options: RaftLogOptions,
+): Promise<{ replay: Replay; segments: FoundSegment[]; whole: number; damage: LogDamaged | undefined }> {
+  const numbers = (await disk.list(dir))
+    .map((name) => /^(\d{10})\.log$/.exec(name)?.[1])
+    .filter((number) => number !== undefined)
+    .map(Number)
+    .sort((a, b) => a - b)
+  const replay = new Replay(options.plantedBugs?.includes('damage-as-torn') === true)
+  const segments: FoundSegment[] = numbers.map((number) => ({ number, end: 0, lastIndex: 0 }))
+  /** Segments without damage, and after it. */
+  let whole = 0
+  try {
+    for (const [position, segment] of segments.entries()) {
+      const name = segmentName(dir, segment.number)
+      if (position > 0 && segment.number !== (numbers[position - 1] as number) + 1)
+        throw replay.damaged(name, 0, `segment ${segment.number - 1} is missing`)
+      const file = await disk.open(name)
+      const bytes = await file.read(0, file.sizeBytes)
+      await file.close()
+      segment.end = replay.segment(bytes, name, position === segments.length - 1)
+      segment.lastIndex = replay.lastIndexSeen
+      whole++
+    }
+    // Segments are removed only below a base that a later one holds durably.
+    const first = numbers[0] ?? 1
+    if (first > 1 && replay.base === undefined)
+      throw replay.detached(segmentName(dir, first), 'the segments before it are missing')
+    replay.finish(segmentName(dir, numbers[numbers.length - 1] ?? 0))
+    if (options.mustExist && replay.records === 0) throw replay.damaged(segmentName(dir, 1), 0, 'the log is missing')
+  } catch (error) {
+    if (!(error instanceof LogDamaged)) throw error
+    const bad = segments[whole]
+    if (bad && error.segment === segmentName(dir, bad.number)) {
+      bad.end = error.offset
+      bad.lastIndex = replay.lastIndexSeen
+    }
+    // What is left must hang together by itself; if it does not, all of it is worthless but base and hard state.
+    try {
+      replay.finish(error.segment)
+      if ((numbers[0] ?? 1) > 1 && replay.base === undefined) throw replay.detached(error.segment, error.why)
+    } catch (second) {
+      if (!(second instanceof LogDamaged)) throw second
+      replay.entries = []
+      whole = -1
+    }
+    const fromIndex = Math.min(error.fromIndex, replay.nextIndex())
+    return { replay, segments, whole, damage: new LogDamaged(error.segment, error.offset, error.why, fromIndex) }
+  }
+  return { replay, segments, whole, damage: undefined }
+}
+
+/** Removes what lies behind the damage: the last segment first, so that each crash leaves what can be salvaged again. */
+async function cut(
+  disk: LogDisk,
+  dir: string,
+  segments: FoundSegment[],
+  whole: number,
+  damage: LogDamaged,
+): Promise<FoundSegment[]> {
+  const damaged = segments[whole]
+  // A segment whose beginning is bad has nothing to keep.
+  const keep = whole < 0 ? 0 : whole + (damaged && damage.offset > 0 && damaged.end > 0 ? 1 : 0)
+  for (const { number } of segments.slice(keep).reverse()) {
+    await disk.remove(segmentName(dir, number))
+    await disk.syncDir(dir)
+  }
+  return segments.slice(0, keep)
+}
+
+const lostName = (dir: string) => `${dir}/lost`
+
+/** The note of a salvage; one that cannot be read still says that there was one. */
+async function readLost(disk: LogDisk, dir: string): Promise<LostEntries | undefined> {
+  if (!(await disk.list(dir)).includes('lost')) return undefined
+  const file = await disk.open(lostName(dir))
+  const bytes = await file.read(0, file.sizeBytes)
+  await file.close()
+  const text = new TextDecoder().decode(bytes)
+  const crc = Number.parseInt(text.slice(0, 8), 16)
+  if (crc32c(bytes.subarray(8)) === crc) return JSON.parse(text.slice(8)) as LostEntries
+  return { fromIndex: 1, segment: lostName(dir), offset: 0, why: 'the note of what was lost is damaged itself' }
+}
+
+/** Durable before the damage, which is the only other witness, is removed. */
+async function noteLost(
+  disk: LogDisk,
+  dir: string,
+  damage: LogDamaged,
+  before: LostEntries | undefined,
+): Promise<LostEntries> {
+  const { segment, offset, why } = before ?? damage
+  const fromIndex = Math.min(damage.fromIndex, before?.fromIndex ?? damage.fromIndex)
+  const lost: LostEntries = { fromIndex, segment, offset, why }
+  const body = new TextEncoder().encode(JSON.stringify(lost))
+  const bytes = new Uint8Array(8 + body.length)
+  bytes.set(new TextEncoder().encode(crc32c(body).toString(16).padStart(8, '0')))
+  bytes.set(body, 8)
+  await disk.remove(`${lostName(dir)}.new`)
+  const file = await disk.open(`${lostName(dir)}.new`)
+  await file.write(0, bytes)
+  await file.sync()
+  await file.close()
+  await disk.rename(`${lostName(dir)}.new`, lostName(dir))
+  await disk.syncDir(dir)
+  return lost
+}
+
 /** Puts the log together again from its records, in their order. */
 class Replay {
   hardState: HardState = { term: 0, votedFor: '', commit: 0 }
@@ -347,6 +492,22 @@ class Replay {
   batchEnded = true
   records = 0
   lastIndexSeen: LogIndex = 0
+
+  constructor(private readonly damageAsTorn: boolean) {}
+
+  /** The first index that is not here. */
+  nextIndex(): LogIndex {
+    return (this.entries[this.entries.length - 1]?.index ?? this.base?.index ?? 0) + 1
+  }
+
+  damaged(segment: string, offset: number, why: string): LogDamaged {
+    return new LogDamaged(segment, offset, why, this.nextIndex())
+  }
+
+  /** What was read does not begin where it should. */
+  detached(segment: string, why: string): LogDamaged {
+    return new LogDamaged(segment, 0, why, (this.base?.index ?? 0) + 1)
+  }
 
   /** Returns where the records end. */
   segment(bytes: Uint8Array, name: string, isLast: boolean): number {
@@ -360,7 +521,7 @@ class Replay {
         return at
       }
       if (this.records > 0 && isBefore(read.batch, this.batch))
-        throw new LogDamaged(name, at, `batch ${read.batch} after batch ${this.batch}`)
+        throw this.damaged(name, at, `batch ${read.batch} after batch ${this.batch}`)
       this.batch = read.batch
       this.batchEnded = read.endsBatch
       this.take(read.record, name, at)
@@ -372,7 +533,8 @@ class Replay {
 
   /** A bad record: a write that a crash cut short (returns), or damage (throws). */
   private judge(bytes: Uint8Array, at: number, name: string, isLast: boolean): void {
-    if (!isLast) throw new LogDamaged(name, at, 'a record is bad, and later segments exist')
+    if (!isLast) throw this.damaged(name, at, 'a record is bad, and later segments exist')
+    if (this.damageAsTorn) return
     const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
     // The batch that was being written.
     const writing = this.batchEnded ? (this.batch + 1) >>> 0 : this.batch
@@ -380,12 +542,12 @@ class Replay {
       if (bytes[probe] !== MAGIC >> 8 || view.getUint16(probe) !== MAGIC) continue
       const read = readRecord(bytes, probe)
       if (read.status === 'record' && isBefore(writing, read.batch))
-        throw new LogDamaged(name, at, `a record is bad, and batch ${read.batch} was written after it`)
+        throw this.damaged(name, at, `a record is bad, and batch ${read.batch} was written after it`)
     }
     // A crash loses whole sectors of what was never written before; anything else has been changed afterwards.
     const end = at + HEADER_BYTES + (readLength(bytes, at) ?? 0)
     if (end <= bytes.length && !hasMissingSector(bytes, at, end))
-      throw new LogDamaged(name, at, 'a record fails its checksum, though no part of it is missing')
+      throw this.damaged(name, at, 'a record fails its checksum, though no part of it is missing')
   }
 
   /** After the last segment: the entries must begin where the base ends. */
@@ -394,7 +556,7 @@ class Replay {
     this.entries = this.entries.filter((entry) => entry.index > floor)
     const first = this.entries[0]
     if (first && first.index !== floor + 1)
-      throw new LogDamaged(name, 0, `entries ${floor + 1} to ${first.index - 1} are missing`)
+      throw this.detached(name, `entries ${floor + 1} to ${first.index - 1} are missing`)
   }
 
   private take(record: LogRecord, name: string, at: number): void {
@@ -412,7 +574,7 @@ class Replay {
       // The first segment left may begin anywhere: what was before it lies below a base that a later record states.
       const position = entry.index - (this.entries[0]?.index ?? entry.index)
       if (position > this.entries.length)
-        throw new LogDamaged(
+        throw this.damaged(
           name,
           at,
           `entry ${entry.index} does not follow entry ${entry.index - position + this.entries.length - 1}`,

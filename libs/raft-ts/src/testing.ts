@@ -17,6 +17,9 @@ export class CrashDisk implements LogDisk {
   operations = 0
   /** The operation at which the disk stops: it and all later ones fail. */
   crashAt = Number.POSITIVE_INFINITY
+  /** Syncs from this one on fail, and what they should have made durable is not; counted from 1. */
+  failSyncAt = Number.POSITIVE_INFINITY
+  syncs = 0
   /** Bytes that writes may still take. */
   freeBytes = Number.POSITIVE_INFINITY
 
@@ -117,6 +120,7 @@ export class CrashDisk implements LogDisk {
       },
       sync: async () => {
         this.step()
+        if (++this.syncs >= this.failSyncAt) throw new Error('sync failed')
         file.durable = file.present.slice()
       },
       truncate: async (sizeBytes) => {
