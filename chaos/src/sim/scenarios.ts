@@ -13,6 +13,7 @@ export const PLANTED: readonly { bug: string; scenario: string; checker: string 
   { bug: 'stale-read', scenario: 'store', checker: 'linearizability' },
   { bug: 'read-before-term-commit', scenario: 'store', checker: 'linearizability' },
   { bug: 'stale-read-after-pause', scenario: 'store', checker: 'linearizability' },
+  { bug: 'config-before-term-commit', scenario: 'store', checker: 'durability' },
   { bug: 'forget-vote', scenario: 'store', checker: 'durability' },
   { bug: 'damage-as-torn', scenario: 'store', checker: 'durability' },
   { bug: 'skip-pre-vote', scenario: 'storm', checker: 'disturbance' },

@@ -10,7 +10,7 @@ import { checkRevisionOrder } from '../checkers/revision-order.js'
 import { checkWatchGuarantees } from '../checkers/watch-guarantees.js'
 import { ALL_FAULTS, Nemesis } from './faults.js'
 import { addUp, type Scenario, type ScenarioOptions, type ScenarioReport, storeBugs } from './scenario.js'
-import { DRILLS, type DrillGround, resetValues } from './store/drills.js'
+import { DRILLS, type DrillGround, resetValues, restoreMembers } from './store/drills.js'
 import { Records } from './store/records.js'
 import { StoreClient } from './store/store-client.js'
 import { StoreCluster } from './store/store-cluster.js'
@@ -77,14 +77,14 @@ class StoreRun {
     }
     this.simulation = new Simulation({ seed: `store/${seed}`, print: heed })
     this.random = this.simulation.random.fork('scenario')
-    this.heartbeatMs = this.random.pick([200, 300, 400])
+    this.heartbeatMs = this.random.pick([200, 300, 500])
     this.electionTimeoutMs = 6 * this.heartbeatMs
     this.cluster = new StoreCluster(this.simulation, MEMBERS, {
       heartbeatMs: this.heartbeatMs,
       electionTimeoutMs: this.electionTimeoutMs,
       checkpointEntries: 25,
       logKeepEntries: 8,
-      checkpointPeriodMs: 20_000,
+      checkpointPeriodMs: 30_000,
       logSegmentBytes: 32 * 1024,
       compaction: 'off',
       ...storeBugs(options.bug),
@@ -139,7 +139,7 @@ class StoreRun {
       {
         machines: MEMBERS,
         linked: [...MEMBERS, ...this.machines],
-        restart: (member) => cluster.boot(member, 'existing'),
+        restart: (member) => cluster.restart(member),
       },
       { faults: ALL_FAULTS, lastsMs: [500, 8 * this.electionTimeoutMs] },
     )
@@ -163,7 +163,7 @@ class StoreRun {
     const random = simulation.random.fork('trouble')
     const names = Object.keys(DRILLS)
     for (;;) {
-      await simulation.sleep(random.between(5000, 25_000))
+      await simulation.sleep(random.between(8000, 35_000))
       if (this.over) return
       if (random.chance(0.5)) {
         this.nemesis.strikeOne()
@@ -266,6 +266,8 @@ class StoreRun {
     await simulation.run({ untilMs: healedMs + 8 * this.electionTimeoutMs })
     const client = ground.clients[0] as StoreClient
     const finish = <T>(work: Promise<T>, what: string) => simulation.finish(work, simulation.nowMs + 20_000, what)
+    if (!(await simulation.finish(restoreMembers(ground), simulation.nowMs + 1_000_000, 'all members')))
+      this.violations.push('convergence: members that were removed do not become members again')
     const late = { ...ground.work, isOver: () => false }
     for (const member of MEMBERS) {
       const key = REGISTERS[0] as string
@@ -290,7 +292,17 @@ class StoreRun {
     // Each member tells what is not yet told; all must tell the same.
     const from = this.toldUpTo + 1
     const tellings = await finish(
-      Promise.all(MEMBERS.map(async (member) => ({ member, ...(await this.readFrom(member, from)) }))),
+      Promise.all(
+        MEMBERS.map((member) =>
+          this.readFrom(member, from).then(
+            ({ events }) => [{ member, events }],
+            (error: unknown) => {
+              this.violations.push(`convergence: ${member} does not tell its history: ${String(error)}`)
+              return []
+            },
+          ),
+        ),
+      ).then((lists) => lists.flat()),
       'the whole history',
     )
     this.add('history', checkSameHistory(tellings))
@@ -394,7 +406,7 @@ class StoreRun {
       records: this.records,
       random: this.simulation.random.fork(`workload/${name}`),
       isOver: () => this.over,
-      pauseMs: [4000, 25_000],
+      pauseMs: [5000, 30_000],
     }
   }
 

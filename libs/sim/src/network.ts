@@ -15,6 +15,8 @@ export interface LinkCondition {
 }
 
 const PAYLOAD_BYTES_MAX = 1024 * 1024
+/** Subjects whose listeners are remembered; others are looked up each time. */
+const FOUND_MAX = 1024
 const LOCAL_DELAY_MS = [0.01, 0.05] as const
 
 /** When the last messages from one connection to another arrive. */
@@ -39,6 +41,8 @@ export class Network {
   private readonly connections = new Set<SimBus>()
   private joined = 0
   private readonly listeners = new SubjectTree<Listener>()
+  /** Who hears a subject, as long as nobody comes or goes: most messages go where others went. */
+  private readonly found = new Map<string, Listener[]>()
   private readonly arrivals = new Map<SimBus, Map<SimBus, Arrivals>>()
 
   constructor(
@@ -62,10 +66,12 @@ export class Network {
 
   add(listener: Listener): void {
     this.listeners.add(listener.pattern, listener)
+    this.found.clear()
   }
 
   remove(listener: Listener): void {
     this.listeners.remove(listener.pattern, listener)
+    this.found.clear()
   }
 
   /** A new epoch of the sender: what is still on its way may be overtaken. */
@@ -98,7 +104,7 @@ export class Network {
     this.counters.sent++
     this.trace.add('send', this.nowMs(), from.host.machine, message.subject, message.payload)
     const receivers = new Map<SimBus, Listener[]>()
-    for (const listener of this.listeners.find(message.subject)) {
+    for (const listener of this.find(message.subject)) {
       const list = receivers.get(listener.bus)
       if (list) list.push(listener)
       else receivers.set(listener.bus, [listener])
@@ -115,6 +121,14 @@ export class Network {
     }
     const own = this.listeners.find(message.replyTo).filter((listener) => listener.bus === from)
     if (own.length > 0) this.arrive(from, from, word, own, this.normal)
+  }
+
+  private find(subject: string): Listener[] {
+    let listeners = this.found.get(subject)
+    if (listeners) return listeners
+    listeners = this.listeners.find(subject)
+    if (this.found.size < FOUND_MAX) this.found.set(subject, listeners)
+    return listeners
   }
 
   private transmit(from: SimBus, to: SimBus, message: BusMessage, listeners: Listener[]): void {

@@ -29,6 +29,8 @@ export class RaftLink {
   private nextKey = 1
   /** What the last append carried: mostly the next one, to another member, carries the same. */
   private block: { entries: readonly LogEntry[]; bytes: Uint8Array } | undefined
+  /** As many as there ever were members. */
+  private readonly subjectByMember = new Map<string, string>()
 
   constructor(
     private readonly bus: Bus,
@@ -63,7 +65,7 @@ export class RaftLink {
   }
 
   send(to: string, messages: readonly unknown[]): void {
-    const subject = this.subjects.raft(this.self.member, to)
+    const subject = this.subjectTo(to)
     try {
       const frame = encode([
         VERSION,
@@ -85,6 +87,12 @@ export class RaftLink {
       if (!(error instanceof BusError)) throw error
       this.log.debug({ err: error, to }, 'raft messages not sent')
     }
+  }
+
+  private subjectTo(to: string): string {
+    let subject = this.subjectByMember.get(to)
+    if (subject === undefined) this.subjectByMember.set(to, (subject = this.subjects.raft(this.self.member, to)))
+    return subject
   }
 
   close(): void {

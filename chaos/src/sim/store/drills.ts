@@ -1,3 +1,4 @@
+import type { MembersReply } from '@capstan/protocol'
 import type { Simulation, SimRandom } from '@capstan/sim'
 import type { Nemesis } from '../faults.js'
 import type { StoreClient } from './store-client.js'
@@ -32,6 +33,8 @@ export const DRILLS: Record<string, (ground: DrillGround) => Promise<void>> = {
   leftBehind,
   crashInWrites,
   emptiedDirectory,
+  replacedMember,
+  hastyChanges,
 }
 
 let values = 0
@@ -150,7 +153,7 @@ async function movedLeader(ground: DrillGround): Promise<void> {
 async function damagedLog(ground: DrillGround): Promise<void> {
   const { simulation, cluster, nemesis, random, electionTimeoutMs } = ground
   const leader = await cluster.leader()
-  if (leader === undefined || cluster.damaged.size > 0) return
+  if (leader === undefined || !(await areWhole(ground))) return
   const [damaged, lagging] = random.chance(0.5)
     ? restOf(cluster.members, leader)
     : restOf(cluster.members, leader).reverse()
@@ -286,10 +289,7 @@ async function crashInWrites(ground: DrillGround): Promise<void> {
 /** A disk is replaced: the member comes back empty, knowing that it does. */
 async function emptiedDirectory(ground: DrillGround): Promise<void> {
   const { simulation, cluster, nemesis, random, electionTimeoutMs } = ground
-  if (cluster.damaged.size > 0) return
-  // Only while the other two are there: two lost disks are more than a minority.
-  const statuses = await cluster.statuses()
-  if (statuses.length < cluster.members.length || statuses.some((s) => s.role === 'learner')) return
+  if (!(await areWhole(ground))) return
   const victim = random.pick(cluster.members)
   cluster.damaged.add(victim)
   simulation.machine(victim).crash()
@@ -299,4 +299,82 @@ async function emptiedDirectory(ground: DrillGround): Promise<void> {
   await simulation.sleep(6 * electionTimeoutMs)
   await reads(ground, cluster.members, random.pick(REGISTERS))
   cluster.damaged.delete(victim)
+}
+
+/** All members are up, vote, and know what they knew: another one may lose its disk, since two would be a majority. */
+async function areWhole({ cluster }: DrillGround): Promise<boolean> {
+  if (cluster.damaged.size > 0 || cluster.leaving.size > 0) return false
+  const statuses = await cluster.statuses()
+  return statuses.length === cluster.members.length && statuses.every((s) => s.role !== 'learner')
+}
+
+/** A member is removed, and comes back under its name with an empty disk: as a learner, promoted once it has caught up. */
+async function replacedMember(ground: DrillGround): Promise<void> {
+  const { cluster, random, clients, work } = ground
+  if (!(await areWhole(ground))) return
+  const member = random.pick(cluster.members)
+  cluster.leaving.add(member)
+  const writing = oneRegister(
+    work,
+    clients[0] as StoreClient,
+    REGISTERS[0] as string,
+    nextValue(clients[0] as StoreClient),
+  )
+  await (clients[1] as StoreClient).ask('memberRemove', { member })
+  await writing
+  await restoreMembers(ground)
+}
+
+/** A leader whom the others do not hear removes them one after the other: alone it may decide nothing. */
+async function hastyChanges(ground: DrillGround): Promise<void> {
+  const { simulation, cluster, clients, random, work, electionTimeoutMs } = ground
+  const leader = await cluster.leader()
+  if (leader === undefined || !(await areWhole(ground))) return
+  const others = restOf(cluster.members, leader)
+  const cut = (isCut: boolean) => {
+    for (const other of others) {
+      simulation.network.link(leader, other).cut = isCut
+      simulation.network.link(other, leader).cut = isCut
+    }
+  }
+  for (const member of cluster.members) cluster.leaving.add(member)
+  cut(true)
+  const [first, second, third] = clients as [StoreClient, StoreClient, StoreClient]
+  const removals = others.map((member, at) =>
+    (clients[at] as StoreClient).ask('memberRemove', { member }, { member: leader, timeoutMs: 1500 }),
+  )
+  await simulation.sleep(random.between(5, 50))
+  const key = random.pick(REGISTERS)
+  await oneRegister(work, third, key, nextValue(third), { kind: 'put', member: leader })
+  await Promise.all(removals)
+  await simulation.sleep(3 * electionTimeoutMs)
+  await oneRegister(work, first, key, nextValue(first), { kind: 'put', member: others[0] as string })
+  await oneRegister(work, second, key, '', { kind: 'get', member: leader })
+  cut(false)
+  await restoreMembers(ground)
+}
+
+/** Until all are voters again, or for a while: whoever is no member joins with an empty disk. */
+export async function restoreMembers({ simulation, cluster, clients, random }: DrillGround): Promise<boolean> {
+  const client = clients[1] as StoreClient
+  const joining = new Set<string>()
+  for (let n = 0; n < 120; n++) {
+    await simulation.sleep(random.between(200, 1500))
+    const answer = await client.ask<MembersReply>('members', {})
+    if (!answer.ok) continue
+    const { members } = answer.reply
+    const missing = cluster.members.filter((m) => !members.some(({ name }) => name === m))
+    const learners = members.filter((m) => m.learner)
+    if (missing.length === 0 && learners.length === 0) {
+      cluster.leaving.clear()
+      return true
+    }
+    for (const { name } of learners) await client.ask('memberPromote', { member: name })
+    for (const member of learners.length > 0 ? [] : missing.slice(0, 1)) {
+      if (!joining.has(member)) cluster.joinAnew(member)
+      joining.add(member)
+      if ((await client.ask('memberAdd', { member })).ok) cluster.count('membersAdded')
+    }
+  }
+  return false
 }

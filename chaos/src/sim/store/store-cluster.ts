@@ -15,6 +15,8 @@ export class StoreCluster {
   readonly counts: Record<string, number> = {}
   /** Members whose disk was damaged: such a one may refuse to start; its directory is emptied then, as an operator would. */
   readonly damaged = new Set<string>()
+  /** Members that are being removed, or join again: they may stop, and start with an empty directory. */
+  readonly leaving = new Set<string>()
   private worlds = 0
   private readonly boots = new Map<string, number>()
 
@@ -24,7 +26,7 @@ export class StoreCluster {
     private readonly options: Omit<StoreOptions, 'cluster' | 'clusterId' | 'member' | 'members' | 'emptyDirectory'>,
   ) {}
 
-  boot(member: string, emptyDirectory: 'new' | 'existing'): void {
+  boot(member: string, emptyDirectory: 'new' | 'existing' | 'join'): void {
     const { simulation } = this
     const boot = (this.boots.get(member) ?? 0) + 1
     this.boots.set(member, boot)
@@ -32,7 +34,8 @@ export class StoreCluster {
     const isPresent = () => simulation.machine(member).up && this.boots.get(member) === boot
     const world = this.world(member, { component: 'store', name: member })
     const gaveUp = (what: string, error: unknown) => {
-      if (!isPresent()) return // What a crash interrupted leaves nothing to say.
+      // What a crash interrupted leaves nothing to say; nor does one that is to go.
+      if (!isPresent() || this.leaving.has(member)) return
       if (!this.damaged.has(member)) {
         this.problems.push(`member: ${member} ${what}: ${String(error)}`)
         return
@@ -61,6 +64,20 @@ export class StoreCluster {
       },
       (error: unknown) => gaveUp('does not start', error),
     )
+  }
+
+  /** The machine's processes are started anew. */
+  restart(member: string): void {
+    this.boot(member, this.leaving.has(member) ? 'join' : 'existing')
+  }
+
+  /** Its disk is emptied, and it waits to be named a member. */
+  joinAnew(member: string): void {
+    const machine = this.simulation.machine(member)
+    machine.crash()
+    machine.disk.wipe('/store')
+    machine.restart()
+    this.boot(member, 'join')
   }
 
   /** Notes elections in what members log. */
