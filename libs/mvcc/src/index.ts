@@ -1,4 +1,5 @@
 export { bumpRevision } from './bump-revision.js'
+export type { IndexedHash } from './chain-hash.js'
 export { compareBytes } from './bytes.js'
 export { checkTxn, TXN_LIMITS, type TxnLimits } from './check-txn.js'
 export { MemoryStateEngine, MemoryStorage } from './memory-engine.js'
@@ -7,12 +8,15 @@ export { SESSION_WINDOW, SESSIONS_MAX } from './sessions.js'
 export { snapshotChunks, SnapshotDamaged, SnapshotReceiver } from './snapshot.js'
 export type { EngineReplacement, EngineSnapshot, EngineWrite, StateEngine } from './state-engine.js'
 export {
+  type Alarm,
+  type AlarmKind,
   type Command,
   type CommandResult,
   type Compare,
   type Entry,
   type KeyRange,
   type KeyValue,
+  type KvHash,
   type Lease,
   MvccError,
   type MvccErrorCode,

@@ -21,6 +21,7 @@ import {
   TAG_DELETED,
   TAG_INDEX,
 } from './record.js'
+import type { ChainHash } from './chain-hash.js'
 import type { EngineWrite, StateEngine } from './state-engine.js'
 
 /** What an entry of the cache takes besides key and value, about. */
@@ -49,9 +50,10 @@ export class KeyIndex {
   private readonly slab = new Slab()
 
   constructor(
-    private readonly engine: StateEngine,
+    private readonly engine: Pick<StateEngine, 'get' | 'range' | 'count'>,
     private readonly cacheBytesMax: number,
     private readonly settle: () => void,
+    private readonly chain?: ChainHash,
   ) {}
 
   clear(): void {
@@ -99,6 +101,7 @@ export class KeyIndex {
     const latest: Latest = { main, sub, create, version, lease, deleted, value, depth, jumps }
     const encoded = encodeChange(key, latest, value, old, jumps[0], slab)
     latest.value = encoded.value
+    if (this.chain) hashChange(this.chain, latest, encoded.record, key.length)
     writes.push([changeKey(main, sub, slab), encoded.record])
     writes.push([rowKey(TAG_INDEX, key, slab), encodeLatest(key, latest, slab)])
     const lives = old !== undefined && !old.deleted
@@ -278,6 +281,16 @@ export class KeyIndex {
     const latest = this.staged.get(name) as Latest
     if (!latest.deleted) yield [fromLatin1(name), latest]
   }
+}
+
+/** What of a change is the same on every member: not where its former changes lie, which may be swept. */
+function hashChange(chain: ChainHash, change: Latest, record: Uint8Array, keyBytes: number): void {
+  chain.number(change.main)
+  chain.number(change.create)
+  chain.number(change.version)
+  chain.number(change.lease * 2 + (change.deleted ? 1 : 0))
+  // Length of the key, key, value: the end of the record.
+  chain.bytes(record, record.length - (change.value as Uint8Array).length - keyBytes - 4)
 }
 
 function inOrder(bucket: [Uint8Array, Uint8Array][]): [Uint8Array, Uint8Array][] {

@@ -61,7 +61,12 @@ export class MemoryStateEngine implements StateEngine {
 
   snapshot(): EngineSnapshot {
     const tree = this.tree.clone()
-    return { appliedIndex: this.appliedIndex, range: (from, to) => rangeOf(tree, from, to), close() {} }
+    return {
+      appliedIndex: this.appliedIndex,
+      get: (key) => tree.get(toLatin1(key)),
+      range: (from, to) => rangeOf(tree, from, to),
+      close() {},
+    }
   }
 
   replace(): EngineReplacement {

@@ -1,11 +1,10 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import fc from 'fast-check'
 import { MemoryStateEngine, MemoryStorage } from './memory-engine.js'
 import { Mvcc } from './mvcc.js'
 import { SESSION_WINDOW } from './sessions.js'
 import { snapshotChunks, SnapshotDamaged, SnapshotReceiver } from './snapshot.js'
-import { NaiveStore } from './testing/naive-store.js'
+import { mvccContract } from './testing/mvcc-contract.js'
 import type { Command, CommandResult, KeyRange, RangeQuery, RevisionEvents, Txn, TxnOp } from './types.js'
 import { MvccError } from './types.js'
 
@@ -261,6 +260,65 @@ test('pages of a list at one revision, while it goes on changing', () => {
   )
 })
 
+test('alarms are raised once, cleared by member or for all, and survive a restart', () => {
+  const bench = new Bench()
+  const alarm = (action: 'raise' | 'clear', alarm: 'NOSPACE' | 'CORRUPT', member?: string) =>
+    bench.one({ type: 'alarm', action, alarm, ...(member ? { member } : {}) }).type
+  assert.equal(alarm('raise', 'NOSPACE'), 'failed')
+  for (const member of ['s1', 's0', 's1']) assert.equal(alarm('raise', 'NOSPACE', member), 'done')
+  alarm('raise', 'CORRUPT', 's1')
+  assert.equal(bench.mvcc.revision, 1)
+  void bench.mvcc.engine.checkpoint()
+  bench.mvcc = new Mvcc(new MemoryStateEngine(bench.storage))
+  const names = () => bench.mvcc.alarms().map(({ alarm, member }) => `${alarm} ${member}`)
+  assert.deepEqual(names(), ['CORRUPT s1', 'NOSPACE s0', 'NOSPACE s1'])
+  alarm('clear', 'NOSPACE', 's0')
+  assert.deepEqual(names(), ['CORRUPT s1', 'NOSPACE s1'])
+  alarm('clear', 'NOSPACE')
+  assert.deepEqual(names(), ['CORRUPT s1'])
+})
+
+test('the chain hash tells members apart that applied something else, at an index that both kept', () => {
+  const [one, other, third] = [new Bench(), new Bench(), new Bench()]
+  const same = (n: number) => ops(put(`k${n % 10}`, String(n)))
+  for (let n = 1; n <= 130; n++) one.apply(same(n))
+  other.apply(...Array.from({ length: 140 }, (_, at) => same(at + 1)))
+  const common = (a: Mvcc, b: Mvcc) => {
+    const known = new Map(a.recentChainHashes().map(({ index, hash }) => [index, hash]))
+    return b.recentChainHashes().flatMap(({ index, hash }) => (known.has(index) ? [known.get(index) === hash] : []))
+  }
+  assert.deepEqual(common(one.mvcc, other.mvcc), [true, true])
+  third.apply(...Array.from({ length: 140 }, (_, at) => (at === 99 ? ops(put('k0', '1OO')) : same(at + 1))))
+  assert.deepEqual(common(one.mvcc, third.mvcc), [true, false])
+  // What was overwritten since is gone from the state, but not from the chain.
+  third.apply(ops(put('k0', 'x')))
+  other.apply(ops(put('k0', 'x')))
+  assert.notEqual(third.mvcc.chainHash.hash, other.mvcc.chainHash.hash)
+})
+
+test('a restored state is beyond what its former watchers knew, and all below is compacted', () => {
+  const bench = new Bench()
+  bench.apply(
+    { type: 'leaseGrant', id: 1, ttlSeconds: 5 },
+    ops(put('a', '1', { lease: 1 })),
+    ops(put('b', '1')),
+    ops(remove('b')),
+    { type: 'alarm', action: 'raise', alarm: 'CORRUPT', member: 's0' },
+  )
+  bench.mvcc.markRestored(1000, [['raft', bytes('here')]])
+  assert.equal(bench.mvcc.revision, 1004)
+  assert.equal(
+    codeOf(() => bench.mvcc.eventsSince(5, ALL)),
+    'COMPACTED',
+  )
+  assert.deepEqual(bench.reads(ALL), ['a=1@2/2/1'])
+  assert.deepEqual([bench.mvcc.alarms(), bench.mvcc.leaseKeys(1).map(text)], [[], ['a']])
+  assert.equal(text(bench.mvcc.extra('raft') as Uint8Array), 'here')
+  while (bench.mvcc.sweep(1));
+  bench.apply(ops(put('b', '2')))
+  assert.deepEqual(bench.reads(ALL), ['a=1@2/2/1', 'b=2@1005/1005/1'])
+})
+
 test('a state of another format is refused with words, not misread', () => {
   const engine = new MemoryStateEngine()
   engine.commit([[bytes('mrevision'), new Uint8Array(8)]], 5)
@@ -285,149 +343,11 @@ test('a damaged or short snapshot is refused', async () => {
   await assert.rejects(() => short.finish(), SnapshotDamaged)
 })
 
-// ------------------------------------------------------------------------------------------------- against a naive twin
-
-/** Too long for a row of its own, and of one bucket. */
-const LONG = 'b'.repeat(460)
-const keyArb = fc.constantFrom('a', 'b', 'ba', 'c', `${LONG}1`, `${LONG}2`, LONG.slice(0, 448))
-const rangeArb = fc.oneof(
-  keyArb.map((key): KeyRange => ({ key: bytes(key) })),
-  fc
-    .tuple(keyArb, fc.constantFrom('b', 'bb', 'd', '\0', `${LONG}2`))
-    .map(([key, end]): KeyRange => ({ key: bytes(key), rangeEnd: bytes(end) })),
-)
-const small = fc.integer({ min: 0, max: 12 })
-const queryArb = fc
-  .tuple(
-    rangeArb,
-    fc.record(
-      {
-        revision: small,
-        limit: fc.integer({ min: 0, max: 3 }),
-        keysOnly: fc.boolean(),
-        countOnly: fc.boolean(),
-        sortTarget: fc.constantFrom('key', 'version', 'create', 'mod', 'value'),
-        sortOrder: fc.constantFrom('ascend', 'descend'),
-        minModRevision: small,
-        maxModRevision: small,
-        minCreateRevision: small,
-        maxCreateRevision: small,
-      },
-      { requiredKeys: [] },
-    ),
-  )
-  .map(([range, more]) => ({ ...range, ...more }) as RangeQuery)
-const compareArb = fc
-  .tuple(
-    rangeArb,
-    fc.constantFrom('=', '!=', '<', '>'),
-    fc.oneof(
-      fc.tuple(fc.constantFrom('version', 'create', 'mod', 'lease'), small),
-      fc.tuple(fc.constant('value'), fc.constantFrom('x', 'y').map(bytes)),
-    ),
-  )
-  .map(([range, result, [target, operand]]) => ({ ...range, result, target, operand }) as Txn['compare'][number])
-const opArb: fc.Arbitrary<TxnOp> = fc.oneof(
-  fc
-    .tuple(keyArb, fc.constantFrom('x', 'y', 'z'), fc.constantFrom(0, 0, 0, 1, 2), fc.boolean())
-    .map(([key, value, lease, prevKv]) => put(key, value, { lease, prevKv })),
-  fc.tuple(rangeArb, fc.boolean()).map(([range, prevKv]): TxnOp => ({ type: 'delete', ...range, prevKv })),
-  queryArb.map((query): TxnOp => ({ type: 'range', ...query })),
-)
-const flatArb = fc.record({
-  compare: fc.array(compareArb, { maxLength: 2 }),
-  success: fc.array(opArb, { maxLength: 3 }),
-  failure: fc.array(opArb, { maxLength: 2 }),
-})
-const txnArb: fc.Arbitrary<Txn> = fc.oneof(
-  { weight: 5, arbitrary: flatArb },
-  { weight: 1, arbitrary: flatArb.map((txn): Txn => ({ compare: [], success: [{ type: 'txn', txn }], failure: [] })) },
-)
-const commandArb: fc.Arbitrary<Command> = fc.oneof(
-  { weight: 10, arbitrary: txnArb.map((txn): Command => ({ type: 'txn', txn })) },
-  { weight: 2, arbitrary: fc.constantFrom(1, 2).map((id): Command => ({ type: 'leaseGrant', id, ttlSeconds: 5 })) },
-  { weight: 1, arbitrary: fc.constantFrom(1, 2).map((id): Command => ({ type: 'leaseRevoke', id })) },
-  { weight: 1, arbitrary: small.map((n): Command => ({ type: 'compact', revision: n + 1 })) },
-)
-const stepArb = fc.oneof(
-  // Commands of one batch.
-  { weight: 12, arbitrary: fc.array(commandArb, { minLength: 1, maxLength: 4 }) },
-  { weight: 1, arbitrary: fc.constantFrom('restart' as const, 'snapshot' as const, 'sweep' as const) },
-)
-
-test('against the naive twin: transactions, leases, compaction, restart, snapshot', async () => {
-  await fc.assert(
-    fc.asyncProperty(
-      fc.array(stepArb, { maxLength: 25 }),
-      fc.array(queryArb, { maxLength: 4 }),
-      rangeArb,
-      async (steps, queries, watched) => {
-        const bench = new Bench()
-        const twin = new NaiveStore()
-        for (const step of steps) {
-          const dump = [...bench.mvcc.dump()]
-          if (step === 'restart') {
-            await bench.mvcc.engine.checkpoint()
-            bench.mvcc = new Mvcc(new MemoryStateEngine(bench.storage), { recentBytesMax: 0 })
-            assert.deepEqual([...bench.mvcc.dump()], dump)
-          } else if (step === 'snapshot') {
-            const engine = new MemoryStateEngine((bench.storage = new MemoryStorage()))
-            const receiver = new SnapshotReceiver(engine)
-            for (const chunk of snapshotChunks(bench.mvcc.engine.snapshot(), 11)) await receiver.write(chunk)
-            await receiver.finish()
-            bench.mvcc = new Mvcc(engine)
-            assert.deepEqual([...bench.mvcc.dump()], dump)
-          } else if (step === 'sweep') {
-            bench.mvcc.sweep(2)
-            assert.deepEqual([...bench.mvcc.dump()], dump)
-          } else {
-            const results = bench.apply(...step)
-            step.forEach((command, at) => {
-              const result = results[at] as CommandResult
-              const code = result.type === 'failed' ? result.error.code : undefined
-              if (command.type === 'txn') {
-                if (code === 'BAD_REQUEST') return // A key touched twice: the twin does not judge that.
-                const { type: _, repeated: __, ...plain } = result as Extract<CommandResult, { type: 'txn' }>
-                assert.deepEqual(code ?? plain, twin.txn(command.txn))
-              } else if (command.type === 'leaseGrant') assert.equal(code, twin.grant(command.id, command.ttlSeconds))
-              else if (command.type === 'leaseRevoke') assert.equal(code, twin.revoke(command.id))
-              else if (command.type === 'compact') assert.equal(code, twin.compact(command.revision))
-            })
-          }
-          assert.equal(bench.mvcc.figures().keys, twin.states[twin.revision]?.size)
-          for (const id of [1, 2]) assert.deepEqual(bench.mvcc.leaseKeys(id).map(text), twin.keysOf(id))
-          assert.equal(bench.mvcc.revision, twin.revision)
-        }
-        for (const query of queries) {
-          let got: unknown
-          try {
-            got = bench.mvcc.range(query)
-          } catch (error) {
-            got = (error as MvccError).code
-          }
-          assert.deepEqual(got, twin.range(query))
-        }
-        for (let start = 1; start <= twin.revision; start++) {
-          let got: unknown = []
-          try {
-            for (let next = start; next <= bench.mvcc.revision; ) {
-              const { batch, nextRevision } = bench.mvcc.eventsSince(next, watched, 2)
-              for (const { revision, events } of batch)
-                (got as unknown[]).push(
-                  ...events
-                    .map((e) => ({ revision, key: text(e.kv.key), type: e.type, value: text(e.kv.value) }))
-                    .sort((a, b) => (a.key < b.key ? -1 : 1)),
-                )
-              assert.ok(nextRevision > next)
-              next = nextRevision
-            }
-          } catch (error) {
-            got = (error as MvccError).code
-          }
-          assert.deepEqual(got, twin.events(start, watched))
-        }
-      },
-    ),
-    { numRuns: 400 },
-  )
+mvccContract('memory', () => {
+  const storage = new MemoryStorage()
+  return Promise.resolve({
+    open: () => Promise.resolve(new MemoryStateEngine(storage)),
+    crash: () => Promise.resolve(),
+    end: () => Promise.resolve(),
+  })
 })

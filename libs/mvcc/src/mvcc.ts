@@ -1,6 +1,8 @@
 import { createHash } from 'node:crypto'
-import { type ByteSpan, byteSpanOf, compareBytes, spanHas, spanOf, toLatin1, u64, u64At } from './bytes.js'
+import { type ByteSpan, byteSpanOf, compareBytes, spanHas, spanOf, toLatin1, u64, u64At, writeU64 } from './bytes.js'
 import { checkQuery, checkRange, checkTxn } from './check-txn.js'
+import { ChainHash, type IndexedHash } from './chain-hash.js'
+import { crc32c } from './crc32c.js'
 import { KeyIndex } from './key-index.js'
 import {
   AFTER_CHANGES,
@@ -22,12 +24,14 @@ import {
 import { Sessions } from './sessions.js'
 import type { EngineWrite, StateEngine } from './state-engine.js'
 import {
+  type Alarm,
   type Command,
   type CommandResult,
   type Compare,
   type Entry,
   type KeyRange,
   type KeyValue,
+  type KvHash,
   type Lease,
   MvccError,
   type RangeQuery,
@@ -57,6 +61,8 @@ interface Page {
   count: number
 }
 const PAGES_MAX = 64
+const ALARMS_MAX = 1024
+const MEMBER_BYTES_MAX = 256
 
 /**
  * The revisioned state, with etcd v3's semantics. Synchronous and deterministic: state + entries → state. All of it lies on
@@ -69,6 +75,8 @@ export class Mvcc {
   private readonly sessions = new Sessions()
   private readonly meta = new Map<string, number>()
   private readonly listeners: ((batch: RevisionEvents[]) => void)[] = []
+  private readonly chain = new ChainHash()
+  private alarmList: Alarm[] = []
   private pages: Page[] = []
   private applying = false
   private readableIndex = 0
@@ -81,7 +89,7 @@ export class Mvcc {
     readonly engine: StateEngine,
     options: MvccOptions = {},
   ) {
-    this.index = new KeyIndex(engine, options.recentBytesMax ?? 32 * 1024 * 1024, () => this.settle())
+    this.index = new KeyIndex(engine, options.recentBytesMax ?? 32 * 1024 * 1024, () => this.settle(), this.chain)
     this.reload()
   }
 
@@ -122,6 +130,9 @@ export class Mvcc {
       this.leaseById.set(lease.id, lease)
     }
     this.sessions.load(engine)
+    this.chain.load(engine.get(metaKey('chain')))
+    const alarms = engine.get(metaKey('alarms'))
+    this.alarmList = alarms ? (JSON.parse(fromUtf8(alarms)) as Alarm[]) : []
   }
 
   private checkFormat(): void {
@@ -154,9 +165,11 @@ export class Mvcc {
       if (index <= appliedIndex) throw new Error(`entry ${index} was applied already: at ${appliedIndex}`)
       appliedIndex = index
       this.applying = true
-      results.push(this.apply(index, command, happened))
+      const result = this.apply(index, command, happened)
+      results.push(result)
       this.applying = false
       this.index.endEntry()
+      this.hashEntry(index, command, result)
       this.whole.writes = this.writes.length
       this.whole.index = index
     }
@@ -182,7 +195,39 @@ export class Mvcc {
     this.whole.writes = 0
   }
 
+  /** Beside its changes (see `KeyIndex.record`): what else it did, or why it did nothing. */
+  private hashEntry(index: number, command: Command, result: CommandResult): void {
+    const { chain } = this
+    switch (command.type) {
+      case 'txn':
+        if (!command.session) break
+        chain.text(command.session.clientId)
+        chain.number(command.session.seq)
+        break
+      case 'leaseGrant':
+      case 'leaseRevoke':
+        chain.number(command.id)
+        if (command.type === 'leaseGrant') chain.number(command.ttlSeconds)
+        break
+      case 'leaseCheckpoint':
+        for (const { id, seconds } of command.remaining) {
+          chain.number(id)
+          chain.number(seconds)
+        }
+        break
+      case 'compact':
+        chain.number(command.revision)
+        break
+      case 'alarm':
+        chain.text(`${command.action} ${command.alarm} ${command.member}`)
+    }
+    chain.text(result.type === 'failed' ? result.error.code : result.type)
+    chain.end(index)
+  }
+
   private commit(writes: EngineWrite[], appliedIndex: number): void {
+    // Of whole entries, as `writes` are.
+    if (appliedIndex > this.engine.appliedIndex) writes.push([metaKey('chain'), this.chain.encode()])
     if (writes.length > 0)
       writes.push([metaKey('revision'), u64(this.revision)], [metaKey('keys'), u64(this.index.liveKeys)])
     this.engine.commit(writes, appliedIndex)
@@ -229,6 +274,8 @@ export class Mvcc {
           return { type: 'done', revision: this.revision }
         case 'compact':
           return this.compact(command.revision)
+        case 'alarm':
+          return this.alarm(command)
         case 'clusterVersion':
           if (command.version > this.clusterVersion) this.setMeta('clusterVersion', command.version)
           return { type: 'done', revision: this.revision }
@@ -534,6 +581,30 @@ export class Mvcc {
     this.writes.push([leaseKey(lease.id), encodeLease(lease.ttlSeconds, lease.remainingSeconds)])
   }
 
+  // ----------------------------------------------------------------------------------------------------------- alarms
+
+  /** In the order of alarms, then members. */
+  alarms(): readonly Alarm[] {
+    return this.alarmList
+  }
+
+  private alarm({ action, alarm, member }: Extract<Command, { type: 'alarm' }>): CommandResult {
+    if (alarm !== 'NOSPACE' && alarm !== 'CORRUPT') throw new MvccError('BAD_REQUEST', `unknown alarm ${String(alarm)}`)
+    if (action !== 'raise' && action !== 'clear')
+      throw new MvccError('BAD_REQUEST', `an alarm is raised or cleared, not ${String(action)}`)
+    const named = typeof member === 'string' && member.length > 0 && member.length <= MEMBER_BYTES_MAX
+    if (member === undefined ? action === 'raise' : !named)
+      throw new MvccError('BAD_REQUEST', `an alarm names its member by 1 to ${MEMBER_BYTES_MAX} characters`)
+    const others = this.alarmList.filter(
+      (one) => one.alarm !== alarm || (member !== undefined && one.member !== member),
+    )
+    const next = action === 'clear' ? others : [...others, { member: member as string, alarm }]
+    if (next.length > ALARMS_MAX) throw new MvccError('BAD_REQUEST', `${ALARMS_MAX} alarms are raised already`)
+    this.alarmList = next.sort((a, b) => order(a.alarm, b.alarm) || order(a.member, b.member))
+    this.writes.push([metaKey('alarms'), toUtf8(JSON.stringify(this.alarmList))])
+    return { type: 'done', revision: this.revision }
+  }
+
   // ------------------------------------------------------------------------------------------------------- compaction
 
   private compact(revision: number): CommandResult {
@@ -620,7 +691,88 @@ export class Mvcc {
     }
     for (const { id, ttlSeconds, remainingSeconds } of this.leases())
       yield `lease ${id} ${ttlSeconds} ${remainingSeconds}`
+    for (const { alarm, member } of this.alarmList) yield `alarm ${alarm} ${JSON.stringify(member)}`
     yield* this.sessions.dump()
+  }
+
+  /** Of everything applied up to its index: the same on every member that applied that. */
+  get chainHash(): IndexedHash {
+    return this.chain.present
+  }
+
+  /** The present one and those of some indexes before (of this life of the process), ascending: so that members which are
+   *  not at the same index find one in common. */
+  recentChainHashes(): IndexedHash[] {
+    return this.chain.recent()
+  }
+
+  /** What it takes on the engine, roughly, without what was freed: to be held against a quota. */
+  get sizeBytes(): number {
+    return this.engine.sizeBytes
+  }
+
+  /**
+   * Hashes what can be read from the compact revision up to `revision` (0: the latest): keys, values, revisions, versions,
+   * leases, as etcd's HashKV. Members at the same two revisions have the same one, whatever they have swept. Read from a
+   * snapshot, in slices: call `next` until it is done, `return` to give up. Nothing that is applied meanwhile counts.
+   * @throws MvccError COMPACTED, FUTURE_REVISION
+   */
+  hashKv(revision = 0, sliceChanges = 1000): Generator<undefined, KvHash> {
+    this.lookAtEngine()
+    this.checkRevision(revision)
+    const { compactRevision } = this
+    const hashRevision = revision === 0 ? this.revision : revision
+    const swept = this.sweepPending ? this.swept : Number.POSITIVE_INFINITY
+    const snapshot = this.engine.snapshot()
+    const index = new KeyIndex({ ...snapshot, count: () => 0 }, 0, () => {})
+    const head = new Uint8Array(36)
+    return (function* () {
+      try {
+        let crc = 0
+        let looked = 0
+        for (const [recordKey, bytes] of snapshot.range(FIRST_CHANGE, changeKey(hashRevision + 1, 0))) {
+          if (++looked % sliceChanges === 0) yield undefined
+          const { main, sub } = positionOf(recordKey)
+          const record = new ChangeRecord(main, sub, new Uint8Array(bytes))
+          if (main < compactRevision) {
+            if (record.deleted) continue
+            const { key } = record
+            if (swept <= compactRevision && index.at(toLatin1(key), key, compactRevision)?.main !== main) continue
+          }
+          const { create, version, lease, deleted } = record.change(false)
+          writeU64(head, 0, main)
+          writeU64(head, 8, create)
+          writeU64(head, 16, version)
+          writeU64(head, 24, lease)
+          head[32] = deleted ? 1 : 0
+          crc = crc32c(record.content, crc32c(head, crc))
+        }
+        return { hash: crc, hashRevision, compactRevision }
+      } finally {
+        snapshot.close()
+      }
+    })()
+  }
+
+  /**
+   * Makes a restored state a new beginning: its revision rises by `bump`, more than the lost history may have had, and all
+   * below is compacted, so that whoever watched the former store is told COMPACTED and not fooled (etcd: `snapshot restore
+   * --bump-revision --mark-compacted`). Alarms are of the former members: cleared. Leases and sessions stay.
+   * The same on every member that restores the same state. Durable with the engine's next checkpoint.
+   */
+  markRestored(bump: number, extra: readonly (readonly [name: string, value: Uint8Array])[] = []): void {
+    if (!Number.isSafeInteger(bump) || bump < 0) throw new RangeError(`bump must be a whole number from 0, not ${bump}`)
+    if (!Number.isSafeInteger(this.revision + bump)) throw new RangeError(`a revision of ${this.revision + bump}`)
+    this.setMeta('revision', this.revision + bump)
+    if (this.revision > this.compactRevision) this.setMeta('compact', this.revision)
+    this.writes.push([metaKey('alarms'), undefined])
+    for (const [name, value] of extra) this.writes.push([metaKey(`x${name}`), value])
+    const { appliedIndex } = this.engine
+    this.chain.number(bump)
+    this.chain.end(appliedIndex)
+    this.writes.push([metaKey('chain'), this.chain.encode()])
+    this.engine.commit(this.writes, appliedIndex)
+    this.reload()
   }
 
   /** SHA-256 of the dump, hex. */
@@ -707,6 +859,18 @@ interface Path {
 class Writer {
   readonly events: WatchEvent[] = []
   constructor(readonly revision: number) {}
+}
+
+function order(a: string, b: string): number {
+  return a < b ? -1 : a > b ? 1 : 0
+}
+
+function toUtf8(text: string): Uint8Array {
+  return new TextEncoder().encode(text)
+}
+
+function fromUtf8(bytes: Uint8Array): string {
+  return new TextDecoder().decode(bytes)
 }
 
 function hex(bytes: Uint8Array): string {

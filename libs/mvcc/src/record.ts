@@ -248,6 +248,10 @@ export class ChangeRecord {
     const flags = this.bytes[0] as number
     return flags & HAS_JUMP ? positionAt(this.bytes, 1 + this.fieldsBytes(HAS_JUMP)) : this.previous
   }
+  /** Length of the key, key, value. */
+  get content(): Uint8Array {
+    return this.bytes.subarray(this.keyAt - 4)
+  }
   /** With its value only if asked. */
   change(withValue: boolean): Change {
     const { main, sub, bytes, deleted } = this

@@ -41,6 +41,7 @@ export interface StateEngine {
 
 export interface EngineSnapshot {
   readonly appliedIndex: number
+  get(key: Uint8Array): Uint8Array | undefined
   range(from: Uint8Array, to?: Uint8Array): Iterable<[key: Uint8Array, value: Uint8Array]>
   /** Frees what it holds. Idempotent. */
   close(): void

@@ -96,8 +96,26 @@ export type Command =
   /** Remaining time to live as the leader saw it, so that a later leader does not start long leases from the full one. */
   | { type: 'leaseCheckpoint'; remaining: { id: number; seconds: number }[] }
   | { type: 'compact'; revision: number }
+  /** `raise` names the member; `clear` without one clears that alarm of all. Raising what is raised changes nothing. */
+  | { type: 'alarm'; action: 'raise' | 'clear'; alarm: AlarmKind; member?: string }
   /** Switches new apply behaviour on. Only ever rises. */
   | { type: 'clusterVersion'; version: number }
+
+/** NOSPACE: the quota or the disk is used up. CORRUPT: the member's state differs from the others'. */
+export type AlarmKind = 'NOSPACE' | 'CORRUPT'
+
+export interface Alarm {
+  member: string
+  alarm: AlarmKind
+}
+
+/** Of `Mvcc.hashKv`. */
+export interface KvHash {
+  /** CRC-32C. */
+  hash: number
+  hashRevision: number
+  compactRevision: number
+}
 
 export interface Entry {
   /** Index in the replicated log; rises. */

@@ -1,10 +1,10 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { stateEngineContract } from '@capstan/mvcc/testing'
+import { type EngineHarness, mvccContract, stateEngineContract } from '@capstan/mvcc/testing'
 import { LmdbStateEngine } from './lmdb-engine.js'
 
-stateEngineContract('lmdb', async () => {
+const harness = async (): Promise<EngineHarness> => {
   const dir = await mkdtemp(join(tmpdir(), 'capstan-lmdb-'))
   const open: LmdbStateEngine[] = []
   return {
@@ -20,4 +20,8 @@ stateEngineContract('lmdb', async () => {
       await rm(dir, { recursive: true })
     },
   }
-})
+}
+
+// Each run starts threads and syncs a disk.
+stateEngineContract('lmdb', harness, { runs: 15 })
+mvccContract('lmdb', harness, { runs: 10, steps: 25 })

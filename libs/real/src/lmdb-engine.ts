@@ -68,12 +68,7 @@ export class LmdbStateEngine implements StateEngine {
   }
 
   get(key: Uint8Array): Uint8Array | undefined {
-    const name = latin1(key)
-    for (let at = this.layers.length - 1; at >= 0; at--) {
-      const value = (this.layers[at] as Layer).get(name)
-      if (value !== undefined) return value ?? undefined
-    }
-    return this.env.get(key)
+    return inLayers(this.layers, key, () => this.env.get(key))
   }
 
   range(from: Uint8Array, to?: Uint8Array): Iterable<[Uint8Array, Uint8Array]> {
@@ -124,6 +119,7 @@ export class LmdbStateEngine implements StateEngine {
     const reader = this.env.reader()
     return {
       appliedIndex: this.appliedIndex,
+      get: (key) => inLayers(layers, key, () => reader.get(key)),
       range: (from, to) => merged(layers, (start) => reader.pairs(start, to), from, to),
       close: () => reader.close(),
     }
@@ -218,6 +214,15 @@ export class LmdbStateEngine implements StateEngine {
     this.unsavedBytes -= bytes
     this.durableIndex = appliedIndex
   }
+}
+
+function inLayers(layers: Layer[], key: Uint8Array, below: () => Uint8Array | undefined): Uint8Array | undefined {
+  const name = latin1(key)
+  for (let at = layers.length - 1; at >= 0; at--) {
+    const value = (layers[at] as Layer).get(name)
+    if (value !== undefined) return value ?? undefined
+  }
+  return below()
 }
 
 /** Layers over what is on disk, each hiding what lies below it. */

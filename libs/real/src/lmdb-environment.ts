@@ -77,8 +77,10 @@ export class Environment {
   }
 
   /** Only until the next call. */
-  get(key: Uint8Array): Uint8Array | undefined {
-    const bytes = this.state.getBinaryFast(asBuffer(key)) as Uint8Array | undefined
+  get(key: Uint8Array, transaction?: object): Uint8Array | undefined {
+    // Its types leave the options out.
+    const state = this.state as unknown as { getBinaryFast(key: Buffer, options?: object): Uint8Array | undefined }
+    const bytes = state.getBinaryFast(asBuffer(key), transaction && { transaction })
     // lmdb's buffer is larger than what it says its length is.
     return bytes && Uint8Array.prototype.subarray.call(bytes, 0, bytes.length)
   }
@@ -98,11 +100,16 @@ export class Environment {
     return this.state.getKeysCount(bounds(from, to))
   }
 
-  reader(): { pairs(from: Uint8Array, to?: Uint8Array): Iterator<{ key: Buffer; value: Buffer }>; close(): void } {
+  reader(): {
+    get(key: Uint8Array): Uint8Array | undefined
+    pairs(from: Uint8Array, to?: Uint8Array): Iterator<{ key: Buffer; value: Buffer }>
+    close(): void
+  } {
     this.readers++
     const transaction = this.state.useReadTransaction()
     let open = true
     return {
+      get: (key) => this.get(key, transaction),
       pairs: (from, to) => this.pairs(from, to, transaction),
       close: () => {
         if (!open) return

@@ -79,8 +79,24 @@ export class NaiveStore {
     return c.result === '<' ? actual < operand : actual > operand
   }
 
+  private readonly answered = new Map<string, unknown>()
+
+  remembers(clientId: string, seq: number): boolean {
+    return this.answered.has(`${clientId} ${seq}`)
+  }
+
+  /** As `txn`, once for each (clientId, seq). */
+  txn(txn: Txn, session?: { clientId: string; seq: number }): unknown {
+    if (!session) return this.run(txn)
+    const name = `${session.clientId} ${session.seq}`
+    if (this.answered.has(name)) return this.answered.get(name)
+    const result = this.run(txn)
+    if (typeof result !== 'string') this.answered.set(name, result)
+    return result
+  }
+
   /** The shape of `TxnResult`, or an error's code. Assumes that no key is touched twice. */
-  txn(txn: Txn): unknown {
+  private run(txn: Txn): unknown {
     const next = new Map([...(this.states[this.revision] as Map<string, NaiveKey>)].map(([k, v]) => [k, { ...v }]))
     let wrote = false
     let failed: string | undefined

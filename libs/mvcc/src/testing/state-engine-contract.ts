@@ -21,7 +21,7 @@ const put = (pairs: Record<string, string | undefined>): EngineWrite[] =>
   Object.entries(pairs).map(([k, v]) => [bytes(k), v === undefined ? undefined : bytes(v)])
 
 /** What every `StateEngine` body must do. */
-export function stateEngineContract(name: string, make: () => Promise<EngineHarness>): void {
+export function stateEngineContract(name: string, make: () => Promise<EngineHarness>, { runs = 60 } = {}): void {
   const using = async (run: (harness: EngineHarness) => Promise<void>) => {
     const harness = await make()
     try {
@@ -105,6 +105,10 @@ export function stateEngineContract(name: string, make: () => Promise<EngineHarn
         engine.commit(put({ d: '4' }), 4)
         assert.equal(snapshot.appliedIndex, 2)
         assert.deepEqual(all(snapshot), ['a=1', 'b=1', 'c=2'])
+        assert.deepEqual(
+          ['a', 'c', 'd'].map((key) => snapshot.get(bytes(key))).map((value) => value && text(value)),
+          ['1', '2', undefined],
+        )
         snapshot.close()
         snapshot.close()
         assert.deepEqual(all(engine), ['a=3', 'c=2', 'd=4'])
@@ -210,7 +214,7 @@ export function stateEngineContract(name: string, make: () => Promise<EngineHarn
             await engine.close()
           }),
         ),
-        { numRuns: 40 },
+        { numRuns: runs },
       )
     })
   })
