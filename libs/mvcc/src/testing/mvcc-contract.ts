@@ -242,7 +242,10 @@ function judge(twin: NaiveStore, command: Command, result: CommandResult): void 
       const { type: _, repeated, ...plain } = result as Extract<CommandResult, { type: 'txn' }>
       const { session } = command
       if (session) assert.equal(repeated ?? false, twin.remembers(session.clientId, session.seq))
-      assert.deepEqual(code ?? plain, twin.txn(command.txn, session))
+      const expected = twin.txn(command.txn, session)
+      // A generated repetition may ask for something else, which matters where the answer was too large to keep.
+      if (repeated) assert.equal(plain.revision, (expected as { revision: number }).revision)
+      else assert.deepEqual(code ?? plain, expected)
       return
     }
     case 'leaseGrant':
