@@ -7,6 +7,17 @@ import { existingLayout } from './layout-file.js'
 import { Places } from './layout.js'
 import { machineCommand } from './machine-command.js'
 import { printStatus } from './status.js'
+import {
+  changeStoreMembers,
+  storeAlarms,
+  storeBackup,
+  storeMembers,
+  storeMetrics,
+  storeRecover,
+  storeRestore,
+  storeStatus,
+  storeVerify,
+} from './store-command.js'
 import { stop, up } from './up.js'
 
 const DATA_DIRECTORY = '.capstan'
@@ -78,6 +89,65 @@ export async function main(args: string[]): Promise<void> {
     .argument('<name>', 'a master or node')
     .addOption(data())
     .action(async (action: string, name: string, options) => machineCommand(dataOf(options), action, name))
+
+  const store = program.command('store').description('look after the store: its members, alarms and backups')
+  const output = () => new Option('-o, --output <format>', 'format').choices(['text', 'json']).default('text')
+  store
+    .command('status')
+    .description('what each member says of itself')
+    .addOption(data())
+    .addOption(output())
+    .action(async (options) => storeStatus(dataOf(options), options.output))
+  store
+    .command('members')
+    .description('list the members; or add one (it is a voter once it has caught up), or remove one')
+    .argument('[action]', 'add or remove')
+    .argument('[name]', 'the member')
+    .addOption(data())
+    .addOption(output())
+    .action(async (action: string | undefined, name: string | undefined, options) => {
+      if (action === undefined) return storeMembers(dataOf(options), options.output)
+      if (name === undefined) throw new UserError(`which member is to be ${action}d?`)
+      return changeStoreMembers(dataOf(options), action, name)
+    })
+  store
+    .command('alarms')
+    .description('list the alarms')
+    .option('--clear <alarm>', 'clear one for all members: NOSPACE or CORRUPT')
+    .addOption(data())
+    .addOption(output())
+    .action(async (options) => storeAlarms(dataOf(options), options.clear, options.output))
+  store
+    .command('metrics')
+    .description("one member's metrics, as Prometheus reads them")
+    .argument('<member>', 'a master')
+    .addOption(data())
+    .action(async (member: string, options) => storeMetrics(dataOf(options), member))
+  store
+    .command('backup')
+    .description('keep everything that is in the store in one file')
+    .argument('<file>', 'where')
+    .option('--member <name>', 'who makes it; else one that does not lead')
+    .addOption(data())
+    .action(async (file: string, options) => storeBackup(dataOf(options), resolve(file), options.member))
+  store
+    .command('verify')
+    .description('is a backup whole?')
+    .argument('<file>', 'the backup')
+    .action(async (file: string) => storeVerify(resolve(file)))
+  store
+    .command('restore')
+    .description('make all members of a stopped cluster anew from a backup')
+    .argument('<file>', 'the backup')
+    .addOption(data())
+    .action(async (file: string, options) => storeRestore(dataOf(options), resolve(file)))
+  store
+    .command('recover')
+    .description('a majority is lost for good: say what could be lost, and make a new cluster of what one member has')
+    .option('--from <member>', 'whose directory is kept; else the one that has the most')
+    .option('--yes-i-may-lose-data', 'do it', false)
+    .addOption(data())
+    .action(async (options) => storeRecover(dataOf(options), options.from, options.yesIMayLoseData))
 
   const image = program.command('image').description('images without a registry')
   image

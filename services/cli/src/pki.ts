@@ -141,6 +141,13 @@ export function readSecrets(places: Places): Secrets {
   }
 }
 
+/** Another cluster from now on: no directory of the former one is taken for one of its own. Returns its id. */
+export function renewClusterId(places: Places): string {
+  const id = randomBytes(8).toString('hex')
+  write(file(places, 'cluster-id'), id)
+  return id
+}
+
 export function readBusAuthority(places: Places): { authority: BusAuthority; routePassword: string } {
   return {
     authority: JSON.parse(readFileSync(file(places, 'bus-authority.json'), 'utf8')) as BusAuthority,
