@@ -1,10 +1,12 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
+import fc from 'fast-check'
 import { MemoryStateEngine, MemoryStorage } from './memory-engine.js'
-import { Mvcc } from './mvcc.js'
+import { Mvcc, MVCC_PLANTED_BUGS } from './mvcc.js'
 import { SESSION_WINDOW } from './sessions.js'
 import { snapshotChunks, SnapshotDamaged, SnapshotReceiver } from './snapshot.js'
-import { mvccContract } from './testing/mvcc-contract.js'
+import { mvccContract, mvccProperty } from './testing/mvcc-contract.js'
+import type { EngineHarness } from './testing/state-engine-contract.js'
 import type { Command, CommandResult, KeyRange, RangeQuery, RevisionEvents, Txn, TxnOp } from './types.js'
 import { MvccError } from './types.js'
 
@@ -343,11 +345,20 @@ test('a damaged or short snapshot is refused', async () => {
   await assert.rejects(() => short.finish(), SnapshotDamaged)
 })
 
-mvccContract('memory', () => {
+const inMemory = (): Promise<EngineHarness> => {
   const storage = new MemoryStorage()
   return Promise.resolve({
     open: () => Promise.resolve(new MemoryStateEngine(storage)),
     crash: () => Promise.resolve(),
     end: () => Promise.resolve(),
   })
-})
+}
+
+mvccContract('memory', inMemory)
+
+for (const bug of MVCC_PLANTED_BUGS)
+  test(`the twins find the planted bug: ${bug}`, async () => {
+    assert.throws(() => new Mvcc(new MemoryStateEngine(), { plantedBugs: [bug] }), /for tests only/)
+    const found = await fc.check(mvccProperty(inMemory, { bug, steps: 40 }), { numRuns: 1000, endOnFailure: true })
+    assert.ok(found.failed, `not found in ${found.numRuns} runs`)
+  })

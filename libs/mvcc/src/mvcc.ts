@@ -51,7 +51,25 @@ const LEASE_TTL_SECONDS_MAX = 9_000_000_000
 export interface MvccOptions {
   /** Of the keys last used, index and values kept in memory, too. Default 32 MiB. */
   recentBytesMax?: number
+  /** Deliberate bugs, for the tests of checkers; refused without `allowPlantedBugs`. */
+  plantedBugs?: readonly MvccPlantedBug[]
+  allowPlantedBugs?: boolean
 }
+
+/** Each of the class of a failure that real stores had. */
+export const MVCC_PLANTED_BUGS = [
+  /** What was applied is committed before the index that says so: a checkpoint in between holds one without the other. */
+  'index-not-atomic',
+  /** The first transaction after a restart is applied twice. */
+  'apply-twice',
+  /** After a restart of a compacted store the revision is the compact one. */
+  'revision-back',
+  /** The sweep takes the present revision for the compact one: watches of what lies between miss events. */
+  'watch-lost-at-compaction',
+  /** A snapshot is installed without its sessions: a repeated proposal is applied again. */
+  'snapshot-without-sessions',
+] as const
+export type MvccPlantedBug = (typeof MVCC_PLANTED_BUGS)[number]
 
 /** What is known of a list that is read in pages: how many keys come from `from` on. */
 interface Page {
@@ -79,6 +97,11 @@ export class Mvcc {
   private alarmList: Alarm[] = []
   private pages: Page[] = []
   private applying = false
+  private readonly bugs: ReadonlySet<MvccPlantedBug>
+  private opened = false
+  /** Planted bugs: what is committed only with the next batch; whether the next transaction is applied twice. */
+  private late: { writes: EngineWrite[]; index: number } | undefined
+  private twice = false
   private readableIndex = 0
   private writes: EngineWrite[] = []
   /** How many of `writes` are of whole entries, and the index of the last of these. */
@@ -89,7 +112,11 @@ export class Mvcc {
     readonly engine: StateEngine,
     options: MvccOptions = {},
   ) {
+    const { plantedBugs = [], allowPlantedBugs = false } = options
+    if (plantedBugs.length > 0 && !allowPlantedBugs) throw new Error('planted bugs are for tests only')
+    this.bugs = new Set(plantedBugs)
     this.index = new KeyIndex(engine, options.recentBytesMax ?? 32 * 1024 * 1024, () => this.settle(), this.chain)
+    this.index.lenient = this.bugs.has('watch-lost-at-compaction')
     this.reload()
   }
 
@@ -131,8 +158,17 @@ export class Mvcc {
     }
     this.sessions.load(engine)
     this.chain.load(engine.get(metaKey('chain')))
+    this.plantAtReload()
     const alarms = engine.get(metaKey('alarms'))
     this.alarmList = alarms ? (JSON.parse(fromUtf8(alarms)) as Alarm[]) : []
+  }
+
+  private plantAtReload(): void {
+    if (this.bugs.has('revision-back') && this.compactRevision > 0) this.meta.set('revision', this.compactRevision)
+    this.twice = this.bugs.has('apply-twice') && !this.opened && this.readableIndex > 0
+    if (this.bugs.has('snapshot-without-sessions') && this.opened) this.sessions.forgetAll(this.writes)
+    this.late = undefined
+    this.opened = true
   }
 
   private checkFormat(): void {
@@ -160,11 +196,15 @@ export class Mvcc {
   ): CommandResult[] {
     const results: CommandResult[] = []
     const happened: RevisionEvents[] = []
-    let appliedIndex = this.engine.appliedIndex
+    let appliedIndex = this.readableIndex
     for (const { index, command } of entries) {
       if (index <= appliedIndex) throw new Error(`entry ${index} was applied already: at ${appliedIndex}`)
       appliedIndex = index
       this.applying = true
+      if (this.twice && command.type === 'txn') {
+        this.twice = false
+        this.apply(index, { type: 'txn', txn: command.txn }, happened)
+      }
       const result = this.apply(index, command, happened)
       results.push(result)
       this.applying = false
@@ -173,8 +213,11 @@ export class Mvcc {
       this.whole.writes = this.writes.length
       this.whole.index = index
     }
-    for (const [name, value] of extra) this.writes.push([metaKey(`x${name}`), value])
-    this.commit(this.writes, appliedIndex)
+    this.commit(
+      this.writes,
+      appliedIndex,
+      extra.map(([name, value]) => [metaKey(`x${name}`), value]),
+    )
     this.readableIndex = appliedIndex
     this.writes = []
     this.whole.writes = 0
@@ -225,11 +268,18 @@ export class Mvcc {
     chain.end(index)
   }
 
-  private commit(writes: EngineWrite[], appliedIndex: number): void {
-    // Of whole entries, as `writes` are.
-    if (appliedIndex > this.engine.appliedIndex) writes.push([metaKey('chain'), this.chain.encode()])
+  /** `writes` are of whole entries up to `appliedIndex`. */
+  private commit(writes: EngineWrite[], appliedIndex: number, extra: readonly EngineWrite[] = []): void {
     if (writes.length > 0)
       writes.push([metaKey('revision'), u64(this.revision)], [metaKey('keys'), u64(this.index.liveKeys)])
+    const ofIndex: EngineWrite[] = [[metaKey('chain'), this.chain.encode()], ...extra]
+    if (this.bugs.has('index-not-atomic')) {
+      if (this.late) this.engine.commit(this.late.writes, this.late.index)
+      this.engine.commit(writes, this.engine.appliedIndex)
+      this.late = { writes: ofIndex, index: appliedIndex }
+      return
+    }
+    for (const write of ofIndex) writes.push(write)
     this.engine.commit(writes, appliedIndex)
   }
 
@@ -638,9 +688,10 @@ export class Mvcc {
     const writes: EngineWrite[] = []
     let looked = 0
     let swept = this.swept
+    const end = this.bugs.has('watch-lost-at-compaction') ? this.revision : compactRevision
     let more = false
     // From `swept` itself on: a deletion at the compact revision of that time was left for its watches.
-    for (const [recordKey, bytes] of this.engine.range(changeKey(swept, 0), changeKey(compactRevision + 1, 0))) {
+    for (const [recordKey, bytes] of this.engine.range(changeKey(swept, 0), changeKey(end + 1, 0))) {
       const { main, sub } = positionOf(recordKey)
       if (main !== swept && looked >= changesMax) {
         more = true
@@ -652,12 +703,12 @@ export class Mvcc {
       const record = new ChangeRecord(main, sub, bytes)
       const { previous } = record
       if (previous) writes.push([changeKey(previous.main, previous.sub), undefined])
-      if (!record.deleted || main === compactRevision) continue
+      if (!record.deleted || main >= compactRevision) continue
       writes.push([changeKey(main, sub), undefined])
       const { key } = record
       if (this.index.latest(toLatin1(key), key)?.main === main) this.index.forget(key, writes)
     }
-    if (!more) swept = compactRevision
+    if (!more || swept > compactRevision) swept = compactRevision
     this.meta.set('swept', swept)
     writes.push([metaKey('swept'), u64(swept)])
     this.engine.commit(writes, this.engine.appliedIndex)

@@ -99,6 +99,13 @@ export class Sessions {
     }
   }
 
+  /** For a planted bug. */
+  forgetAll(batch: EngineWrite[]): void {
+    for (const [client, { replies }] of this.byClient)
+      for (const seq of replies.keys()) batch.push([sessionKey(client, seq), undefined])
+    this.byClient.clear()
+  }
+
   *dump(): Generator<string> {
     for (const client of [...this.byClient.keys()].sort()) {
       const { replies } = this.byClient.get(client) as Session

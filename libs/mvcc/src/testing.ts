@@ -1,3 +1,3 @@
-export { mvccContract } from './testing/mvcc-contract.js'
+export { mvccContract, mvccProperty } from './testing/mvcc-contract.js'
 export { type EngineHarness, stateEngineContract } from './testing/state-engine-contract.js'
 export { NaiveStore } from './testing/naive-store.js'

@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import fc from 'fast-check'
-import { Mvcc } from '../mvcc.js'
+import { Mvcc, type MvccPlantedBug } from '../mvcc.js'
 import { MemoryStateEngine } from '../memory-engine.js'
 import { snapshotChunks, SnapshotReceiver } from '../snapshot.js'
 import type {
@@ -147,11 +147,24 @@ const outcome = (run: () => unknown): unknown => {
 export function mvccContract(
   name: string,
   make: () => Promise<EngineHarness>,
-  { runs = 250, steps = 25 }: { runs?: number; steps?: number } = {},
+  { runs = 150, steps = 25 }: { runs?: number; steps?: number } = {},
 ): void {
+  test(`mvcc on ${name} against its twins: batches, old revisions, compaction, leases, sessions, alarms, crashes, snapshots`, async () => {
+    await fc.assert(mvccProperty(make, { steps: Number(process.env.MVCC_STEPS ?? steps) }), {
+      numRuns: Number(process.env.MVCC_RUNS ?? runs),
+    })
+  })
+}
+
+/** `bug`: planted in the one that is tested. */
+export function mvccProperty(
+  make: () => Promise<EngineHarness>,
+  { steps = 25, bug }: { steps?: number; bug?: MvccPlantedBug } = {},
+): fc.IAsyncProperty<[Step[], RangeQuery[], KeyRange]> {
+  const planted = bug ? { plantedBugs: [bug], allowPlantedBugs: true } : {}
   const run = async (plan: Step[], queries: RangeQuery[], watched: KeyRange) => {
     let harness = await make()
-    let mvcc = new Mvcc(await harness.open(), { recentBytesMax: 2000 })
+    let mvcc = new Mvcc(await harness.open(), { recentBytesMax: 2000, ...planted })
     const plain = new Mvcc(new MemoryStateEngine())
     const twin = new NaiveStore()
     const log: Entry[] = []
@@ -170,19 +183,21 @@ export function mvccContract(
         else if (step === 'sweep') mvcc.sweep(2)
         else if (step === 'crash') {
           await harness.crash(mvcc.engine)
-          mvcc = new Mvcc(await harness.open(), { recentBytesMax: 0 })
+          mvcc = new Mvcc(await harness.open(), { recentBytesMax: 0, ...planted })
           listen()
           mvcc.applyBatch(log.filter(({ index }) => index > mvcc.appliedIndex))
         } else if (step === 'snapshot') {
           const next = await make()
           const engine = await next.open()
+          const other = new Mvcc(engine, { recentBytesMax: 2000, ...planted })
           const receiver = new SnapshotReceiver(engine)
           for (const chunk of snapshotChunks(mvcc.engine.snapshot(), 11)) await receiver.write(chunk)
           await receiver.finish()
           await mvcc.engine.close()
           await harness.end()
           harness = next
-          mvcc = new Mvcc(engine, { recentBytesMax: 2000 })
+          mvcc = other
+          mvcc.reload()
           listen()
         } else {
           const entries = step.map((command): Entry => {
@@ -219,18 +234,12 @@ export function mvccContract(
     }
   }
 
-  test(`mvcc on ${name} against its twins: batches, old revisions, compaction, leases, sessions, alarms, crashes, snapshots`, async () => {
-    const maxLength = Number(process.env.MVCC_STEPS ?? steps)
-    await fc.assert(
-      fc.asyncProperty(
-        fc.array(stepArb as fc.Arbitrary<Step>, { maxLength, size: 'max' }),
-        fc.array(queryArb, { maxLength: 4 }),
-        rangeArb,
-        run,
-      ),
-      { numRuns: Number(process.env.MVCC_RUNS ?? runs) },
-    )
-  })
+  return fc.asyncProperty(
+    fc.array(stepArb as fc.Arbitrary<Step>, { maxLength: steps, size: 'max' }),
+    fc.array(queryArb, { maxLength: 4 }),
+    rangeArb,
+    run,
+  )
 }
 
 function judge(twin: NaiveStore, command: Command, result: CommandResult): void {
