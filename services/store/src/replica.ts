@@ -180,7 +180,9 @@ export class Replica {
   ): Promise<Replica> {
     const engine = await openingState(() => options.openEngine?.(world.disk) ?? CheckpointFileEngine.open(world.disk))
     try {
-      const mvcc = await openingState(() => new Mvcc(engine))
+      const planted = PLANTED_BUGS.mvcc.filter((bug) => options.bugs?.includes(bug))
+      const mvccOptions = planted.length > 0 ? { plantedBugs: planted, allowPlantedBugs: true } : {}
+      const mvcc = await openingState(() => new Mvcc(engine, mvccOptions))
       return await Replica.openWith(world, options, log, hooks, identity, mvcc)
     } catch (error) {
       await engine.close()
