@@ -88,6 +88,8 @@ export class TestCluster {
     hints: 0,
   }
   cut = new Set<string>()
+  /** These hear each other, and the others each other. */
+  private side: ReadonlySet<MemberId> = new Set()
 
   constructor(
     private readonly random: () => number,
@@ -98,6 +100,8 @@ export class TestCluster {
       lossy?: number
       /** Leases; `rates`: how fast each founder's clock goes (1: right). */
       leases?: { clockDriftMax: number; rates: readonly number[] }
+      /** What happens more often than else. */
+      mood?: 'elections' | 'members'
     },
   ) {
     this.names = Array.from({ length: options.size }, (_, i) => String.fromCharCode(97 + i))
@@ -122,6 +126,12 @@ export class TestCluster {
 
   /** Some random thing that the world may do. */
   randomStep(faults: boolean): void {
+    const { mood } = this.options
+    if (faults && mood && this.random() < 0.12) {
+      if (mood === 'elections') this.disturbElection()
+      else this.disturbMembers()
+      return this.checkInvariants()
+    }
     const name = this.pick([...this.members.keys()])
     const member = this.members.get(name) as Member
     // Mostly the network and the disks keep up with time; else there would never be a leader to disturb.
@@ -154,6 +164,7 @@ export class TestCluster {
   /** No faults from here on: everything is delivered and synced in turn. */
   calm(steps: number): void {
     this.cut.clear()
+    this.side = new Set()
     for (const [name, member] of this.members) if (!member.up) this.boot(name, member.disk)
     for (let i = 0; i < steps; i++) {
       this.advance(10)
@@ -209,8 +220,7 @@ export class TestCluster {
   }
 
   /** Changes one or some members; who joins is started. Not while one is forgetful: that is a member less already. */
-  private change(): void {
-    const leader = this.leader()
+  private change(leader = this.leader()): void {
     if (!leader || [...this.members.values()].some((m) => m.forgetful)) return
     const { voters, learners } = leader.node.status().configuration
     const count = this.random() < 0.6 ? 1 : 2 + Math.floor(this.random() * 2)
@@ -242,6 +252,36 @@ export class TestCluster {
     if (down.length === 0) return
     const name = this.pick(down)
     this.boot(name, (this.members.get(name) as Member).disk)
+  }
+
+  /** Somebody restarts at once, or many miss the leader at the same time. */
+  private disturbElection(): void {
+    const up = [...this.members].filter(([, member]) => member.up)
+    const standing = up.filter(([, { node }]) => node.status().role === 'candidate').length
+    const asked = up.filter(([, { node }]) => node.status().role === 'follower').map(([name]) => name)
+    const dice = this.random()
+    if (asked.length > 0 && dice < (standing > 0 ? 0.8 : 0.2)) {
+      const name = this.pick(asked)
+      this.crash(name)
+      this.boot(name, (this.members.get(name) as Member).disk)
+    } else if (dice < 0.9)
+      for (const member of this.members.values()) {
+        const { leader } = member.node.status()
+        if (!member.up || leader === undefined || this.random() < 0.3) continue
+        member.node.peerUnreachable(leader)
+        this.pump(member)
+      }
+    else this.advance(this.random() * 100, true)
+  }
+
+  /** A leader is left with few, and changes who takes part. */
+  private disturbMembers(): void {
+    const leaders = [...this.members.values()].filter((m) => m.up && m.node.status().role === 'leader')
+    const dice = this.random()
+    if (leaders.length > 0 && dice < 0.4) this.change(this.pick(leaders))
+    else if (dice < 0.55) this.side = new Set([...this.members.keys()].filter(() => this.random() < 0.5))
+    else if (dice < 0.65) this.side = new Set()
+    else this.advance(this.random() * 400, true)
   }
 
   /** True or false: someone is said to be out of reach. */
@@ -316,11 +356,11 @@ export class TestCluster {
     const message = this.network[at] as RaftMessage
     // Doubled now and then: it stays in the network.
     if (!faults || this.random() > 0.05) this.network.splice(at, 1)
-    if (
-      faults &&
-      (this.random() < (this.options.lossy ?? 0.05) || this.cut.has(message.from) || this.cut.has(message.to))
-    )
-      return
+    const apart =
+      this.cut.has(message.from) ||
+      this.cut.has(message.to) ||
+      this.side.has(message.from) !== this.side.has(message.to)
+    if (faults && (this.random() < (this.options.lossy ?? 0.05) || apart)) return
     const member = this.members.get(message.to)
     if (!member?.up) return
     member.node.step(structuredClone(message))

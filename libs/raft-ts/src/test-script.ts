@@ -1,7 +1,16 @@
 import { decodeConfiguration, describeConfiguration } from './configuration.js'
 import { describeMessage } from './describe.js'
 import { RaftNode } from './raft-node.js'
-import type { HardState, LogEntry, MemberChange, MemberId, RaftMessage, Ready, SnapshotMeta } from './types.js'
+import type {
+  HardState,
+  LogEntry,
+  MemberChange,
+  MemberId,
+  RaftMessage,
+  RaftPlantedBug,
+  Ready,
+  SnapshotMeta,
+} from './types.js'
 
 const STEP_MS = 10
 const CHUNK_BYTES = 16
@@ -53,6 +62,11 @@ export class ScriptCluster {
   private readonly cuts = new Set<MemberId>()
   private nextRead = 1
   private out: string[] = []
+  /** For the invariants: who led each term, and what was applied at each index. */
+  private leaders = new Map<number, MemberId>()
+  private committed = new Map<number, string>()
+
+  constructor(private readonly bugs: readonly RaftPlantedBug[] = []) {}
 
   /** What `line` led to, one fact a line. */
   run(line: string): string[] {
@@ -72,6 +86,8 @@ export class ScriptCluster {
       this.learners = split < 0 ? [] : args.slice(split + 1)
       this.members = new Map()
       this.joined = []
+      this.leaders = new Map()
+      this.committed = new Map()
       this.network = []
       this.nowMs = 0
       for (const name of [...this.voters, ...this.learners]) this.start(name)
@@ -237,6 +253,8 @@ export class ScriptCluster {
       // Election time-outs of 300, 400, 500 … ms.
       random: () => position / 3,
       nowMs: this.nowMs,
+      plantedBugs: this.bugs,
+      allowPlantedBugs: true,
       forgetful,
       // What was applied is lost with a crash, but for what a snapshot holds.
       ...(former ? { recovered: { hardState, snapshot: former.base, entries: [...former.entries] } } : {}),
@@ -303,7 +321,9 @@ export class ScriptCluster {
       member.syncing.push(ready)
       for (const { context, index, refused } of ready.reads)
         this.out.push(`${name} read ${context} ${refused ? 'refused' : `may go on at ${index}`}`)
+      this.checkLeader(name, member)
       for (const entry of ready.apply) {
+        this.checkApplied(name, entry)
         // One letter an entry; a no-op is a dot.
         member.state += entry.kind === 'command' ? decoder.decode(entry.payload).slice(0, 1) : '.'
         member.node.appliedTo(entry.index)
@@ -320,6 +340,27 @@ export class ScriptCluster {
         }
       }
     }
+  }
+
+  /** Election safety and leader completeness (thesis fig. 3.2), when it takes office. */
+  private checkLeader(name: MemberId, { node }: Member): void {
+    const { role, term, lastIndex } = node.status()
+    const known = this.leaders.get(term)
+    if (role !== 'leader' || known === name) return
+    if (known !== undefined) throw new Error(`election safety: ${known} and ${name} lead in term ${term}`)
+    this.leaders.set(term, name)
+    for (const [index, what] of this.committed) {
+      const entry = node.entryAt(index)
+      if (entry ? what !== `${entry.term}${describeContent(entry)}` : index > lastIndex)
+        throw new Error(`leader completeness: ${name} leads term ${term} without committed entry ${index} (${what})`)
+    }
+  }
+
+  private checkApplied(name: MemberId, entry: LogEntry): void {
+    const what = `${entry.term}${describeContent(entry)}`
+    const known = this.committed.get(entry.index) ?? what
+    if (known !== what) throw new Error(`state machine safety: ${name} applies ${what} at ${entry.index}, not ${known}`)
+    this.committed.set(entry.index, what)
   }
 
   private offerSnapshot(member: Member, to: MemberId, index: number, offset: number): void {

@@ -83,6 +83,20 @@ export class CrashDisk implements LogDisk {
     this.crashAt = Number.POSITIVE_INFINITY
   }
 
+  /** Another disk with the same content. */
+  clone(): CrashDisk {
+    const copy = new CrashDisk()
+    const copies = new Map<File, File>()
+    const copyOf = (file: File): File => {
+      const made = copies.get(file) ?? { present: file.present.slice(), durable: file.durable.slice() }
+      copies.set(file, made)
+      return made
+    }
+    for (const [name, file] of this.files) copy.files.set(name, copyOf(file))
+    for (const [name, file] of this.durableNames) copy.durableNames.set(name, copyOf(file))
+    return copy
+  }
+
   /** Only the process stops: what it wrote stays readable, and stays un-synced. */
   restart(): void {
     this.crashAt = Number.POSITIVE_INFINITY
