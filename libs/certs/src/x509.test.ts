@@ -33,6 +33,10 @@ test('a CA is a CA, and what it signs is none', async () => {
   const odd = await makeCa('A, "CA"; #1', fixed)
   const below = new X509Certificate((await makeClientCertificate(odd, { ...fixed, user: 'x', groups: [] })).cert)
   assert.ok(below.checkIssued(new X509Certificate(odd.cert)))
+  await assert.rejects(
+    makeClientCertificate(ca, { ...fixed, user: 'capstan', groups: [] }),
+    /CN=capstan is the name of the authority/,
+  )
   const other = await makeCa('capstan', fixed)
   assert.ok(!leaf.verify(createPublicKey(other.cert)), 'a namesake of the CA vouches for nobody')
   assert.notEqual(leaf.serialNumber, certificate.serialNumber)

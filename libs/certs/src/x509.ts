@@ -73,6 +73,9 @@ async function issue(
 ): Promise<CertificateAndKey> {
   const keys = await generateKeys()
   const issuer = new x509.X509Certificate(ca.cert)
+  // OpenSSL, and so Node, takes one that is issued by its own name for self-signed and trusts it no more.
+  if (subject.toString() === issuer.subject)
+    throw new RangeError(`${issuer.subject} is the name of the authority itself`)
   const signingKey = await webcrypto.subtle.importKey(
     'pkcs8',
     x509.PemConverter.decodeFirst(ca.key),
