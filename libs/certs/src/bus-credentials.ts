@@ -139,11 +139,25 @@ export interface BusServerOptions {
   tls?: { cert: string; key: string; ca: string }
 }
 
+/**
+ * Whom a nats-server trusts, as a part of its configuration (`include`): the same for all servers, and no secret. The
+ * account resolver is the server's own affair.
+ */
+export function busAuthorityConfig(authority: BusAuthority): string {
+  const account = keyOf(authority.accountSeed).getPublicKey()
+  const system = keyOf(authority.systemAccountSeed).getPublicKey()
+  return `operator: ${authority.operatorJwt}
+system_account: ${system}
+resolver_preload: {
+  ${account}: ${authority.accountJwt}
+  ${system}: ${authority.systemAccountJwt}
+}
+`
+}
+
 /** Configuration file of one nats-server. */
 export function busServerConfig(authority: BusAuthority, options: BusServerOptions): string {
   const quote = (value: string) => JSON.stringify(value)
-  const account = keyOf(authority.accountSeed).getPublicKey()
-  const system = keyOf(authority.systemAccountSeed).getPublicKey()
   const routes = options.peers.map(
     (peer) => `    "nats-route://capstan:${encodeURIComponent(options.routePassword)}@${peer}"`,
   )
@@ -160,15 +174,9 @@ write_deadline: "2s"
 max_pending: 67108864
 max_payload: 1048576
 ${tlsBlock}
-operator: ${authority.operatorJwt}
-system_account: ${system}
 # How soon a server that missed a new account learns of it from the others.
 resolver: { type: full, dir: ${quote(options.directory)}, allow_delete: false, interval: "10s" }
-resolver_preload: {
-  ${account}: ${authority.accountJwt}
-  ${system}: ${authority.systemAccountJwt}
-}
-cluster {
+${busAuthorityConfig(authority)}cluster {
   name: ${quote(options.cluster)}
   listen: ${quote(`${options.route.host}:${options.route.port}`)}
   no_advertise: true

@@ -1,6 +1,7 @@
 export {
   accountJwt,
   type BusAuthority,
+  busAuthorityConfig,
   type BusPermissions,
   busServerConfig,
   type BusServerOptions,
