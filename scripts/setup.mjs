@@ -40,6 +40,7 @@ async function bundlePrograms() {
       capstan: join(dist, 'capstan.js'),
       main: join(dist, 'main.js'),
       'run-master': join(dist, 'run-master.js'),
+      'run-master-pod': join(dist, 'run-master-pod.js'),
       'run-node': join(dist, 'run-node.js'),
       'run-gateway': join(dist, 'run-gateway.js'),
       'run-embedded': join(dist, 'run-embedded.js'),

@@ -4,18 +4,15 @@
  */
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { startApiServer } from '@capstan/apiserver'
-import { listenHttps, tokenSigner, tokenVerifier } from '@capstan/apiserver/edge'
 import { busServerConfig } from '@capstan/certs'
-import { BusApiClient } from '@capstan/client'
-import { startControllerManager } from '@capstan/controller-manager'
 import { identityToken } from '@capstan/protocol'
 import { realLog } from '@capstan/real'
-import { startScheduler } from '@capstan/scheduler'
 import { SupervisedChild } from './child.js'
 import { openMasterEtcd } from './etcd-face.js'
 import { existingLayout } from './layout-file.js'
 import { type ClusterLayout, type MasterLayout, Places } from './layout.js'
+import { startMasterParts } from './master-parts.js'
+import { within } from './patience.js'
 import { readBusAuthority, readSecrets } from './pki.js'
 import { accepts, waitFor } from './process-file.js'
 import { programPath } from './programs.js'
@@ -57,43 +54,30 @@ async function runMaster(cluster: ClusterLayout, master: MasterLayout): Promise<
   ])
 
   const secrets = readSecrets(places)
-  const members = [master.name, ...cluster.masters.map((m) => m.name).filter((n) => n !== master.name)]
-  const { privateKey, publicKey } = secrets.serviceAccount
-  const api = startApiServer(apiWorld, {
-    cluster: cluster.cluster,
-    instance: master.name,
-    machine: master.name,
-    storeMembers: members,
-    advertise: { address: cluster.hostAddress, port: master.apiPort },
-    serviceCidr: cluster.serviceCidr,
-    defaultNotReadyTolerationSeconds: cluster.tolerationSeconds,
-    defaultUnreachableTolerationSeconds: cluster.tolerationSeconds,
-    verifyToken: tokenVerifier({ serviceAccountKey: publicKey }),
-    signToken: await tokenSigner(privateKey),
-  })
-  const https = { port: master.apiPort, key: secrets.server.key, cert: secrets.server.cert, clientCa: secrets.ca.cert }
-  const hosts = [...new Set(['127.0.0.1', cluster.hostAddress])]
-  const listeners = await Promise.all(hosts.map((host) => listenHttps(api, { ...https, host })))
-
+  const { server, ca, serviceAccount } = secrets
+  const parts = await startMasterParts(
+    { apiserver: apiWorld, scheduler: schedulerWorld, 'controller-manager': managerWorld },
+    {
+      ...cluster,
+      name: master.name,
+      masters: cluster.masters.map((m) => m.name),
+      advertise: { address: cluster.hostAddress, port: master.apiPort },
+      https: {
+        port: master.apiPort,
+        hosts: [...new Set(['127.0.0.1', cluster.hostAddress])],
+        ...server,
+        clientCa: ca.cert,
+      },
+      serviceAccount,
+    },
+  )
   const etcd = await openMasterEtcd(cluster, master, secrets, log.child({ component: 'etcd' }), () => world('etcd'))
-
-  const client = (w: typeof apiWorld) => new BusApiClient(w, { cluster: cluster.cluster, machine: master.name })
-  const scheduler = startScheduler(schedulerWorld, { client: client(schedulerWorld), identity: master.name })
-  const manager = await startControllerManager(managerWorld, {
-    cluster: cluster.cluster,
-    machine: master.name,
-    clusterCidr: cluster.podCidr,
-    rootCaPem: secrets.ca.cert,
-  })
 
   const stop = once(async (signal: string) => {
     log.info({ signal }, 'stopping')
     // Those that lead hand over first; then the door closes; then the store says goodbye over a bus that still lives.
-    await within(STOP_TIMEOUT_MS, Promise.all([scheduler.stop(), manager.stop()]))
-    await within(
-      STOP_TIMEOUT_MS,
-      Promise.all([api.stop(), etcd?.close(), ...listeners.map((listener) => listener.close())]),
-    )
+    await parts.handOver()
+    await Promise.all([parts.close(), within(STOP_TIMEOUT_MS, Promise.resolve(etcd?.close()))])
     await store.stop(STOP_TIMEOUT_MS)
     await within(STOP_TIMEOUT_MS, Promise.all([apiWorld, schedulerWorld, managerWorld].map((w) => w.bus.close())))
     await busServer.stop(STOP_TIMEOUT_MS)
@@ -149,10 +133,6 @@ function supervise(process: string, command: string[]): SupervisedChild {
   const child = new SupervisedChild(process, command, { log: places.log(process), pid: places.pidFile(process) }, log)
   child.start()
   return child
-}
-
-function within<T>(timeoutMs: number, work: Promise<T>): Promise<T | undefined> {
-  return Promise.race([work, new Promise<undefined>((resolve) => setTimeout(() => resolve(undefined), timeoutMs))])
 }
 
 function once<A>(run: (argument: A) => Promise<void>): (argument: A) => Promise<void> {
