@@ -1,3 +1,4 @@
+export { type ChartSecretsOptions, makeChartSecrets, type Secret } from './chart-secrets.js'
 export { Cluster, type ClusterOptions, type ClusterState } from './cluster.js'
 export { UserError } from './console.js'
 export type { MasterState, NodeState } from './embedded.js'

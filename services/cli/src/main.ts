@@ -1,6 +1,7 @@
 import { isAbsolute, join, resolve } from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import pc from 'picocolors'
+import { writeChartSecrets } from './chart-secrets.js'
 import { UserError } from './console.js'
 import { importImage } from './images.js'
 import { existingLayout } from './layout-file.js'
@@ -158,6 +159,25 @@ export async function main(args: string[]): Promise<void> {
     .action(async (file: string, options) => {
       const places = new Places(dataOf(options))
       await importImage(existingLayout(places), places, resolve(file))
+    })
+
+  const chart = program.command('chart').description('the Helm chart in helm/capstan')
+  chart
+    .command('secrets')
+    .description('make the Secrets and values that the chart needs: DIRECTORY/secrets.yaml and values.yaml')
+    .requiredOption('--directory <directory>', 'where keys and credentials are kept, and found again')
+    .option('--name <name>', 'name of the release', 'capstan')
+    .option('--namespace <namespace>', 'where it will be installed', 'default')
+    .option('--replicas <count>', 'masters', wholeNumber, 3)
+    .option('--cluster-domain <domain>', 'DNS domain of the cluster that the masters run on', 'cluster.local')
+    .option('--service-cidr <cidr>', 'addresses of Services inside Capstan', '10.96.0.0/16')
+    .option('--address <address...>', 'names and addresses by which clients reach the API from outside', [])
+    .action(async (options) => {
+      await writeChartSecrets({
+        ...options,
+        directory: resolve(options.directory),
+        addresses: options.address,
+      })
     })
 
   program.exitOverride()

@@ -16,8 +16,8 @@ import { grants, type Identity, identityToken } from '@capstan/protocol'
 import type { ClusterLayout, Places } from './layout.js'
 
 const DAY_MS = 24 * 3600 * 1000
-const CA_DAYS = 3650
-const LEAF_DAYS = 365
+export const CA_DAYS = 3650
+export const LEAF_DAYS = 365
 const RENEW_BELOW_DAYS = 30
 
 /** What `capstan up` makes once for a cluster and finds again later. All of it is secret but the certificates. */
@@ -33,10 +33,15 @@ export interface Secrets {
 
 const file = (places: Places, name: string) => join(places.pki, name)
 
+/** Begins a little in the past: clocks differ. */
+export const validityFrom = (nowMs: number) => (days: number) => ({
+  notBeforeMs: nowMs - 5 * 60_000,
+  notAfterMs: nowMs + days * DAY_MS,
+})
+
 /** Makes certificates, bus credentials and the admin's kubeconfig where they are missing or will soon run out. */
 export async function ensurePki(layout: ClusterLayout, places: Places): Promise<void> {
-  const now = Date.now()
-  const validity = (days: number) => ({ notBeforeMs: now - 5 * 60_000, notAfterMs: now + days * DAY_MS })
+  const validity = validityFrom(Date.now())
   const ca = await pair(places, 'ca', () => makeCa('capstan', validity(CA_DAYS)))
   // The server's names follow the layout, and a certificate costs a millisecond: made anew at each start.
   const server = await makeServerCertificate(ca, {
@@ -53,12 +58,8 @@ export async function ensurePki(layout: ClusterLayout, places: Places): Promise<
     ipAddresses: [...new Set(['127.0.0.1', layout.hostAddress, firstAddress(layout.serviceCidr)])],
   })
   writePair(places, 'apiserver', server)
-  if (!existsSync(file(places, 'service-account.key'))) {
-    const keys = await makeSigningKeyPair()
-    write(file(places, 'service-account.pub'), keys.publicKey)
-    write(file(places, 'service-account.key'), keys.privateKey)
-  }
-  if (!existsSync(file(places, 'cluster-id'))) write(file(places, 'cluster-id'), randomBytes(8).toString('hex'))
+  await ensureServiceAccountKeys(places)
+  ensureClusterId(places)
   if (!existsSync(file(places, 'routes'))) write(file(places, 'routes'), randomBytes(16).toString('hex'))
   const admin = await pair(places, 'admin', () =>
     makeClientCertificate(ca, { ...validity(LEAF_DAYS), user: 'kubernetes-admin', groups: ['system:masters'] }),
@@ -69,7 +70,7 @@ export async function ensurePki(layout: ClusterLayout, places: Places): Promise<
     kubeconfig({ cluster: layout.cluster, server: url, ca: ca.cert, user: 'kubernetes-admin', client: admin }),
   )
   await ensureEtcdPki(layout, places, validity)
-  await ensureCredentials(layout, places)
+  await ensureCredentials(layout.cluster, identitiesOf(layout), places)
 }
 
 /**
@@ -84,7 +85,7 @@ async function ensureEtcdPki(
   const ca = await pair(places, 'etcd-ca', () => makeCa('capstan-etcd', validity(CA_DAYS)))
   const server = await makeServerCertificate(ca, {
     ...validity(LEAF_DAYS),
-    commonName: 'capstan-etcd',
+    commonName: 'capstan-etcd-server',
     dnsNames: ['localhost', ...layout.masters.map((m) => m.name)],
     ipAddresses: [...new Set(['127.0.0.1', layout.hostAddress])],
   })
@@ -94,13 +95,19 @@ async function ensureEtcdPki(
   )
 }
 
-/** One creds file for each identity of the layout, signed by the cluster's own authority. */
-async function ensureCredentials(layout: ClusterLayout, places: Places): Promise<void> {
-  const authorityFile = file(places, 'bus-authority.json')
-  const authority = existsSync(authorityFile)
-    ? (JSON.parse(readFileSync(authorityFile, 'utf8')) as BusAuthority)
-    : await makeBusAuthority()
-  const identities: Identity[] = [
+export async function ensureServiceAccountKeys(places: Places): Promise<void> {
+  if (existsSync(file(places, 'service-account.key'))) return
+  const keys = await makeSigningKeyPair()
+  write(file(places, 'service-account.pub'), keys.publicKey)
+  write(file(places, 'service-account.key'), keys.privateKey)
+}
+
+export function ensureClusterId(places: Places): void {
+  if (!existsSync(file(places, 'cluster-id'))) write(file(places, 'cluster-id'), randomBytes(8).toString('hex'))
+}
+
+function identitiesOf(layout: ClusterLayout): Identity[] {
+  return [
     ...layout.masters.flatMap(({ name }) =>
       (['store', 'apiserver', 'scheduler', 'controller-manager', 'etcd', 'machine'] as const).map((component) => ({
         component,
@@ -113,14 +120,27 @@ async function ensureCredentials(layout: ClusterLayout, places: Places): Promise
     { component: 'kube-proxy', name: 'gateway' },
     { component: 'admin', name: 'cli' },
   ]
+}
+
+/** One creds file for each identity, signed by the cluster's own authority. */
+export async function ensureCredentials(
+  cluster: string,
+  identities: readonly Identity[],
+  places: Places,
+): Promise<BusAuthority> {
+  const authorityFile = file(places, 'bus-authority.json')
+  const authority = existsSync(authorityFile)
+    ? (JSON.parse(readFileSync(authorityFile, 'utf8')) as BusAuthority)
+    : await makeBusAuthority()
   for (const identity of identities) {
     const token = identityToken(identity)
     if (existsSync(places.creds(token))) continue
-    const { credentials, publicKey } = await makeBusUser(authority, token, grants(layout.cluster, identity))
+    const { credentials, publicKey } = await makeBusUser(authority, token, grants(cluster, identity))
     authority.users[token] = publicKey
     write(places.creds(token), credentials)
   }
   write(authorityFile, JSON.stringify(authority))
+  return authority
 }
 
 export function readSecrets(places: Places): Secrets {
@@ -160,7 +180,11 @@ export function readAdmin(places: Places): CertificateAndKey & { ca: string } {
   return { cert: text('admin.crt'), key: text('admin.key'), ca: text('ca.crt') }
 }
 
-async function pair(places: Places, name: string, make: () => Promise<CertificateAndKey>): Promise<CertificateAndKey> {
+export async function pair(
+  places: Places,
+  name: string,
+  make: () => Promise<CertificateAndKey>,
+): Promise<CertificateAndKey> {
   const [certFile, keyFile] = [file(places, `${name}.crt`), file(places, `${name}.key`)]
   if (existsSync(certFile) && existsSync(keyFile) && !runsOutSoon(readFileSync(certFile, 'utf8')))
     return { cert: readFileSync(certFile, 'utf8'), key: readFileSync(keyFile, 'utf8') }
@@ -172,13 +196,13 @@ async function pair(places: Places, name: string, make: () => Promise<Certificat
 const runsOutSoon = (pem: string) =>
   Date.parse(new X509Certificate(pem).validTo) - Date.now() < RENEW_BELOW_DAYS * DAY_MS
 
-function writePair(places: Places, name: string, made: CertificateAndKey): void {
+export function writePair(places: Places, name: string, made: CertificateAndKey): void {
   write(file(places, `${name}.key`), made.key)
   write(file(places, `${name}.crt`), made.cert)
 }
 
 /** At once, and readable by the owner only. */
-function write(path: string, content: string | Uint8Array): void {
+export function write(path: string, content: string | Uint8Array): void {
   mkdirSync(dirname(path), { recursive: true, mode: 0o700 })
   writeFileSync(`${path}.new`, content, { mode: 0o600 })
   renameSync(`${path}.new`, path)
