@@ -22,6 +22,7 @@ import {
 } from './helm/chart.js'
 import { CHECKS, chartFaults, fileIn, Objects } from './helm/chart-checks.js'
 import { loadKubernetesSchema, kubernetesFaults } from './helm/kubernetes-schema.js'
+import { FAILURES, LINES, recordedPage, renderLine } from './helm/template-page.js'
 import { VARIANTS } from './helm/variants.js'
 
 const CHART = join(import.meta.dirname, '../../helm/capstan')
@@ -260,6 +261,16 @@ test('the directory of Secrets is made once, and found again', async () => {
 })
 
 // --------------------------------------------------------------------------------------------------- test of the tester
+
+test('the renderer makes of each line of the page what Go makes of it', () => {
+  const recorded = recordedPage()
+  assert.deepEqual(Object.keys(recorded), LINES)
+  // Which quotation marks a YAML string has, the two writers see differently.
+  const read = (line: string, out: string | undefined) =>
+    line.includes('toYaml') ? (parse(out ?? '') as unknown) : out
+  for (const line of LINES) assert.deepEqual(read(line, renderLine(line)), read(line, recorded[line]), line)
+  for (const line of FAILURES) assert.equal(renderLine(line), undefined, line)
+})
 
 interface Plant {
   check: keyof typeof CHECKS
