@@ -27,6 +27,8 @@ const SEND_BUFFER_BYTES_MAX = 64 * 1024 * 1024
 const REQUESTS_MAX = 65_536
 const PAYLOAD_BYTES_MAX = 1024 * 1024
 const NO_RESPONDERS_STATUS = 503
+/** Then what is known of subjects that may be published on is forgotten. */
+const SUBJECTS_REMEMBERED_MAX = 4096
 
 export interface NatsBusOptions {
   /** `host:port`, the preferred one first; after a loss the next ones are tried in turn. */
@@ -69,6 +71,9 @@ export class NatsBus implements Bus {
   private readonly changeListeners = new Set<(state: { connected: boolean; epoch: number }) => void>()
   private readonly requests = new Map<string, PendingRequest>()
   private nextRequest = 1
+  /** Grants `a.b.>` without other wildcards, as `a.b.`: at least one more token follows in every subject. */
+  private readonly allowedBelow: string[]
+  private readonly mayPublishOn = new Map<string, boolean>()
 
   private constructor(
     private readonly nats: NatsConnection,
@@ -77,6 +82,9 @@ export class NatsBus implements Bus {
   ) {
     this.identity = options.identity
     this.inbox = options.inbox
+    this.allowedBelow = options.grants.publish
+      .filter((pattern) => pattern.endsWith('.>') && !pattern.includes('*'))
+      .map((pattern) => pattern.slice(0, -1))
   }
 
   /**
@@ -279,12 +287,18 @@ export class NatsBus implements Bus {
   }
 
   private mayPublish(subject: string): boolean {
+    // Answers, each on a subject of its own, are the most that a server says.
+    if (this.allowedBelow.some((prefix) => subject.startsWith(prefix))) return true
+    const known = this.mayPublishOn.get(subject)
+    if (known !== undefined) return known
     const { publish, allowResponses } = this.options.grants
     // Whether an answer is still allowed only the server knows; it refuses the rest.
-    return (
+    const may =
       publish.some((pattern) => subjectFits(pattern, subject)) ||
       (allowResponses !== undefined && subject.includes('.inbox.'))
-    )
+    if (this.mayPublishOn.size >= SUBJECTS_REMEMBERED_MAX) this.mayPublishOn.clear()
+    this.mayPublishOn.set(subject, may)
+    return may
   }
 
   private sendBufferBytes(): number {
