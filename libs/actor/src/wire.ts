@@ -14,7 +14,7 @@
 import { CallError, type ErrorData, errorData } from './errors.js'
 import { decode, encode } from './codec.js'
 import { every } from './time.js'
-import { type Bus, BusError, type BusMessage, type World } from './world.js'
+import { type Bus, BusError, type BusMessage, type Clock, type Timer, type World } from './world.js'
 
 export const WIRE_VERSION = 1
 const BEAT_PERIOD_MS = 1000
@@ -75,6 +75,7 @@ export interface InStream {
 export class Caller {
   private readonly replyBase: string
   private readonly pending = new Map<number, PendingCall>()
+  private readonly deadlines: Deadlines
   private readonly streams = new Map<number, Reader>()
   private readonly outbox = new Map<string, OutRequest[]>()
   private readonly chunks: Reassembly
@@ -90,6 +91,11 @@ export class Caller {
     options: { name?: string; pendingMax?: number } = {},
   ) {
     this.pendingMax = options.pendingMax ?? 16_384
+    this.deadlines = new Deadlines(world.clock, (id) =>
+      this.settle(id, ({ subject, timeoutMs, reject }) =>
+        reject(new CallError('TIMEOUT', 'maybe-applied', `no answer from ${subject} in ${timeoutMs} ms`)),
+      ),
+    )
     this.replyBase = `${world.bus.inbox}.${options.name ?? 'c1'}`
     this.chunks = new Reassembly(world)
     this.frames = new FramePublisher(world.bus)
@@ -112,16 +118,10 @@ export class Caller {
       const refusal = this.refusal()
       if (refusal) return reject(refusal)
       const id = draw(this.world.bus)
-      const { clock } = this.world
-      const deadline = clock.monotonicMs() + options.timeoutMs
-      const timer = clock.setTimer(options.timeoutMs, () =>
-        this.settle(id, (call) =>
-          call.reject(
-            new CallError('TIMEOUT', 'maybe-applied', `no answer from ${subject} in ${options.timeoutMs} ms`),
-          ),
-        ),
-      )
-      this.pending.set(id, { resolve, reject, timer, sent: false })
+      const { timeoutMs } = options
+      const deadline = this.world.clock.monotonicMs() + timeoutMs
+      const slot = this.deadlines.add(id, deadline)
+      this.pending.set(id, { resolve, reject, subject, timeoutMs, slot, sent: false, frameId: undefined })
       this.enqueue(subject, { id, deadline, body, credits: 0, trace: options.trace })
     })
   }
@@ -200,7 +200,10 @@ export class Caller {
     const replyTo = `${this.replyBase}.${frameId}`
     for (const r of live) {
       const call = this.pending.get(r.id)
-      if (call) Object.assign(call, { frameId, sent: true })
+      if (call) {
+        call.frameId = frameId
+        call.sent = true
+      }
       const reader = this.streams.get(r.id)
       if (reader) reader.opened(frameId, replyTo)
     }
@@ -232,7 +235,7 @@ export class Caller {
     const call = this.pending.get(id)
     if (!call) return // Late or doubled answer.
     this.pending.delete(id)
-    call.timer.cancel()
+    this.deadlines.forget(id, call.slot)
     how(call)
   }
 
@@ -268,9 +271,48 @@ export class Caller {
 interface PendingCall {
   resolve(body: unknown): void
   reject(error: CallError): void
-  timer: { cancel(): void }
+  subject: string
+  timeoutMs: number
+  slot: number
   sent: boolean
-  frameId?: number
+  frameId: number | undefined
+}
+
+/** Deadlines of many calls on few timers: each counts as the end of the slot that it falls into, so much late at most. */
+const DEADLINE_SLOT_MS = 10
+
+class Deadlines {
+  private readonly slots = new Map<number, { ids: Set<number>; timer: Timer }>()
+
+  constructor(
+    private readonly clock: Clock,
+    private readonly over: (id: number) => void,
+  ) {}
+
+  /** Gives the slot, for `forget`. */
+  add(id: number, deadlineMs: number): number {
+    const slot = Math.ceil(deadlineMs / DEADLINE_SLOT_MS)
+    const begun = this.slots.get(slot)
+    if (begun) begun.ids.add(id)
+    else {
+      const delayMs = slot * DEADLINE_SLOT_MS - this.clock.monotonicMs()
+      this.slots.set(slot, { ids: new Set([id]), timer: this.clock.setTimer(delayMs, () => this.end(slot)) })
+    }
+    return slot
+  }
+
+  forget(id: number, slot: number): void {
+    const one = this.slots.get(slot)
+    if (!one?.ids.delete(id) || one.ids.size > 0) return
+    one.timer.cancel()
+    this.slots.delete(slot)
+  }
+
+  private end(slot: number): void {
+    const ids = this.slots.get(slot)?.ids ?? []
+    this.slots.delete(slot)
+    for (const id of ids) this.over(id)
+  }
 }
 
 interface OutRequest {
@@ -540,17 +582,19 @@ export function serve(world: WireWorld, options: ServeOptions): Server {
     }
     // The subject belongs to the name: it bears who asks, and nobody shall use up another one's reply subjects.
     if (seen.before(`${message.subject} ${message.replyTo}`)) return
+    const tokens = message.subject.split('.')
     for (const request of frame[3] as unknown[]) {
       if (!Array.isArray(request) || typeof request[0] !== 'number' || typeof request[1] !== 'number') {
         log.warn({ subject: message.subject }, 'refused a malformed request in a frame')
         continue
       }
-      take(message, frame[2] as string | null, request as [number, number, unknown, number])
+      take(message, tokens, frame[2] as string | null, request as [number, number, unknown, number])
     }
   }
 
   function take(
     message: BusMessage,
+    tokens: readonly string[],
     trace: string | null,
     [id, remainingMs, body, credits]: [number, number, unknown, number],
   ): void {
@@ -558,7 +602,6 @@ export function serve(world: WireWorld, options: ServeOptions): Server {
     const fail = (error: unknown) => answer(replyTo, id, true, errorData(error))
     if (remainingMs <= 0) return // Too late: nobody waits any more.
     if (inFlight >= inFlightMax) return fail(new CallError('OVERLOADED', 'not-applied', `${inFlight} calls in work`))
-    const tokens = message.subject.split('.')
     const fromAt = tokens.lastIndexOf('from')
     let stream: Writer | undefined
     const call: IncomingCall = {
