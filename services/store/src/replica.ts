@@ -1,5 +1,13 @@
 import { decode, encode, type Log } from '@capstan/actor'
-import { type Command, type CommandResult, type Entry, Mvcc, SnapshotDamaged, SnapshotReceiver } from '@capstan/mvcc'
+import {
+  type Command,
+  type CommandResult,
+  type Entry,
+  type IndexedHash,
+  Mvcc,
+  SnapshotDamaged,
+  SnapshotReceiver,
+} from '@capstan/mvcc'
 import {
   type Configuration,
   decodeConfiguration,
@@ -19,9 +27,10 @@ import { decodeCommand, encodeCommand } from './command-codec.js'
 import { loadIdentity, type MemberIdentity, saveIdentity } from './identity.js'
 import { ELECTION_TIMEOUT_MS, HEARTBEAT_MS, PLANTED_BUGS, type StoreOptions, type StoreWorld } from './options.js'
 import { type RaftFrame, RaftLink } from './raft-link.js'
-import { damageIn, forget, openingState, setAside, StateUnusable } from './repair.js'
+import { DAMAGED_DIR, damageIn, forget, openingState, setAside, StateUnusable } from './repair.js'
 import type { SessionId } from './requests.js'
 import { OutgoingSnapshot } from './snapshots.js'
+import { type Difference, StateComparison } from './state-comparison.js'
 import { maybeApplied, notApplied, StoreError } from './store-error.js'
 
 /** Newest cluster version whose apply behaviour this code knows. */
@@ -44,6 +53,8 @@ const SLOW_SYNC_MS = 200
 /** Where the log lies below the member's directory. */
 export const LOG_DIR = 'raft'
 const STATE_DIR = 'state'
+/** Hashes of the state told at once: 16 × 64 entries back. */
+const HASHES_TOLD = 16
 
 export interface ReplicaHooks {
   /** A raft frame came in. */
@@ -56,10 +67,20 @@ export interface ReplicaHooks {
   applied(command: Command, result: CommandResult): void
   /** The whole state was replaced by a snapshot. */
   installed(): void
+  /** The state is not that of a majority. */
+  differs(difference: Difference): void
   syncTook(durationMs: number): void
   checkpointTook(durationMs: number): void
   /** This member takes part no more. */
   removed(error: StoreError): void
+}
+
+/** What one member has applied, to all others, every second. Travels between raft's messages, too. */
+interface StateNotice {
+  type: 'state'
+  from: string
+  to: string
+  hashes: readonly IndexedHash[]
 }
 
 /** From a leader to one that asks for votes and is a member no more. Travels between raft's messages; not one of them. */
@@ -116,6 +137,8 @@ export class Replica {
   private readonly strangers = new Set<string>()
   private savingIdentity: Promise<void> = Promise.resolve()
   private notingLog = false
+  private readonly comparison = new StateComparison()
+  private differs: Difference | undefined
   private wasRemoved = false
   /** Since when no configuration names this member and no leader is heard. */
   private unnamedSinceMs: number | undefined
@@ -274,6 +297,7 @@ export class Replica {
       ...(repairing
         ? [`REPAIRING: ${repairing.text}; set aside; does not vote until the others have repaired it`]
         : []),
+      ...(this.differs ? [describeDifference(this.differs)] : []),
       ...(this.lastError === undefined ? [] : [this.lastError]),
       ...strangers,
     ]
@@ -296,7 +320,7 @@ export class Replica {
     if (!this.knows(frame)) return
     if (frame.from === this.state.leader) this.leaderHeardMs = this.world.clock.monotonicMs()
     for (const message of frame.messages) {
-      const { from, to, type } = (message ?? {}) as Partial<RaftMessage> | RemovedNotice
+      const { from, to, type } = (message ?? {}) as Partial<RaftMessage> | RemovedNotice | StateNotice
       // The frame's sender is vouched for by the bus; what it says in its messages must agree.
       if (from !== frame.from || to !== this.options.member)
         this.log.warn(
@@ -304,6 +328,7 @@ export class Replica {
           'refused a raft message: not from its sender or not for me',
         )
       else if (type === 'removed') this.heedRemoval(message as RemovedNotice)
+      else if (type === 'state') this.compareState(message as StateNotice)
       else {
         if (type === 'preVote' || type === 'vote') this.tellRemoved(frame.from)
         this.raft.step(message as RaftMessage)
@@ -318,6 +343,41 @@ export class Replica {
     if (role !== 'leader' || changePending || isNamed(configuration, to)) return
     const notice: RemovedNotice = { type: 'removed', from: this.options.member, to, term, index: configurationIndex }
     this.link.send(to, [notice])
+  }
+
+  /** Tells the others what this member has applied. */
+  tellState(): void {
+    const { voters, learners } = this.state.configuration
+    const hashes = this.mvcc.recentChainHashes().slice(-HASHES_TOLD)
+    for (const to of [...voters, ...learners])
+      if (to !== this.options.member) {
+        const notice: StateNotice = { type: 'state', from: this.options.member, to, hashes }
+        this.link.send(to, [notice])
+      }
+  }
+
+  private compareState({ from, hashes }: StateNotice): void {
+    this.comparison.note(from, hashes)
+    if (this.installing || this.differs?.decided) return
+    const { member } = this.options
+    const found = this.comparison.difference(this.mvcc.recentChainHashes(), member, this.state.configuration.voters)
+    if (found && !this.differs)
+      this.log.error({ ...found }, 'this member and others applied the same entries and have different states')
+    this.differs = found
+    if (found?.decided) this.hooks.differs(found)
+  }
+
+  /** Notes durably that all of this must be set aside; then only a restart may follow. */
+  async giveUpState(text: string): Promise<void> {
+    await this.world.disk.remove(DAMAGED_DIR)
+    this.identity = {
+      ...this.identity,
+      incarnation: Buffer.from(this.world.random.bytes(8)).toString('hex'),
+      origin: 'existing',
+      mayVote: false,
+      repairing: { what: 'all', text, setAside: false },
+    }
+    await this.writeIdentity()
   }
 
   private heedRemoval({ from, index }: RemovedNotice): void {
@@ -910,6 +970,9 @@ async function openLog(
     mustExist,
     nowMs: () => world.clock.monotonicMs(),
     onSync,
+    ...(options.bugs?.includes('damage-as-torn')
+      ? { plantedBugs: ['damage-as-torn'] as const, allowPlantedBugs: true }
+      : {}),
     ...(options.logSegmentBytes === undefined ? {} : { segmentBytes: options.logSegmentBytes }),
   })
   const { appliedIndex } = mvcc
@@ -934,6 +997,11 @@ async function openLog(
   if (hardState.term > recovered.hardState.term) hardState.votedFor = ''
   await log.append({ hardState, entries: [], snapshot })
   return { log, recovered: { ...recovered, hardState, snapshot, entries: [] } }
+}
+
+export function describeDifference({ index, own, theirs, members, decided }: Difference): string {
+  const who = decided ? 'a majority' : 'nobody can say who is wrong'
+  return `CORRUPT: after entry ${index} the state has hash ${own} here and ${theirs} on ${members.join(', ')} (${who})`
 }
 
 function isNamed({ voters, learners, outgoing = [] }: Configuration, member: string): boolean {

@@ -11,6 +11,7 @@ export const LEADER_VERBS: readonly StoreVerb[] = [
   'leaseTimeToLive',
   'compact',
   'moveLeader',
+  'alarm',
   'memberAdd',
   'memberPromote',
   'memberRemove',

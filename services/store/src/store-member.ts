@@ -13,8 +13,11 @@ import {
 } from '@capstan/actor'
 import { checkTxn, type Command, type CommandResult, MvccError, type RangeQuery } from '@capstan/mvcc'
 import {
+  type AlarmKind,
+  type AlarmReply,
   type Beat,
   BEAT_PERIOD_MS,
+  type HashReply,
   type MemberInfo,
   type MembersReply,
   type StoreHeader,
@@ -29,7 +32,7 @@ import { ELECTION_TIMEOUT_MS, HEARTBEAT_MS, type StoreOptions, type StoreWorld }
 import type { RaftFrame } from './raft-link.js'
 import { StoreMetrics } from './metrics.js'
 import { StateUnusable } from './repair.js'
-import { Replica } from './replica.js'
+import { describeDifference, Replica } from './replica.js'
 import {
   bad,
   bytesOf,
@@ -43,6 +46,7 @@ import {
   watchOf,
   wholeNumber,
 } from './requests.js'
+import type { Difference } from './state-comparison.js'
 import { maybeApplied, notApplied, StoreError } from './store-error.js'
 import { WatchHub } from './watch-hub.js'
 
@@ -111,6 +115,10 @@ export class StoreMember implements Behaviour<StoreMessage> {
   private stopping = false
   private sweeping = false
   private backups = 0
+  private hashing = false
+  private secondMs = Number.NEGATIVE_INFINITY
+  /** Why this member must not serve what it has. */
+  private corrupt: string | undefined
 
   constructor(
     private readonly world: StoreWorld,
@@ -148,6 +156,9 @@ export class StoreMember implements Behaviour<StoreMessage> {
       installed: () => {
         this.lessor.load(world.clock.monotonicMs(), this.replica.mvcc.leases())
         this.hub.reset()
+      },
+      differs: (difference) => {
+        this.differs(difference).catch((error: unknown) => self.tell({ type: 'failed', error }))
       },
       syncTook: (ms) => this.metrics.syncTook(ms),
       checkpointTook: (ms) => this.metrics.checkpointTook(ms),
@@ -239,6 +250,11 @@ export class StoreMember implements Behaviour<StoreMessage> {
         (error: unknown) => this.log.warn({ err: error }, 'free space unknown'),
       )
     }
+    if (now - this.secondMs >= 1000) {
+      this.secondMs = now
+      this.heedQuota()
+      this.replica.tellState()
+    }
   }
 
   private heedFreeSpace(bytes: number): void {
@@ -246,6 +262,61 @@ export class StoreMember implements Behaviour<StoreMessage> {
     if (noSpace !== this.noSpace)
       this.log.warn({ bytes, noSpace }, noSpace ? 'disk nearly full: writes are refused' : 'disk has room again')
     this.noSpace = noSpace
+  }
+
+  /** Why there is no space; undefined: there is. */
+  private spaceless(): string | undefined {
+    const { member } = this.options
+    if (this.noSpace) return `the disk of ${member} is nearly full`
+    const alarm = this.replica.mvcc.alarms().find((one) => one.alarm === 'NOSPACE')
+    return alarm && `alarm NOSPACE of ${alarm.member}: its disk is nearly full, or its state larger than the quota`
+  }
+
+  /**
+   * Raises this member's alarm when the disk is nearly full or the state has reached the quota, and clears it when there is
+   * room again: below nine tenths, so that it does not flutter. (etcd leaves the clearing to the operator, because its file
+   * does not shrink until it is defragmented by hand. Here what is deleted and compacted makes room by itself.)
+   */
+  private heedQuota(): void {
+    const { mvcc } = this.replica
+    const { member } = this.options
+    const quota = this.quotaBytes()
+    const raised = mvcc.alarms().some((one) => one.alarm === 'NOSPACE' && one.member === member)
+    const full = this.noSpace || mvcc.sizeBytes >= quota
+    const roomy = !this.noSpace && mvcc.sizeBytes < 0.9 * quota
+    if (raised ? !roomy : !full) return
+    this.log.warn({ bytes: mvcc.sizeBytes, quota, noSpace: this.noSpace }, raised ? 'there is room again' : 'no space')
+    this.decide({ type: 'alarm', action: raised ? 'clear' : 'raise', alarm: 'NOSPACE', member })
+  }
+
+  /** Has a command of this member's own committed, by whoever leads. Should that fail, it comes up again. */
+  private decide(command: Extract<Command, { type: 'alarm' }>): Promise<unknown> {
+    const { leader, role } = this.replica
+    const { type: _, ...body } = command
+    const done =
+      role === 'leader'
+        ? this.replica.propose(command)
+        : leader === undefined
+          ? Promise.reject(notApplied('NO_LEADER', 'there is no leader'))
+          : this.caller.call(this.subjects.store(leader, this.world.bus.identity, 'alarm'), body, { timeoutMs: 2000 })
+    return done.catch((error: unknown) => this.log.info({ err: error, command }, 'not decided'))
+  }
+
+  /**
+   * This member's state is not that of the others: it serves nothing any more, hands leadership over, has the alarm raised,
+   * and starts anew from what the others have.
+   */
+  private async differs(difference: Difference): Promise<void> {
+    this.corrupt = describeDifference(difference)
+    this.log.error({ ...difference }, 'the state is not that of a majority: it is given up')
+    this.hub.end('closing')
+    if (this.replica.role === 'leader')
+      await this.replica
+        .transferLeadership()
+        .catch((error: unknown) => this.log.warn({ err: error }, 'leadership not handed over'))
+    await this.decide({ type: 'alarm', action: 'raise', alarm: 'CORRUPT', member: this.options.member })
+    await this.replica.giveUpState(this.corrupt)
+    void this.self.tell({ type: 'failed', error: new Error(this.corrupt) })
   }
 
   private leadershipChanged(): void {
@@ -402,6 +473,7 @@ export class StoreMember implements Behaviour<StoreMessage> {
 
   private dispatch(asked: { call: IncomingCall; resolve(value: unknown): void; reject(error: Error): void }): void {
     const { call, resolve, reject } = asked
+    if (this.corrupt !== undefined) return reject(notApplied('CORRUPT', this.corrupt))
     if (this.stopping) return reject(notApplied('STOPPED', `${this.options.member} stops`))
     if (call.deadlineMs <= this.world.clock.monotonicMs())
       return reject(notApplied('OVERLOADED', 'its time was over before its turn'))
@@ -571,6 +643,10 @@ export class StoreMember implements Behaviour<StoreMessage> {
       case 'readIndex':
         await this.barrier()
         return { header: this.header(), revision: mvcc.revision }
+      case 'alarm':
+        return this.alarm(body)
+      case 'hash':
+        return this.hash(optionalWholeNumber(body, 'revision', 0))
       case 'members':
         if (body.serializable !== true) await this.barrier()
         return { header: this.header(), members: this.members() }
@@ -596,12 +672,15 @@ export class StoreMember implements Behaviour<StoreMessage> {
   }
 
   private async propose(command: Command): Promise<Exclude<CommandResult, { type: 'failed' }>> {
+    const { replica } = this
     const bytes = bytesOf(command)
     const bytesMax = this.options.requestBytesMax ?? 1536 * 1024
     if (bytes > bytesMax) throw notApplied('TOO_LARGE', `a request of ${bytes} bytes; at most ${bytesMax}`)
     // What frees space must get through.
-    if (this.noSpace && mayGrow(command))
-      throw notApplied('NO_SPACE', `the disk of ${this.options.member} is nearly full: only what frees space is taken`)
+    if ((this.noSpace || replica.mvcc.alarms().length > 0) && mayGrow(command)) {
+      const who = this.spaceless()
+      if (who !== undefined) throw notApplied('NO_SPACE', `${who}: only what frees space is taken`)
+    }
     const result = await this.replica.propose(command)
     if (result.type === 'failed') throw StoreError.fromMvcc(result.error)
     return result
@@ -639,6 +718,40 @@ export class StoreMember implements Behaviour<StoreMessage> {
     position = this.hub.add(stream, { ...request, startRevision }).position
   }
 
+  private async alarm({ action, alarm, member }: Record<string, unknown>): Promise<AlarmReply> {
+    if (action === 'list') await this.barrier()
+    else {
+      if (action !== 'raise' && action !== 'clear') throw bad('action must be list, raise or clear')
+      const named = member === undefined || member === null ? {} : { member: member as string }
+      await this.propose({ type: 'alarm', action, alarm: alarm as AlarmKind, ...named })
+    }
+    return { header: this.header(), alarms: [...this.replica.mvcc.alarms()] }
+  }
+
+  /** In slices, so that requests and heartbeats come in between. */
+  private hash(revision: number): Promise<HashReply> {
+    const { mvcc } = this.replica
+    if (this.hashing) throw notApplied('OVERLOADED', 'a hash is being made already')
+    this.hashing = true
+    const slices = mvcc.hashKv(revision)
+    return new Promise<HashReply>((resolve, reject) => {
+      const step = () => {
+        try {
+          const { done, value } = slices.next()
+          if (done) resolve({ header: this.header(), ...value })
+          else if (this.stopping) reject(notApplied('STOPPED', `${this.options.member} stops`))
+          else this.world.clock.defer(step)
+        } catch (error) {
+          reject(error instanceof MvccError ? StoreError.fromMvcc(error.toData()) : asError(error))
+        }
+      }
+      step()
+    }).finally(() => {
+      this.hashing = false
+      slices.return(undefined as never)
+    })
+  }
+
   private members(): MemberInfo[] {
     const { voters, learners } = this.replica.configuration
     const all = [
@@ -650,6 +763,9 @@ export class StoreMember implements Behaviour<StoreMessage> {
 
   private async changeMembers(type: MemberChange['type'], member: string): Promise<MembersReply> {
     await this.replica.changeMembers({ type, member })
+    if (type === 'remove')
+      for (const one of this.replica.mvcc.alarms())
+        if (one.member === member) this.background({ type: 'alarm', action: 'clear', ...one }, 'alarm not cleared')
     return { header: this.header(), members: this.members() }
   }
 
@@ -754,12 +870,14 @@ export class StoreMember implements Behaviour<StoreMessage> {
       appliedIndex: mvcc.appliedIndex,
       firstIndex: replica.firstIndex,
       compactRevision: mvcc.compactRevision,
-      dbSizeBytes: mvcc.engine.sizeBytes,
+      dbSizeBytes: mvcc.sizeBytes,
       members: this.members().map(({ name }) => name),
       peersHeard: replica.peersHeard(),
       clusterVersion: mvcc.clusterVersion,
       errors: [
+        ...(this.corrupt === undefined ? [] : [this.corrupt]),
         ...(this.noSpace ? ['NO_SPACE: the disk is nearly full: only what frees space is taken'] : []),
+        ...mvcc.alarms().map(({ alarm, member }) => `ALARM ${alarm} of ${member}`),
         ...replica.errors(),
       ],
       counters: {

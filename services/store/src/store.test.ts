@@ -428,7 +428,7 @@ describe('failures', { concurrency: 4 }, () => {
       await cluster.stop('s0')
       free = 1e9
       await cluster.startMember('s0', {}, wrap)
-      await cluster.put('s0', 'b', '1')
+      await cluster.until('room', () => cluster.put('s0', 'b', '1').catch(() => undefined))
       failWrites = 1
       assert.match(await code(cluster.put('s0', 'c', '1')), /maybe-applied$/)
       await cluster.until('the restart', () => cluster.put('s0', 'd', '1').catch(() => undefined))
