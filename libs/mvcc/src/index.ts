@@ -30,3 +30,4 @@ export {
   type TxnResult,
   type WatchEvent,
 } from './types.js'
+export { SnapshotVerifier, type StateReport } from './verify.js'

@@ -69,7 +69,7 @@ export class SnapshotReceiver {
   private state: 'header' | 'pairs' | 'digest' | 'complete' = 'header'
   private index = 0
 
-  constructor(engine: StateEngine) {
+  constructor(engine: Pick<StateEngine, 'replace'>) {
     this.replacement = engine.replace()
   }
 

@@ -16,6 +16,7 @@ import type {
   TxnOp,
 } from '../types.js'
 import { MvccError } from '../types.js'
+import { SnapshotVerifier } from '../verify.js'
 import { NaiveStore } from './naive-store.js'
 import type { EngineHarness } from './state-engine-contract.js'
 
@@ -191,8 +192,14 @@ export function mvccProperty(
           const engine = await next.open()
           const other = new Mvcc(engine, { recentBytesMax: 2000, ...planted })
           const receiver = new SnapshotReceiver(engine)
-          for (const chunk of snapshotChunks(mvcc.engine.snapshot(), 11)) await receiver.write(chunk)
+          const verifier = new SnapshotVerifier()
+          for (const chunk of snapshotChunks(mvcc.engine.snapshot(), 11)) {
+            await verifier.write(chunk)
+            await receiver.write(chunk)
+          }
           await receiver.finish()
+          const { keys, revision } = await verifier.finish()
+          assert.deepEqual([keys, revision], [mvcc.figures().keys, mvcc.revision])
           await mvcc.engine.close()
           await harness.end()
           harness = next
