@@ -20,7 +20,7 @@ import {
   type BackupHeader,
   type DirectorySummary,
   inspectDirectory,
-  readBackup,
+  verifyBackup,
   restoreDirectory,
   StoreError,
 } from '@capstan/store'
@@ -339,7 +339,7 @@ const directoryAt = (path: string) => ({
 })
 
 async function check(file: string): Promise<BackupHeader> {
-  return withFile(file, (backup) => readBackup(backup))
+  return withFile(file, (backup) => verifyBackup(backup))
 }
 
 async function withFile<T>(file: string, use: (backup: BackupFile) => Promise<T>): Promise<T> {

@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto'
 import { type Clock, decode, encode, type OutStream } from '@capstan/actor'
-import { type EngineSnapshot, snapshotChunks } from '@capstan/mvcc'
+import { type EngineSnapshot, snapshotChunks, SnapshotDamaged, SnapshotVerifier } from '@capstan/mvcc'
 import type { BackupData } from '@capstan/protocol'
 import { StoreError } from './store-error.js'
 
@@ -132,6 +132,21 @@ export async function readBackup(
   }
   if (header.format !== 1) throw damaged(`format ${String(header.format)}; this version knows 1`)
   return header
+}
+
+/** Reads all of it and checks, beyond the checksum, that the state in it is whole. @throws StoreError BAD_REQUEST */
+export async function verifyBackup(file: BackupFile): Promise<BackupHeader> {
+  const verifier = new SnapshotVerifier()
+  try {
+    const header = await readBackup(file, (piece) => verifier.write(piece))
+    const { revision, keys, appliedIndex } = await verifier.finish()
+    if (revision !== header.revision || keys !== header.keys || appliedIndex !== header.appliedIndex)
+      throw damaged(`its header and its contents differ: revision ${revision}, ${keys} keys, entry ${appliedIndex}`)
+    return header
+  } catch (error) {
+    if (error instanceof SnapshotDamaged) throw damaged(error.message)
+    throw error
+  }
 }
 
 function damaged(text: string): StoreError {

@@ -1,4 +1,4 @@
-export { type BackupFile, type BackupHeader, readBackup } from './backup.js'
+export { type BackupFile, type BackupHeader, readBackup, verifyBackup } from './backup.js'
 export {
   backupDirectory,
   BUMP_REVISIONS,

@@ -2,7 +2,7 @@
 import { type Clock, type Disk, encode, type Random } from '@capstan/actor'
 import { bumpRevision, Mvcc, SnapshotDamaged, SnapshotReceiver, type StateEngine } from '@capstan/mvcc'
 import { type Configuration, encodeConfiguration, RaftLog } from 'raft-ts'
-import { type BackupFile, type BackupHeader, backupPieces, readBackup } from './backup.js'
+import { type BackupFile, type BackupHeader, backupPieces, readBackup, verifyBackup } from './backup.js'
 import { loadIdentity, readIdentity, saveIdentity } from './identity.js'
 import { commandOf, LOG_DIR } from './replica.js'
 import { StoreError } from './store-error.js'
@@ -93,7 +93,7 @@ export async function restoreDirectory(
   if ((await readIdentity(disk)) !== undefined || (await disk.list(LOG_DIR)).length > 0)
     throw new StoreError('BAD_REQUEST', 'not-applied', `the directory of ${member} is not empty`)
   // All of it is checked before any of it is used.
-  await readBackup(file)
+  await verifyBackup(file)
   const engine = await directory.openEngine()
   try {
     const receiver = new SnapshotReceiver(engine)
