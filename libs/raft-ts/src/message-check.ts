@@ -7,6 +7,7 @@ const KINDS: ReadonlySet<EntryKind> = new Set(['noop', 'command', 'config', 'clu
 
 const isCount = (value: unknown): boolean =>
   Number.isSafeInteger(value) && (value as number) >= 0 && (value as number) <= COUNT_MAX
+const isFlag = (value: unknown): boolean => typeof value === 'boolean'
 
 /** What is wrong with something that came as a raft message for `self`; undefined: it is plausible. */
 export function checkMessage(message: RaftMessage, self: MemberId): string | undefined {
@@ -15,15 +16,45 @@ export function checkMessage(message: RaftMessage, self: MemberId): string | und
   if (m['to'] !== self) return 'not for this member'
   if (typeof m['from'] !== 'string' || m['from'] === self) return 'no sender'
   if (!isCount(m['term'])) return 'no term'
-  const counts = COUNTS[m['type'] as RaftMessage['type']]
-  if (!counts) return `unknown type ${String(m['type'])}`
-  for (const field of counts) if (!isCount(m[field])) return `${field} is no count`
-  for (const field of FLAGS[m['type'] as RaftMessage['type']] ?? [])
-    if (typeof m[field] !== 'boolean') return `${field} is no flag`
+  // Called for each message: fields by name, not by lists of names.
+  if (!hasFields(message)) return `unknown type ${String(m['type'])}, or a field of it is out of range`
   if (message.type === 'append') return checkEntries(message)
   if (message.type === 'snapshot') return checkSnapshot(message)
-  if (message.type === 'termReply' && !isNames(message.voters)) return 'voters is no list of names'
   return undefined
+}
+
+function hasFields(m: RaftMessage): boolean {
+  switch (m.type) {
+    case 'preVote':
+    case 'vote':
+      return isCount(m.lastIndex) && isCount(m.lastTerm) && isFlag(m.transfer)
+    case 'preVoteReply':
+    case 'voteReply':
+      return isFlag(m.granted)
+    case 'append':
+      return isCount(m.prevIndex) && isCount(m.prevTerm) && isCount(m.commit)
+    case 'appendReply':
+      return isFlag(m.success) && isCount(m.index) && isCount(m.hintIndex) && isCount(m.hintTerm)
+    case 'heartbeat':
+      return isCount(m.commit) && isCount(m.round)
+    case 'heartbeatReply':
+      return isCount(m.round) && isCount(m.lastIndex)
+    case 'snapshot':
+      return isCount(m.offset) && isCount(m.crc) && isFlag(m.done)
+    case 'snapshotReply':
+      return isCount(m.index) && isCount(m.received) && isFlag(m.installed)
+    case 'readIndex':
+      return isCount(m.context)
+    case 'readIndexReply':
+      return isCount(m.context) && isCount(m.index) && isFlag(m.refused)
+    case 'termReply':
+      return isNames(m.voters)
+    case 'timeoutNow':
+    case 'termQuery':
+      return true
+    default:
+      return false
+  }
 }
 
 function checkEntries(message: RaftMessage & { type: 'append' }): string | undefined {
@@ -58,33 +89,4 @@ function checkSnapshot({ meta, data }: RaftMessage & { type: 'snapshot' }): stri
     return 'meta is malformed'
   if (!isConfiguration(meta.configuration)) return 'meta has no configuration'
   return data instanceof Uint8Array ? undefined : 'data is no bytes'
-}
-
-const COUNTS: Record<RaftMessage['type'], string[]> = {
-  preVote: ['lastIndex', 'lastTerm'],
-  vote: ['lastIndex', 'lastTerm'],
-  preVoteReply: [],
-  voteReply: [],
-  append: ['prevIndex', 'prevTerm', 'commit'],
-  appendReply: ['index', 'hintIndex', 'hintTerm'],
-  heartbeat: ['commit', 'round'],
-  heartbeatReply: ['round', 'lastIndex'],
-  snapshot: ['offset', 'crc'],
-  snapshotReply: ['index', 'received'],
-  timeoutNow: [],
-  readIndex: ['context'],
-  readIndexReply: ['context', 'index'],
-  termQuery: [],
-  termReply: [],
-}
-
-const FLAGS: Partial<Record<RaftMessage['type'], string[]>> = {
-  preVote: ['transfer'],
-  vote: ['transfer'],
-  preVoteReply: ['granted'],
-  voteReply: ['granted'],
-  appendReply: ['success'],
-  snapshot: ['done'],
-  snapshotReply: ['installed'],
-  readIndexReply: ['refused'],
 }

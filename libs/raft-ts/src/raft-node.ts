@@ -1326,7 +1326,12 @@ export class RaftNode {
   }
 
   private message(to: MemberId, body: MessageBody): RaftMessage {
-    return { ...body, from: this.self, to, term: this.term } as RaftMessage
+    // Each body is made for this call. Filling it in is much quicker than copying it.
+    const message = body as RaftMessage
+    message.from = this.self
+    message.to = to
+    message.term = this.term
+    return message
   }
 }
 

@@ -64,15 +64,15 @@ export class RecordWriter {
     view.setUint8(start + 3, TYPES.indexOf(record.type))
     view.setUint32(start + 4, batch)
     view.setUint32(start + LENGTH_AT, this.at - start - HEADER_BYTES)
-    view.setUint32(start + HEADER_CRC_AT, crc32c(bytes.subarray(start, start + HEADER_CRC_AT)))
-    view.setUint32(start + BODY_CRC_AT, crc32c(bytes.subarray(start + HEADER_BYTES, this.at)))
+    view.setUint32(start + HEADER_CRC_AT, crc32c(bytes, 0, start, start + HEADER_CRC_AT))
+    view.setUint32(start + BODY_CRC_AT, crc32c(bytes, 0, start + HEADER_BYTES, this.at))
   }
 
   /** Marks the last record as the end of its batch. */
   endBatch(): void {
     const { view, bytes, lastStart: start } = this
     view.setUint8(start + 3, view.getUint8(start + 3) | ENDS_BATCH)
-    view.setUint32(start + HEADER_CRC_AT, crc32c(bytes.subarray(start, start + HEADER_CRC_AT)))
+    view.setUint32(start + HEADER_CRC_AT, crc32c(bytes, 0, start, start + HEADER_CRC_AT))
   }
 
   private entry(entry: LogEntry): void {
@@ -91,11 +91,28 @@ export class RecordWriter {
   }
 
   private text(text: string): void {
+    if (this.plainText(text)) return
     const bytes = encoder.encode(text)
     this.reserve(4 + bytes.length)
     this.view.setUint32(this.at, bytes.length)
     this.bytes.set(bytes, this.at + 4)
     this.at += 4 + bytes.length
+  }
+
+  /** Names and ids are short and of ASCII: no encoder is needed for them. False: this one is not. */
+  private plainText(text: string): boolean {
+    const { length } = text
+    if (length > 64) return false
+    this.reserve(4 + length)
+    const { bytes, at } = this
+    for (let i = 0; i < length; i++) {
+      const code = text.charCodeAt(i)
+      if (code > 127) return false
+      bytes[at + 4 + i] = code
+    }
+    this.view.setUint32(at, length)
+    this.at = at + 4 + length
+    return true
   }
 
   private reserve(more: number): void {
@@ -113,7 +130,7 @@ export function readLength(bytes: Uint8Array, start: number): number | undefined
   const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength)
   if (
     view.getUint16(start) !== MAGIC ||
-    view.getUint32(start + HEADER_CRC_AT) !== crc32c(bytes.subarray(start, start + HEADER_CRC_AT))
+    view.getUint32(start + HEADER_CRC_AT) !== crc32c(bytes, 0, start, start + HEADER_CRC_AT)
   )
     return undefined
   return view.getUint32(start + LENGTH_AT)
@@ -133,8 +150,7 @@ export function readRecord(bytes: Uint8Array, start: number): ReadRecord {
   const endsBatch = (view.getUint8(start + 3) & ENDS_BATCH) !== 0
   const type = TYPES[view.getUint8(start + 3) & ~ENDS_BATCH]
   if (length > BODY_BYTES_MAX || end > bytes.length || type === undefined) return { status: 'bad' }
-  if (view.getUint32(start + BODY_CRC_AT) !== crc32c(bytes.subarray(start + HEADER_BYTES, end)))
-    return { status: 'bad' }
+  if (view.getUint32(start + BODY_CRC_AT) !== crc32c(bytes, 0, start + HEADER_BYTES, end)) return { status: 'bad' }
   if (view.getUint8(start + 2) !== FORMAT) return { status: 'bad' }
   const batch = view.getUint32(start + 4)
   const body = start + HEADER_BYTES
