@@ -66,7 +66,7 @@ export function clusterMethods(face: FaceContext): Methods {
 /** @throws CallError */
 export async function membersOf(
   face: FaceContext,
-  call: Pick<CallContext, 'signal' | 'remainingMs'>,
+  call: Pick<CallContext, 'gone' | 'remainingMs'>,
 ): Promise<MembersReply> {
   try {
     return (await face.store.read('members', {}, face.ask(call))) as MembersReply

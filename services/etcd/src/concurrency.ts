@@ -25,7 +25,7 @@ const SESSION_TTL_SECONDS = 60
 const WATCH_CREDITS = 8
 const RETRY_MS = 100
 
-type Call = Pick<CallContext, 'signal' | 'remainingMs'>
+type Call = Pick<CallContext, 'signal' | 'gone' | 'remainingMs'>
 
 export function concurrencyMethods(face: FaceContext): Methods {
   const { store } = face
@@ -166,7 +166,7 @@ export function concurrencyMethods(face: FaceContext): Methods {
           limit: 1,
           maxCreateRevision: Math.max(1, createRevision),
         },
-        { signal: call.signal },
+        { gone: () => call.gone },
       )) as RangeReply
       const [last] = reply.kvs
       if (!last) return reply.header
@@ -199,9 +199,9 @@ export function concurrencyMethods(face: FaceContext): Methods {
     await txn(undefined, { compare: [], success: [{ type: 'delete', key }], failure: [] })
   }
 
-  function first(prefix: Buffer, call: Call): Promise<RangeReply> {
+  function first(prefix: Buffer, call?: Call): Promise<RangeReply> {
     const query = { ...span(prefix), sortTarget: 'create', sortOrder: 'ascend', limit: 1 }
-    return store.read('range', query, face.ask(call)) as Promise<RangeReply>
+    return store.read('range', query, call ? face.ask(call) : {}) as Promise<RangeReply>
   }
 
   /** Each value of each leader of an election, the present one first; not every one of a quick succession. */
@@ -210,9 +210,8 @@ export function concurrencyMethods(face: FaceContext): Methods {
     signal: AbortSignal,
     tell: (revision: number, kv: KeyValue) => Promise<void>,
   ): Promise<void> {
-    const call = { signal, remainingMs: undefined }
     while (!signal.aborted) {
-      const { header, kvs } = await first(prefix, call)
+      const { header, kvs } = await first(prefix)
       let kv = kvs[0] as KeyValue
       let { revision } = header
       if (!kvs[0]) {

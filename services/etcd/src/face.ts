@@ -75,10 +75,13 @@ export class FaceContext {
     return this.seen
   }
 
-  ask(context: Pick<CallContext, 'signal' | 'remainingMs'>): Pick<AskOptions, 'signal' | 'timeoutMs'> {
+  ask(context: Pick<CallContext, 'gone' | 'remainingMs'>): Pick<AskOptions, 'gone' | 'timeoutMs'> {
     const { requestTimeoutMs } = this.options
-    const { signal, remainingMs } = context
-    return { signal, timeoutMs: remainingMs === undefined ? requestTimeoutMs : Math.min(requestTimeoutMs, remainingMs) }
+    const { remainingMs } = context
+    return {
+      gone: () => context.gone,
+      timeoutMs: remainingMs === undefined ? requestTimeoutMs : Math.min(requestTimeoutMs, remainingMs),
+    }
   }
 }
 

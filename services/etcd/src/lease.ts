@@ -25,7 +25,7 @@ import { type CallContext, type Methods, stream, unary } from './rpc.js'
 /** etcd's bound: 285 years. */
 const TTL_SECONDS_MAX = 9_000_000_000
 
-type Ask = Pick<CallContext, 'signal' | 'remainingMs'>
+type Ask = Pick<CallContext, 'gone' | 'remainingMs'>
 
 export function leaseMethods(face: FaceContext): Methods {
   const { store } = face
@@ -47,7 +47,7 @@ export function leaseMethods(face: FaceContext): Methods {
       const renew = async (id: bigint) => {
         // As etcd: the header is from before the renewal, so that no revision in it is later than that.
         const header = face.header(await face.lastSeen())
-        const ttl = await keepLeaseAlive(face, leaseNumber(id), { ...calls.context, remainingMs: undefined })
+        const ttl = await keepLeaseAlive(face, leaseNumber(id), { gone: false, remainingMs: undefined })
         await calls.send({ header, id, ttl })
       }
       calls.receive({

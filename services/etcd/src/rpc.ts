@@ -2,8 +2,10 @@
 import type { In, Message, Out } from './protobuf.js'
 
 export interface CallContext {
-  /** Aborted when the caller has gone or its time is over. */
+  /** Aborted when the caller has gone or its time is over. For calls that wait: making one costs more than a put else does. */
   readonly signal: AbortSignal
+  /** Has it gone by now? */
+  readonly gone: boolean
   /** What is left of the caller's time; undefined: it stated none. */
   readonly remainingMs: number | undefined
   /** The caller rather fails than waits where no leader is known (metadata `hasleader: true`). */

@@ -1,3 +1,4 @@
+import { setMaxListeners } from 'node:events'
 import {
   type BusMessage,
   CallError,
@@ -36,8 +37,8 @@ const MEMBERS_MAX = 32
 export interface AskOptions {
   /** Default: the face's request time-out. */
   timeoutMs?: number
-  /** Aborted: the asker has gone; no further attempt. */
-  signal?: AbortSignal
+  /** True: the asker has gone; no further attempt. */
+  gone?: () => boolean
   /** May it be sent again though it may have happened? Default false: only after "did not happen". */
   repeatable?: boolean
   /** Whom to ask first: the leader, for what goes through its log; or the nearest. Default nearest. */
@@ -64,6 +65,8 @@ export class StoreAccess {
     if (options.members.length === 0) throw new RangeError('no store members given')
     this.members = [...options.members]
     this.caller = new Caller(world, { name: 'etcd' })
+    // Every call that pauses listens on it.
+    setMaxListeners(0, this.closing.signal)
     this.subjects = new Subjects(options.cluster)
     this.random = world.random.fork('etcd-face')
     // A new life is a new client: its seqs start anew.
@@ -102,7 +105,7 @@ export class StoreAccess {
     let last: CallError | undefined
     for (let attempt = 0; ; attempt++) {
       const remainingMs = deadline - clock.monotonicMs()
-      if (remainingMs <= 0 || options.signal?.aborted || this.closing.signal.aborted) {
+      if (remainingMs <= 0 || options.gone?.() || this.closing.signal.aborted) {
         const code = this.closing.signal.aborted ? 'STOPPED' : (last?.code ?? 'TIMEOUT')
         const why = last?.message ?? 'no attempt'
         throw new CallError(code, outcome, `the store did not answer in ${timeoutMs} ms: ${why}`)
@@ -133,7 +136,7 @@ export class StoreAccess {
       if (attempt < this.members.length && last?.code !== 'MEMBERS_BUSY') continue
       const longest = Math.min(RETRY_DELAY_MS * 2 ** Math.min(rounds, 8), RETRY_DELAY_MS_MAX)
       const delayMs = longest * (0.5 + this.random.next() / 2)
-      await sleep(clock, Math.min(delayMs, Math.max(0, deadline - clock.monotonicMs())), options.signal)
+      await sleep(clock, Math.min(delayMs, Math.max(0, deadline - clock.monotonicMs())), this.closing.signal)
     }
   }
 

@@ -89,7 +89,12 @@ describe('etcdctl operates the store', {
     const voter = await etcdctl('member', 'promote', await idOf('m1'))
     assert.match(voter.error, /etcdserver: can only promote a learner member/)
     await cluster.startMember('m4', 'join')
-    await until('the promotion', async () => (await etcdctl('member', 'promote', id)).code === 0)
+    let refusal = ''
+    await until('the promotion', async () => {
+      const { code, error } = await etcdctl('member', 'promote', id)
+      refusal = error
+      return code === 0
+    }).catch((error: Error) => assert.fail(`${error.message}: ${refusal}`))
     const list = await etcdctl('member', 'list', '-w', 'json')
     const { members } = JSON.parse(list.stdout) as { members: { name: string; isLearner?: boolean }[] }
     assert.deepEqual(

@@ -112,6 +112,9 @@ class UnaryContext implements CallContext {
     this.aborting ??= abortingOf(this.call)
     return this.aborting.signal
   }
+  get gone(): boolean {
+    return this.call.cancelled
+  }
   get remainingMs(): number | undefined {
     return remainingMs(this.call)
   }
@@ -136,7 +139,7 @@ function remainingMs(call: AnyCall): number | undefined {
 const requiresLeader = (call: AnyCall): boolean => call.metadata.get('hasleader')[0] === 'true'
 
 class GrpcStream implements CallStream<unknown, object> {
-  readonly context
+  readonly context: Omit<CallContext, 'bytes'>
   private over = false
   private full: Promise<void> | undefined
 
@@ -145,7 +148,14 @@ class GrpcStream implements CallStream<unknown, object> {
     signal.addEventListener('abort', () => {
       this.over = true
     })
-    this.context = { signal, remainingMs: remainingMs(call), requireLeader: requiresLeader(call) }
+    this.context = {
+      signal,
+      get gone() {
+        return signal.aborted
+      },
+      remainingMs: remainingMs(call),
+      requireLeader: requiresLeader(call),
+    }
     // What breaks a stream is told by `cancelled` too.
     call.on('error', () => undefined)
   }
