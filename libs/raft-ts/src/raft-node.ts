@@ -535,7 +535,9 @@ export class RaftNode {
       progress: Object.fromEntries(
         [...this.progress].map(([member, p]): [MemberId, FollowerStatus] => {
           const heard = this.isHeard(p)
-          const caughtUp = heard && p.caughtUp(this.electionTimeoutMs, this.nowMs)
+          // With nothing to send a round (thesis §4.2.1) takes no time: an idle leader's learner is promoted too.
+          const nothingToSend = p.match >= this.log.lastIndex
+          const caughtUp = heard && (nothingToSend || p.caughtUp(this.electionTimeoutMs, this.nowMs))
           const { match, next, state } = p
           return [member, { match, next, state, inFlight: p.inFlight.length, heard, caughtUp }]
         }),
