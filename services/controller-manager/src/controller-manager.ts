@@ -11,6 +11,7 @@ import type { Fence } from '@capstan/protocol'
 import { startDeployments } from './deployment-controller.js'
 import { startEndpoints, startEndpointSlices } from './endpoint-controllers.js'
 import { startGarbageCollector } from './garbage-collector.js'
+import { IdentityFences } from './identity-fences.js'
 import { startNamespaces, startRootCa, startServiceAccounts } from './namespace-controller.js'
 import { startNodeCidrs } from './node-cidr.js'
 import { startNodeLifecycle } from './node-lifecycle.js'
@@ -71,7 +72,7 @@ export async function startControllerManager(
   const { cluster, machine } = options
   const ownClient = options.client ? undefined : new BusApiClient(world, { cluster, machine })
   const client: ApiClient = options.client ?? (ownClient as BusApiClient)
-  const counters = { nodesMarked: 0, evictions: 0, collected: 0, watchResumes: 0, relists: 0 }
+  const counters = { nodesMarked: 0, evictions: 0, nodesFenced: 0, collected: 0, watchResumes: 0, relists: 0 }
   let present: InformerFactory | undefined
   const kubelets = new BeatTracker(world, { cluster, component: 'kubelet' })
   const elector = new LeaderElector(world, client, {
@@ -96,12 +97,14 @@ export async function startControllerManager(
     // What this instance heard while it was not asked to judge says nothing: all silences start anew.
     kubelets.restart('took over leadership')
     const onFenced = () => elector.stepDown('a write was fenced')
-    const context: PartContext = { world, client, informers, fence, onFenced, options, kubelets, counters }
+    const fences = new IdentityFences(world.clock, informers, options.identity)
+    const context: PartContext = { world, client, informers, fence, onFenced, options, kubelets, fences, counters }
     const parts: Part[] = PARTS.map((start) => start(context))
     if (options.rootCaPem !== undefined) parts.push(startRootCa(context, options.rootCaPem))
     informers.start()
     await aborted(signal)
     informers.stop()
+    fences.stop()
     Object.assign(counters, resumed())
     present = undefined
     const stopped = Promise.all(parts.map((part) => part.stop())).then(() => true)

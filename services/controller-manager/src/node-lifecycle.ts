@@ -1,20 +1,17 @@
 import { every } from '@capstan/actor'
-import {
-  type ControllerContext,
-  type KubeObject,
-  objectKey,
-  RESOURCES,
-  startController,
-  watchOf,
-} from '@capstan/client'
+import { type ControllerContext, objectKey, RESOURCES, startController, watchOf } from '@capstan/client'
+import { FENCED_HOLDER } from '@capstan/protocol'
 import { ignore } from './endpoint-controllers.js'
+import { NODE_LEASE_NAMESPACE, type NodeLease } from './identity-fences.js'
 import { type Condition, condition, formatTime, isPodReady, type Node, type Pod } from './kinds.js'
 import { NodeJudge } from './node-judge.js'
 import type { Part, PartContext } from './part.js'
+import { isIdentityPod } from './stateful-set-controller.js'
 import { hasTaint, tolerationSeconds, UNREACHABLE, wantedTaints } from './taints.js'
 
 const JUDGE_PERIOD_MS = 250
-const LEASE_NAMESPACE = 'kube-node-lease'
+/** A Lease that was not to be had is looked at again so soon. */
+const FENCE_RETRY_MS = 500
 /** After a new start of all grace periods, for nodes of which nothing was heard since: they may be reconnecting too. */
 const FIRST_HEARING_MS = 2500
 const CONDITIONS = ['Ready', 'MemoryPressure', 'DiskPressure', 'PIDPressure']
@@ -22,7 +19,8 @@ const BY_NODE = 'node'
 
 /**
  * Marks nodes that are silent (no beats of the kubelet *and* no renewal of its Lease), taints them, takes the readiness of
- * their pods away, and evicts pods whose tolerations of a NoExecute taint have run out.
+ * their pods away, and evicts pods whose tolerations of a NoExecute taint have run out. What it evicts stays Terminating until
+ * its kubelet is back; pods of StatefulSets are removed once the node is fenced, so that their names can be given again.
  */
 export function startNodeLifecycle(parts: PartContext): Part {
   const { world, informers, kubelets } = parts
@@ -37,7 +35,7 @@ export function startNodeLifecycle(parts: PartContext): Part {
   const log = world.log.child({ controller: 'node-lifecycle' })
   const nodes = informers.for<Node>(RESOURCES.nodes)
   const pods = informers.for<Pod>(RESOURCES.pods)
-  const leases = informers.for<KubeObject>(RESOURCES.leases)
+  const leases = informers.for<NodeLease>(RESOURCES.leases)
   pods.addIndex(BY_NODE, (pod) => [pod.spec?.nodeName ?? ''])
 
   /** Node → when its Lease was last seen renewed. */
@@ -49,8 +47,10 @@ export function startNodeLifecycle(parts: PartContext): Part {
   let restartMs = clock.monotonicMs()
   let wasDisrupted = false
 
-  const renewed = ({ metadata }: KubeObject) => {
-    if (metadata.namespace === LEASE_NAMESPACE && metadata.name) renewedMs.set(metadata.name, clock.monotonicMs())
+  const renewed = ({ metadata, spec }: NodeLease) => {
+    // That it was taken is no word of the node.
+    if (metadata.namespace !== NODE_LEASE_NAMESPACE || spec?.holderIdentity === FENCED_HOLDER) return
+    if (metadata.name) renewedMs.set(metadata.name, clock.monotonicMs())
   }
   const sawTaints = (node: Node) => {
     const name = node.metadata.name ?? ''
@@ -89,9 +89,12 @@ export function startNodeLifecycle(parts: PartContext): Part {
     ...parts,
     name: 'taint-eviction-controller',
     watches: [
-      watchOf<Pod>(RESOURCES.pods, (pod, before) =>
-        pod.spec?.nodeName && pod.spec.nodeName !== before?.spec?.nodeName ? [objectKey(pod)] : [],
-      ),
+      watchOf<Pod>(RESOURCES.pods, (pod, before, deleted) => {
+        if (deleted || !pod.spec?.nodeName) return []
+        const bound = pod.spec.nodeName !== before?.spec?.nodeName
+        const ending = pod.metadata.deletionTimestamp !== before?.metadata.deletionTimestamp && isIdentityPod(pod)
+        return bound || ending ? [objectKey(pod)] : []
+      }),
       watchOf<Node>(RESOURCES.nodes, (node, before) =>
         JSON.stringify(node.spec?.taints) === JSON.stringify(before?.spec?.taints)
           ? []
@@ -232,7 +235,8 @@ export function startNodeLifecycle(parts: PartContext): Part {
   async function evict(key: string, context: ControllerContext): Promise<{ requeueAfterMs: number } | void> {
     const pod = pods.get(key)
     const nodeName = pod?.spec?.nodeName
-    if (!pod || !nodeName || pod.metadata.deletionTimestamp !== undefined) return
+    if (!pod || !nodeName) return
+    if (pod.metadata.deletionTimestamp !== undefined) return removeFenced(pod, nodeName, context)
     const node = nodes.get(nodeName)
     let dueMs = Infinity
     for (const taint of node?.spec?.taints ?? []) {
@@ -252,6 +256,38 @@ export function startNodeLifecycle(parts: PartContext): Part {
     await ignore(
       ['NotFound'],
       context.client.delete(RESOURCES.pods, { namespace, name }, uid ? { preconditions: { uid } } : {}),
+    )
+  }
+  /**
+   * A pod of a StatefulSet that is being deleted on a lost node: what there is of it ends by the node's guard. Once the node
+   * is fenced its object goes, and the StatefulSet makes the next one.
+   */
+  async function removeFenced(
+    pod: Pod,
+    nodeName: string,
+    context: ControllerContext,
+  ): Promise<{ requeueAfterMs: number } | void> {
+    if (!isIdentityPod(pod) || judge.verdict(nodeName) !== 'lost') return
+    const { fences } = parts
+    const state = fences.state(nodeName)
+    // It hangs in Terminating, as it does elsewhere: until its kubelet or a person says that it has ended.
+    if (state.kind === 'unguarded') return
+    if (state.kind === 'waiting') return { requeueAfterMs: state.leftMs }
+    if (!(await fences.take(nodeName, context.client))) return { requeueAfterMs: FENCE_RETRY_MS }
+    if (state.kind === 'due') {
+      parts.counters.nodesFenced++
+      log.warn({ node: nodeName }, 'took the lease of a lost node: its identity pods have ended')
+    }
+    const { name = '', namespace = '', uid } = pod.metadata
+    const text = `Node ${nodeName} is lost and fenced: the identity ${namespace}/${name} is free again`
+    context.events.record({ object: pod, apiVersion: 'v1', kind: 'Pod' }, 'Warning', 'IdentityFenced', text)
+    await ignore(
+      ['NotFound', 'Conflict'],
+      context.client.delete(
+        RESOURCES.pods,
+        { namespace, name },
+        { gracePeriodSeconds: 0, ...(uid ? { preconditions: { uid } } : {}) },
+      ),
     )
   }
 }

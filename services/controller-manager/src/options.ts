@@ -1,4 +1,5 @@
 import type { ApiClient, LeaderElectorOptions } from '@capstan/client'
+import type { IdentityFenceOptions } from './identity-fences.js'
 
 export interface ControllerManagerOptions {
   cluster: string
@@ -14,6 +15,8 @@ export interface ControllerManagerOptions {
   rootCaPem?: string
   nodes?: NodeLifecycleOptions
   podGc?: PodGcOptions
+  /** When the pods of StatefulSets on a silent node are given to other nodes. */
+  identity?: IdentityFenceOptions
   /** Workers of the busier controllers. Default 4. */
   workers?: number
 }

@@ -1,6 +1,7 @@
 import type { World } from '@capstan/actor'
 import type { ApiClient, BeatTracker, InformerFactory } from '@capstan/client'
 import type { Fence } from '@capstan/protocol'
+import type { IdentityFences } from './identity-fences.js'
 import type { ControllerManagerOptions } from './options.js'
 
 /** One running control loop of a term of office. */
@@ -22,6 +23,8 @@ export interface PartContext {
   readonly options: ControllerManagerOptions
   /** Beats of the kubelets. */
   readonly kubelets: BeatTracker
+  /** Whether the identities of a node's pods may be given to others. */
+  readonly fences: IdentityFences
   readonly counters: PartCounters
 }
 
@@ -31,6 +34,8 @@ export interface PartCounters {
   nodesMarked: number
   /** Pods deleted because of a taint. */
   evictions: number
+  /** Leases taken from silent nodes, so that the identities of their pods could be given to others. */
+  nodesFenced: number
   /** Objects deleted because nobody owned them any more. */
   collected: number
 }

@@ -4,6 +4,7 @@ import { ignore } from './endpoint-controllers.js'
 import { isPodFinished, isPodReady, type Node, parseTime, type Pod } from './kinds.js'
 import type { Part, PartContext } from './part.js'
 import { getLive } from './replica-controller.js'
+import { isIdentityPod } from './stateful-set-controller.js'
 import { hasTaint, OUT_OF_SERVICE } from './taints.js'
 
 const SWEEP = 'sweep'
@@ -13,7 +14,7 @@ const SWEEP = 'sweep'
  * declared out of service, and ended ones above a number.
  */
 export function startPodGc(parts: PartContext): Part {
-  const { world, informers } = parts
+  const { world, informers, fences } = parts
   const options = parts.options.podGc ?? {}
   const quarantineMs = options.orphanQuarantineMs ?? 10_000
   const terminatedMax = options.terminatedMax ?? 12_500
@@ -38,7 +39,7 @@ export function startPodGc(parts: PartContext): Part {
         const { deletionTimestamp } = pod.metadata
         if (deletionTimestamp !== undefined && !pod.spec?.nodeName) await remove(pod, 'was never bound', context)
         const node = nodes.get(pod.spec?.nodeName ?? '')
-        if (deletionTimestamp !== undefined && node && !isPodReady(pod) && outOfService(node))
+        if (deletionTimestamp !== undefined && node && !isPodReady(pod) && outOfService(node) && (await hasEnded(pod)))
           await remove(pod, 'node is out of service', context)
       }
       await terminated(all, context)
@@ -69,8 +70,19 @@ export function startPodGc(parts: PartContext): Part {
       if (since === undefined || now - since < quarantineMs) continue
       // The cache may be behind: only the API server's word makes a node gone.
       if (await getLive<Node>(context.client, RESOURCES.nodes, { name: node })) continue
-      for (const pod of orphaned) await remove(pod, `node ${node} is gone`, context)
+      for (const pod of orphaned) if (await hasEnded(pod)) await remove(pod, `node ${node} is gone`, context)
     }
+  }
+
+  /**
+   * A person declared the node gone. That counts for identity pods too, but not before the node's guard has ended them; the
+   * next sweep looks again.
+   */
+  async function hasEnded(pod: Pod): Promise<boolean> {
+    const node = pod.spec?.nodeName ?? ''
+    return (
+      !isIdentityPod(pod) || fences.state(node).kind === 'unguarded' || fences.take(node, controller.context.client)
+    )
   }
 
   async function terminated(all: readonly Pod[], context: ControllerContext): Promise<void> {

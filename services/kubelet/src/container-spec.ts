@@ -1,5 +1,6 @@
 import { ConfigError, environmentOf, expand, type PodContext } from './environment.js'
 import type { NodeHost } from './host.js'
+import { IDENTITY_ANNOTATION, isIdentityPod } from './identity-keeper.js'
 import type { Container, Pod } from './kinds.js'
 import { milliCpu, oomScoreAdj, podRequests, type PodRequests, quantity } from './resources.js'
 import type { ContainerSpec, DnsConfig, Mount, PodIdentity, SandboxSpec, SandboxState } from './runtime.js'
@@ -54,7 +55,10 @@ export function sandboxSpecOf(
     // Linux' limit for a host name is 64; a pod's name may have 253.
     hostname: (spec.hostname ?? pod.metadata.name ?? '').slice(0, 63).replace(/[-.]+$/, ''),
     labels: pod.metadata.labels ?? {},
-    annotations: { [REQUESTS_ANNOTATION]: JSON.stringify(podRequests(pod)) },
+    annotations: {
+      [REQUESTS_ANNOTATION]: JSON.stringify(podRequests(pod)),
+      ...(isIdentityPod(pod) ? { [IDENTITY_ANNOTATION]: 'true' } : {}),
+    },
     logDirectory: host.logDirectory(identityOf(pod)),
     hostNetwork: spec.hostNetwork ?? false,
     hostPid: spec.hostPID ?? false,

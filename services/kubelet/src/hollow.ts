@@ -1,5 +1,6 @@
 import type { World } from '@capstan/actor'
 import { formatLogRecord } from './log-format.js'
+import type { KillTarget } from './guard-core.js'
 import type { HostInfo, HttpProbe, LogFile, NodeHost, ProbeOutcome, VolumeFile } from './host.js'
 import {
   type ContainerRuntime,
@@ -9,6 +10,7 @@ import {
   type DnsConfig,
   type ExecResult,
   type ImageInfo,
+  type PodIdentity,
   type RuntimeContents,
   RuntimeError,
   type RuntimeInfo,
@@ -233,6 +235,10 @@ export class HollowRuntime implements ContainerRuntime {
       .map(({ state }) => ({ pod: state.pod, container: state.name, cpuNanoseconds: 0, memoryBytes: 0 }))
   }
 
+  killTarget(): KillTarget {
+    return { kind: 'hollow' }
+  }
+
   async close(): Promise<void> {}
 
   // ------------------------------------------------------------------------------------------------------ for simulation
@@ -243,6 +249,24 @@ export class HollowRuntime implements ContainerRuntime {
     if (held?.state.state !== 'running') return false
     this.end(held, exitCode)
     return true
+  }
+
+  /** Pods that have a running container at this moment; each once. */
+  running(): PodIdentity[] {
+    const pods = new Map<string, PodIdentity>()
+    for (const { state } of this.containers.values()) if (state.state === 'running') pods.set(state.pod.uid, state.pod)
+    return [...pods.values()]
+  }
+
+  /** What a guard does: all of the pod ends at once, and nothing is started in its sandboxes any more. */
+  endPod(podUid: string): void {
+    for (const held of this.containers.values()) if (held.state.pod.uid === podUid) this.end(held, 137)
+    for (const sandbox of this.sandboxes.values()) {
+      if (sandbox.pod.uid !== podUid || !sandbox.ready) continue
+      sandbox.ready = false
+      sandbox.ip = undefined
+      this.note('end-sandbox', sandbox.pod.name, sandbox.attempt, podUid)
+    }
   }
 
   /** The machine lost power: nothing runs any more, and nothing is left of it. */

@@ -1,3 +1,5 @@
+export { type Guard, LocalGuard } from './guard.js'
+export type { GuardOrder, GuardTarget, KillTarget } from './guard-core.js'
 export { HollowHost, type HollowOptions, HollowRuntime } from './hollow.js'
 export {
   HostError,
@@ -8,6 +10,7 @@ export {
   type ProbeOutcome,
   type VolumeFile,
 } from './host.js'
+export { type IdentityBug, type IdentityOptions } from './identity-keeper.js'
 export { type KubeletHandle, type KubeletOptions, startKubelet } from './kubelet.js'
 export type { Allocatable } from './resources.js'
 export {

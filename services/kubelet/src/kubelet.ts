@@ -3,6 +3,7 @@ import { type ApiClient, byText, EventRecorder, Informer, objectKey, RESOURCES, 
 import { identityOf, requestsOf } from './container-spec.js'
 import type { ServiceView } from './environment.js'
 import type { NodeHost } from './host.js'
+import { IdentityKeeper, type IdentityOptions, isIdentityPod } from './identity-keeper.js'
 import { isTerminal, type Pod } from './kinds.js'
 import { Limiter } from './limiter.js'
 import { serveNode } from './log-server.js'
@@ -44,6 +45,8 @@ export interface KubeletOptions {
   /** Default 2,000 and 40. */
   leaseRenewMs?: number
   leaseDurationSeconds?: number
+  /** The guard of pods that have an identity. Missing: nobody guards them, and they are never given to other nodes. */
+  identity?: IdentityOptions
   /** A container's log file is rotated above that. Default 10 MiB; as much again is kept of the one before. */
   logBytesMax?: number
   /** As `kubectl get nodes` shows it. */
@@ -95,6 +98,7 @@ class Kubelet implements KubeletHandle {
   private readonly stops: (() => void)[] = []
   private reporter: NodeReporter | undefined
   private context: PodWorkerContext | undefined
+  private readonly identity: IdentityKeeper | undefined
   private running = false
   private listing = false
   private listAgain = false
@@ -111,6 +115,8 @@ class Kubelet implements KubeletHandle {
       fieldSelector: `spec.nodeName=${options.nodeName}`,
     })
     this.services = new Informer<ServiceView>(world, options.client, RESOURCES.services)
+    const { client, identity } = options
+    this.identity = identity && new IdentityKeeper({ world, client, runtime }, identity)
   }
 
   get ready(): boolean {
@@ -162,6 +168,7 @@ class Kubelet implements KubeletHandle {
       limiter: new Limiter(STARTS_AT_ONCE),
       pulls: new Limiter(PULLS_AT_ONCE),
       hostDns,
+      identity: this.identity,
       allocatable: this.allocatable,
       nodeMemoryBytes: capacity.memoryBytes,
       admit: (worker) => this.admit(worker),
@@ -182,6 +189,7 @@ class Kubelet implements KubeletHandle {
       leaseRenewMs: options.leaseRenewMs ?? 2000,
       leaseDurationSeconds: options.leaseDurationSeconds ?? 40,
       kubeletVersion: options.version ?? 'v1.36.0-capstan',
+      identity: this.identity,
     })
     this.reporter.start()
     this.stops.push(
@@ -236,6 +244,7 @@ class Kubelet implements KubeletHandle {
     })
     await this.clearDirectories(contents)
     this.compare(contents)
+    this.identity?.keepOnly((uid) => this.workers.has(uid))
     const { clock } = this.world
     this.stops.push(
       every(clock, LIST_PERIOD_MS, () => void this.relist()),
@@ -274,6 +283,7 @@ class Kubelet implements KubeletHandle {
 
   private take(pod: Pod): void {
     const identity = identityOf(pod)
+    if (isIdentityPod(pod)) this.identity?.watch(identity.uid)
     const worker = this.workers.get(identity.uid)
     if (worker) worker.update(pod)
     else if (this.context) this.workers.set(identity.uid, new PodWorker(this.context, identity, pod))
@@ -415,6 +425,7 @@ class Kubelet implements KubeletHandle {
 
   private forget(worker: PodWorker): void {
     this.release(worker)
+    this.identity?.forget(worker.identity.uid)
     this.workers.delete(worker.identity.uid)
     this.fingerprints.delete(worker.identity.uid)
     void worker.stop()

@@ -1,12 +1,13 @@
 import { CallError, every, type World } from '@capstan/actor'
-import { type ApiClient, Informer, type KubeObject, microTime, RESOURCES } from '@capstan/client'
+import { type ApiClient, Informer, RESOURCES } from '@capstan/client'
 import type { HostInfo, NodeHost } from './host.js'
+import type { IdentityKeeper } from './identity-keeper.js'
 import { type Node, type NodeCondition, type NodeStatus, time } from './kinds.js'
+import { NodeLease } from './node-lease.js'
 import { mergePatchOf } from './pod-status.js'
 import type { Allocatable } from './resources.js'
 import type { ContainerRuntime, RuntimeInfo } from './runtime.js'
 
-const LEASE_NAMESPACE = 'kube-node-lease'
 const LOOK_PERIOD_MS = 1000
 /** How often the runtime is asked whether it is well. */
 const RUNTIME_PERIOD_MS = 2000
@@ -30,11 +31,13 @@ export interface NodeReporterOptions {
   leaseRenewMs: number
   leaseDurationSeconds: number
   kubeletVersion: string
+  identity: IdentityKeeper | undefined
 }
 
 /** Keeps the Node object and its Lease: registers the node, tells how it is, renews. */
 export class NodeReporter {
   readonly informer: Informer<Node>
+  private readonly lease: NodeLease
   private runtimeInfo: RuntimeInfo | undefined
   private runtimeAskedMs = Number.NEGATIVE_INFINITY
   private imagesAskedMs = Number.NEGATIVE_INFINITY
@@ -42,8 +45,6 @@ export class NodeReporter {
   private statusWrittenMs = Number.NEGATIVE_INFINITY
   private configuredCidr: string | undefined
   private busy = false
-  private renewing = false
-  private leaseRenewed = false
   private registered = false
   private stopped = false
   private readonly stops: (() => void)[] = []
@@ -55,6 +56,7 @@ export class NodeReporter {
     this.informer = new Informer<Node>(world, options.client, RESOURCES.nodes, {
       fieldSelector: `metadata.name=${options.nodeName}`,
     })
+    this.lease = new NodeLease(world, options)
   }
 
   /** The runtime says that pods can be run. */
@@ -68,10 +70,10 @@ export class NodeReporter {
     this.informer.addHandler({ add: () => void this.look(), update: () => void this.look() })
     this.stops.push(
       every(clock, LOOK_PERIOD_MS, () => void this.look()),
-      every(clock, this.options.leaseRenewMs, () => void this.renewLease()),
+      every(clock, this.options.leaseRenewMs, () => void this.lease.renew()),
     )
     void this.look()
-    void this.renewLease()
+    void this.lease.renew()
   }
 
   stop(): void {
@@ -242,55 +244,6 @@ export class NodeReporter {
       }
     })
     return [...own, ...before.filter((condition) => !states.some(([type]) => type === condition.type))]
-  }
-
-  /** A renewal that fails is not made up for: the next one says more. */
-  private async renewLease(): Promise<void> {
-    if (this.renewing || this.stopped) return
-    this.renewing = true
-    const { client, nodeName, leaseDurationSeconds, leaseRenewMs } = this.options
-    const renewTime = microTime(this.world.clock.nowMs())
-    const spec = { holderIdentity: nodeName, leaseDurationSeconds, renewTime }
-    const timeoutMs = Math.max(leaseRenewMs, 1000)
-    try {
-      if (this.leaseRenewed)
-        await client.patch(
-          RESOURCES.leases,
-          { namespace: LEASE_NAMESPACE, name: nodeName },
-          'merge',
-          { spec },
-          { timeoutMs },
-        )
-      else await this.createLease(spec, timeoutMs)
-      this.leaseRenewed = true
-    } catch (error) {
-      if (error instanceof CallError && error.code === 'NotFound') this.leaseRenewed = false
-      this.world.log.debug({ err: error, node: nodeName }, 'lease not renewed')
-    } finally {
-      this.renewing = false
-    }
-  }
-
-  private async createLease(spec: object, timeoutMs: number): Promise<void> {
-    const { client, nodeName } = this.options
-    const lease = {
-      apiVersion: 'coordination.k8s.io/v1',
-      kind: 'Lease',
-      metadata: { name: nodeName, namespace: LEASE_NAMESPACE },
-      spec,
-    }
-    try {
-      await client.create<KubeObject>(RESOURCES.leases, lease, { timeoutMs })
-    } catch (error) {
-      if (!(error instanceof CallError && error.code === 'AlreadyExists')) throw error
-      await client.patch(
-        RESOURCES.leases,
-        { namespace: LEASE_NAMESPACE, name: nodeName },
-        'merge',
-        { spec },
-        { timeoutMs },
-      )
-    }
   }
 }
 

@@ -4,6 +4,7 @@ import { containerSpecOf, imageOf, logPathOf, pullPolicyOf, sandboxSpecOf } from
 import { ConfigError, hostsFile, type PodContext, references, type ServiceView, volumeFiles } from './environment.js'
 import { HostError, type NodeHost } from './host.js'
 import { type Container, isTerminal, type Pod, type PodStatus, type Volume } from './kinds.js'
+import { IdentityError, type IdentityKeeper, isIdentityPod } from './identity-keeper.js'
 import type { Limiter } from './limiter.js'
 import type { ObjectCache } from './object-cache.js'
 import { failureDelayMs, newPodMemory, type PodMemory } from './pod-memory.js'
@@ -39,6 +40,8 @@ export interface PodWorkerContext {
   limiter: Limiter
   pulls: Limiter
   hostDns: DnsConfig
+  /** Missing: nobody guards pods that have an identity; they are run like others. */
+  identity: IdentityKeeper | undefined
   allocatable: Allocatable
   nodeMemoryBytes: number
   /** Promise C4: says whether the pod fits. `waiting`: it will, once pods that end now have ended. */
@@ -586,6 +589,23 @@ export class PodWorker {
   }
 
   private async createAndStart(sandboxId: string, spec: ContainerSpec, sandbox: SandboxSpec): Promise<string> {
+    const { identity } = this.context
+    if (!identity || !isIdentityPod(this.mustPod())) return this.createThenStart(sandboxId, spec, sandbox, () => {})
+    try {
+      return await identity.start(this.identity, (check) => this.createThenStart(sandboxId, spec, sandbox, check))
+    } catch (error) {
+      if (!(error instanceof IdentityError)) throw error
+      throw new StartError('IdentityNotHeld', error.message, { first: 300, longest: 2000 }, { cause: error })
+    }
+  }
+
+  /** `check` throws if it must not be started now. */
+  private async createThenStart(
+    sandboxId: string,
+    spec: ContainerSpec,
+    sandbox: SandboxSpec,
+    check: () => void,
+  ): Promise<string> {
     const { runtime } = this.context
     const delays = { first: 1000, longest: 30_000 }
     this.mustGoOn()
@@ -597,6 +617,7 @@ export class PodWorker {
     }
     this.event('Normal', 'Created', `Created container: ${spec.name}`)
     this.mustGoOn()
+    check()
     try {
       await runtime.startContainer(id)
     } catch (error) {

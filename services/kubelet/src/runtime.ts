@@ -6,6 +6,7 @@
  * it was made with; removing or stopping what is gone already is no error.
  */
 import type { Outcome } from '@capstan/actor'
+import type { KillTarget } from './guard-core.js'
 
 export type RuntimeKind = 'containerd' | 'process' | 'hollow'
 
@@ -49,6 +50,11 @@ export interface ContainerRuntime {
   stats(): Promise<ContainerStats[]>
   /** The pod network of this node is known (now, or again after a restart). Idempotent. Missing: nothing to do. */
   configureNetwork?(podCidr: string): Promise<void>
+  /**
+   * How all containers of a pod are ended without this runtime and the kubelet, known before the first of them is made.
+   * Missing: they can't be, and pods that have an identity are not run under a guard.
+   */
+  killTarget?(podUid: string): KillTarget
   /** Lets go of the connection; containers go on. */
   close(): Promise<void>
 }

@@ -1,6 +1,8 @@
 import { BeatTracker, InformerFactory, type KubeObject, RESOURCES, startBeating } from '@capstan/client'
 import { FakeApiClient, ManualClock, manualWorld, MemoryBroker } from '@capstan/client/testing'
+import { IDENTITY_LEASE_MS } from '@capstan/protocol'
 import { type Deployment, isPodFinished, type Node, type Pod, type StatefulSet } from '../kinds.js'
+import { IdentityFences } from '../identity-fences.js'
 import type { ControllerManagerOptions } from '../options.js'
 import type { Part, PartContext, StartPart } from '../part.js'
 
@@ -16,7 +18,7 @@ export class FakeCluster {
   readonly kubelets = new BeatTracker(this.world, { cluster: 'c1', component: 'kubelet' })
   readonly parts: Part[] = []
   fenced = 0
-  readonly counters = { nodesMarked: 0, evictions: 0, collected: 0 }
+  readonly counters = { nodesMarked: 0, evictions: 0, nodesFenced: 0, collected: 0 }
   private readonly beats = new Map<string, () => void>()
   private readonly leases = new Set<string>()
   private ips = 0
@@ -40,6 +42,7 @@ export class FakeCluster {
       onFenced: () => this.fenced++,
       options: { cluster: 'c1', machine: 'm0', ...this.options },
       kubelets: this.kubelets,
+      fences: new IdentityFences(this.clock, this.informers, this.options.identity),
       counters: this.counters,
     }
     for (const start of starts) this.parts.push(start(context))
@@ -49,11 +52,14 @@ export class FakeCluster {
 
   // ------------------------------------------------------------------------------------------------------------- nodes
 
-  /** A node that is Ready, beats and renews its Lease. */
-  addNode(name: string): void {
+  /** A node that is Ready, beats and renews its Lease; `identityLeaseMs`: with a guard. */
+  addNode(name: string, identityLeaseMs?: number): void {
     const ready = { type: 'Ready', status: 'True', reason: 'KubeletReady' }
     this.api.seed<Node>(RESOURCES.nodes, { metadata: { name }, spec: {}, status: { conditions: [ready] } })
-    this.api.seed(RESOURCES.leases, { metadata: { name, namespace: 'kube-node-lease' } })
+    const annotations = { [IDENTITY_LEASE_MS]: String(identityLeaseMs) }
+    this.api.seed<KubeObject>(RESOURCES.leases, {
+      metadata: { name, namespace: 'kube-node-lease', ...(identityLeaseMs === undefined ? {} : { annotations }) },
+    })
     this.resumeNode(name)
   }
 
@@ -63,7 +69,7 @@ export class FakeCluster {
     const renew = () => {
       if (!this.leases.has(name)) return
       this.api.change<{ metadata: object; spec?: object }>(RESOURCES.leases, `kube-node-lease/${name}`, (lease) => {
-        lease.spec = { renewTime: this.clock.monotonicMs() }
+        lease.spec = { holderIdentity: name, renewTime: new Date(this.clock.nowMs()).toISOString() }
       })
       this.clock.setTimer(1000, renew)
     }
