@@ -241,7 +241,6 @@ export class Replica {
       await saveIdentity(world.disk, identity)
     }
     if (recovered.tornBytes > 0) log.info({ bytes: recovered.tornBytes }, 'cut a torn write off the log')
-    const bugs = (options.bugs ?? []).filter((bug) => (PLANTED_BUGS.raft as readonly string[]).includes(bug))
     const random = world.random.fork('raft')
     const raft = new RaftNode({
       member,
@@ -253,7 +252,7 @@ export class Replica {
       recovered,
       applied: mvcc.appliedIndex,
       forgetful: !identity.mayVote,
-      ...(bugs.length > 0 ? { plantedBugs: bugs as RaftPlantedBug[], allowPlantedBugs: true } : {}),
+      ...raftBugs(options),
     })
     log.info(
       { appliedIndex: mvcc.appliedIndex, lastIndex: raft.status().lastIndex, mayVote: identity.mayVote },
@@ -974,6 +973,7 @@ async function openLog(
       ? { plantedBugs: ['damage-as-torn'] as const, allowPlantedBugs: true }
       : {}),
     ...(options.logSegmentBytes === undefined ? {} : { segmentBytes: options.logSegmentBytes }),
+    ...raftBugs(options),
   })
   const { appliedIndex } = mvcc
   const base = recovered.snapshot ?? { index: 0, term: 0, configuration }
@@ -1030,6 +1030,12 @@ function memberChangeRefusal(status: RaftStatus, { type, member }: MemberChange)
   if (after.size > 0 && type !== 'addLearner' && well < majority)
     return notApplied('UNHEALTHY', `${well} of then ${after.size} voters are heard from; ${majority} are needed`)
   return undefined
+}
+
+/** Of the bugs to plant those of raft and its log. */
+function raftBugs({ bugs = [] }: StoreOptions): { plantedBugs?: RaftPlantedBug[]; allowPlantedBugs?: boolean } {
+  const ofRaft = bugs.filter((bug): bug is RaftPlantedBug => (PLANTED_BUGS.raft as readonly string[]).includes(bug))
+  return ofRaft.length > 0 ? { plantedBugs: ofRaft, allowPlantedBugs: true } : {}
 }
 
 export function commandOf(entry: LogEntry): Command {
