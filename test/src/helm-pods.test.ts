@@ -1,13 +1,13 @@
 /** The programs of the chart's pods, started from the rendered objects and the Secrets of `capstan chart secrets`. */
 import assert from 'node:assert/strict'
 import { spawnSync } from 'node:child_process'
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
+import { chmodSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
 import { makeChartSecrets } from '@capstan/cli'
 import { loadChart, type Plain, renderChart } from './helm/chart.js'
-import { Pods } from './helm/pods.js'
+import { Pods, strangersCanRead } from './helm/pods.js'
 import { HttpsClient } from './https-client.js'
 
 const CHART = join(import.meta.dirname, '../../helm/capstan')
@@ -25,6 +25,7 @@ const PORTS = {
 const canRun = (command: string, ...args: string[]) => spawnSync(command, args).status === 0
 const lacks = [
   [process.getuid?.() === 0 && canRun('unshare', '-m', 'true'), 'mount namespaces (root)'],
+  [strangersCanRead(), 'a repository that other users can read'],
   [canRun('nats-server', '--version'), "Debian's nats-server"],
 ].flatMap(([there, what]) => (there ? [] : [what]))
 const skip = lacks.length > 0 && `this machine lacks ${lacks.join(', ')}`
@@ -36,6 +37,7 @@ const clients = new Map<string, HttpsClient>()
 before(async () => {
   if (skip) return
   directory = mkdtempSync(join(tmpdir(), 'capstan-pods-'))
+  chmodSync(directory, 0o755)
   const made = await makeChartSecrets({
     ...{ directory: join(directory, 'secrets'), name: 'drum', namespace: 'ships', replicas: 3 },
     ...{ clusterDomain: 'cluster.local', serviceCidr: '10.96.0.0/16' },
@@ -84,6 +86,8 @@ test('three pods of the chart become one cluster', { skip, timeout: 5 * TIMEOUT_
     assert.match(pods.log(member, 'nats'), /Route connection created/)
     assert.doesNotMatch(pods.log(member, 'nats'), /TLS route handshake error|certificate|Authorization/i)
     assert.match(pods.log(member, 'store'), /^ready$/m)
+    for (const container of ['nats', 'store', 'master', 'etcd'])
+      assert.deepEqual(pods.confinement(member, container), { uid: 65532, capabilities: '0'.repeat(16), root: 'ro' })
     await until(`the etcd face of ${member} listens`, () => /^ready \d+$/m.test(pods.log(member, 'etcd')))
   }
 })

@@ -1,10 +1,11 @@
 /**
  * Runs the containers of the rendered chart as plain processes of this host, with the files that their mounts would give them:
- * what a kubelet would do, but for images, networks and limits. Each pod has an address of its own on loopback; the names of
+ * what a kubelet would do, but for images, networks and limits. They run as the pods' user, without capabilities, on a root that
+ * can't be written. Each pod has an address of its own on loopback; the names of
  * the headless Service lead there by a hosts file of the process's own mount namespace (needs root).
  */
-import { type ChildProcess, spawn } from 'node:child_process'
-import { chmodSync, mkdirSync, writeFileSync } from 'node:fs'
+import { type ChildProcess, spawn, spawnSync } from 'node:child_process'
+import { chmodSync, chownSync, existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { dirname, join } from 'node:path'
 import type { Secret } from '@capstan/cli'
 import type { ConfigMap, Container, Volume } from 'kubernetes-types/core/v1.js'
@@ -12,6 +13,33 @@ import { Objects } from './chart-checks.js'
 import type { KubernetesObject } from './chart.js'
 
 const REPOSITORY = join(import.meta.dirname, '../../..')
+
+const FS_GROUP = 65532
+/**
+ * What the security context of the pods asks for: nothing can be written but the volume, no root, no capability. `$0` is the
+ * hosts file, `$1` the volume, `$2` our process: the container dies with it, also if it died before that was agreed.
+ */
+const SCRIPT = `
+mount --bind "$0" /etc/hosts
+mount --bind "$1" "$1"
+mount -o remount,bind,ro /
+shift
+exec setpriv --pdeathsig KILL --reuid 65532 --regid 65532 --clear-groups --no-new-privs --inh-caps=-all --bounding-set=-all -- \\
+  sh -c 'test -d "/proc/$0" && exec "$@"' "$@"
+`
+
+/** Can a program of nobody in particular read this repository? Not below a home that is closed, for example. */
+export const strangersCanRead = (): boolean =>
+  spawnSync('setpriv', [
+    '--reuid',
+    '65532',
+    '--clear-groups',
+    '--',
+    process.execPath,
+    '-e',
+    'fs.readdirSync(process.argv[1])',
+    REPOSITORY,
+  ]).status === 0
 
 export interface PodsOptions {
   objects: readonly KubernetesObject[]
@@ -51,6 +79,20 @@ export class Pods {
   }
   log(member: string, container: string): string {
     return this.logs.get(`${member}/${container}`) ?? ''
+  }
+
+  /** As whom a container runs, and whether it could write to what would be its image. */
+  confinement(member: string, container: string): { uid: number; capabilities: string; root: string } {
+    const proc = `/proc/${this.running.get(`${member}/${container}`)?.pid}`
+    const status = readFileSync(`${proc}/status`, 'utf8')
+    const mounts = readFileSync(`${proc}/mountinfo`, 'utf8')
+      .split('\n')
+      .map((line) => line.split(' '))
+    return {
+      uid: Number(/^Uid:\t(\d+)/m.exec(status)?.[1]),
+      capabilities: /^CapBnd:\t(\w+)/m.exec(status)?.[1] ?? '',
+      root: mounts.find((fields) => fields[4] === '/')?.[5]?.split(',')[0] ?? '',
+    }
   }
 
   /** Starts the containers of one pod, in the order in which they stand there. */
@@ -95,7 +137,8 @@ export class Pods {
         const file = join(place, below === undefined ? path : path.slice(below.length + 1))
         mkdirSync(dirname(file), { recursive: true })
         writeFileSync(file, path.endsWith('.json') || path.endsWith('.conf') ? here(content) : content)
-        chmodSync(file, 0o400)
+        chownSync(file, 0, FS_GROUP)
+        chmodSync(file, 0o440)
       }
     }
     const env: NodeJS.ProcessEnv = { PATH: process.env['PATH'] }
@@ -105,8 +148,14 @@ export class Pods {
       .filter((word) => word !== 'tini' && word !== '--')
       .map((word) => here(word.replace(/\$\((\w+)\)/g, (_, name: string) => env[name] ?? '')))
       .map((word) => word.replace(/^\/opt\/capstan/, REPOSITORY))
-    const script = 'mount --bind "$0" /etc/hosts && exec "$@"'
-    const child = spawn('unshare', ['-m', 'sh', '-c', script, this.hosts, ...words], { env, stdio: 'pipe' })
+    const child = spawn(
+      'unshare',
+      ['-m', 'sh', '-ec', SCRIPT, this.hosts, this.volume(member), String(process.pid), ...words],
+      {
+        env,
+        stdio: 'pipe',
+      },
+    )
     const key = `${member}/${container.name}`
     this.running.set(key, child)
     const hear = (chunk: Buffer) => this.logs.set(key, ((this.logs.get(key) ?? '') + chunk.toString()).slice(-100_000))
@@ -114,12 +163,24 @@ export class Pods {
     child.stderr.on('data', hear)
   }
 
+  /** As a kubelet gives a volume to `fsGroup`. */
+  private volume(member: string): string {
+    const volume = join(this.options.directory, member, 'volume')
+    for (const directory of [volume, join(volume, 'nats'), join(volume, 'store')]) {
+      if (existsSync(directory)) continue
+      mkdirSync(directory, { recursive: true })
+      chownSync(directory, 0, FS_GROUP)
+      chmodSync(directory, 0o2770)
+    }
+    return volume
+  }
+
   /** Paths below `/etc/capstan` and `/var/lib/capstan`, and addresses, as they are here. */
   private translate(text: string, member: string, root: string): string {
     return text
       .replaceAll('/etc/capstan/', `${root}/etc/`)
       .replace(/\/etc\/capstan$/, `${root}/etc`)
-      .replaceAll('/var/lib/capstan/', `${join(this.options.directory, member, 'volume')}/`)
+      .replaceAll('/var/lib/capstan/', `${this.volume(member)}/`)
       .replaceAll('0.0.0.0', this.address(member))
       .replaceAll('127.0.0.1', this.address(member))
       .replace(/("https": \{[^}]*"port": )\d+/, `$1${this.apiPort(member)}`)
