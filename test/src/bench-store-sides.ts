@@ -1,9 +1,9 @@
 /** The two stores that the benchmark compares: three members each, on this machine, syncing, in directories side by side. */
 import { type ChildProcess, spawn } from 'node:child_process'
 import { createWriteStream, writeFileSync } from 'node:fs'
-import { createRequire } from 'node:module'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
+import { storeProcessCommand } from '@capstan/cli'
 import { busServerConfig, makeBusAuthority, makeBusUser } from '@capstan/certs'
 import { grants, type Identity, identityToken, type StoreStatusReply } from '@capstan/protocol'
 import type { Cleanup } from './bench-cleanup.js'
@@ -188,12 +188,9 @@ export class CapstanSide implements Side {
   }
 
   revive(member: Member): void {
-    const program = createRequire(import.meta.url)
-      .resolve('@capstan/store')
-      .replace(/index\.js$/, 'main.js')
     // As `capstan up` starts it.
-    const flags = ['--enable-source-maps', '--max-semi-space-size=16', ...this.nodeArguments]
-    this.run.start(member, process.execPath, [...flags, program, join(this.directory, `${member}.json`)])
+    const [command = '', ...args] = storeProcessCommand(join(this.directory, `${member}.json`), this.nodeArguments)
+    this.run.start(member, command, args)
   }
 
   async killAll(): Promise<void> {

@@ -15,7 +15,7 @@ import { startMasterParts } from './master-parts.js'
 import { within } from './patience.js'
 import { readBusAuthority, readSecrets } from './pki.js'
 import { accepts, waitFor } from './process-file.js'
-import { programPath } from './programs.js'
+import { storeProcessCommand } from './store-process.js'
 import { busServers, realWorld } from './worlds.js'
 
 const HEARTBEAT_MS = 50
@@ -126,7 +126,7 @@ function startStoreProcess(cluster: ClusterLayout, master: MasterLayout, directo
       },
     }),
   )
-  return supervise(`${master.name}-store`, [process.execPath, '--max-semi-space-size=16', programPath('store'), config])
+  return supervise(`${master.name}-store`, storeProcessCommand(config))
 }
 
 function supervise(process: string, command: string[]): SupervisedChild {
