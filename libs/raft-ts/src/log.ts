@@ -153,7 +153,7 @@ export class RaftLog {
       const bytes = await file.read(last.end, file.sizeBytes - last.end)
       // What a torn write left must not be taken for records one day.
       if (!isZero(bytes, 0, bytes.length)) {
-        tornBytes = bytes.length
+        if (!damage) tornBytes = bytes.length
         await file.write(last.end, new Uint8Array(bytes.length))
       }
       // Where only the process had died, what was read may be no more than the kernel's memory of it.

@@ -81,6 +81,7 @@ export class CrashDisk implements LogDisk {
     this.files = new Map(names)
     this.durableNames = new Map(names)
     this.crashAt = Number.POSITIVE_INFINITY
+    this.failSyncAt = Number.POSITIVE_INFINITY
   }
 
   /** Another disk with the same content. */
