@@ -735,8 +735,9 @@ export class StoreMember implements Behaviour<StoreMessage> {
   private hash(revision: number): Promise<HashReply> {
     const { mvcc } = this.replica
     if (this.hashing) throw notApplied('OVERLOADED', 'a hash is being made already')
-    this.hashing = true
+    // Refuses a revision that is not there: then no hash is being made.
     const slices = mvcc.hashKv(revision)
+    this.hashing = true
     return new Promise<HashReply>((resolve, reject) => {
       const step = () => {
         try {
