@@ -107,6 +107,26 @@ describe('etcdctl operates the store', {
     assert.equal((await etcdctl('get', 'before', '--print-value-only')).stdout, '1')
   })
 
+  test('alarms are raised, told and disarmed', async () => {
+    await cluster.ask('m1', 'alarm', { action: 'raise', alarm: 'NOSPACE', member: 'm2' })
+    assert.match((await etcdctl('alarm', 'list')).stdout, /^memberID:\d+ alarm:NOSPACE/)
+    assert.match((await etcdctl('put', 'full', '1')).error, /etcdserver: mvcc: database space exceeded/)
+    const status = JSON.parse((await etcdctl('endpoint', 'status', '-w', 'json')).stdout) as {
+      Status: { errors: string[] }
+    }[]
+    assert.match(status[0]?.Status.errors?.join() ?? '', /^memberID:\d+ alarm:NOSPACE/)
+    assert.equal((await etcdctl('del', 'before')).code, 0, 'what frees space is taken')
+    assert.match((await etcdctl('alarm', 'disarm')).stdout, /^memberID:\d+ alarm:NOSPACE/)
+    assert.equal((await etcdctl('alarm', 'list')).stdout, '')
+    assert.equal((await etcdctl('put', 'full', '1')).stdout, 'OK')
+  })
+
+  test('hashkv: all members have the same at the same revision', async () => {
+    const { stdout } = await etcdctlAt((await cluster.endpoints()).join(), 'endpoint', 'hashkv', '-w', 'json')
+    const all = JSON.parse(stdout) as { HashKV: { hash: number; header: { revision: number } } }[]
+    assert.equal(new Set(all.map(({ HashKV }) => `${HashKV.hash} at ${HashKV.header.revision}`)).size, 1, stdout)
+  })
+
   test('snapshot save: a file with its checksum at the end', async () => {
     await etcdctl('put', 'large', 'x'.repeat(100_000))
     const file = join(cluster.directory, 'snapshot')

@@ -286,5 +286,10 @@ export const REQUESTS: Request[] = [
 
   // Maintenance.
   ['Maintenance/Defragment'],
+  ['Maintenance/Alarm', { action: 'GET' }],
+  ['Maintenance/Alarm', { action: 'GET', alarm: 'NOSPACE' }],
+  ['Maintenance/Alarm', { action: 'DEACTIVATE', alarm: 'NOSPACE', memberID: 12345 }],
+  ['Maintenance/HashKV', { revision: 1_000_000 }],
+  ['Maintenance/HashKV', { revision: 2 }],
   ['Maintenance/MoveLeader', { targetID: 12345 }],
 ]
