@@ -97,24 +97,28 @@ export class Objects {
 
 // --------------------------------------------------------------------------------------------------------- one by one
 
-/** Our own API server would take what of it it knows; the pod above all. */
+/**
+ * Our own API server would take what of it it knows; the pod above all. It has no volume claims yet: each counts as a volume of
+ * the pod here.
+ */
 function capstanFaults(chart: Objects): string[] {
+  const { volumeClaimTemplates: claims = [], ...spec } = chart.set.spec as NonNullable<StatefulSet['spec']>
+  const template = {
+    metadata: spec.template.metadata,
+    spec: {
+      ...chart.pod,
+      volumes: [...(chart.pod.volumes ?? []), ...claims.map((claim) => ({ name: claim.metadata?.name, emptyDir: {} }))],
+    },
+  }
   const pod = {
     apiVersion: 'v1',
     kind: 'Pod',
-    metadata: { ...chart.set.spec?.template.metadata, name: 'pod-0', namespace: 'default' },
-    spec: {
-      ...chart.pod,
-      volumes: [
-        ...(chart.pod.volumes ?? []),
-        ...(chart.set.spec?.volumeClaimTemplates ?? []).map((claim) => ({
-          name: claim.metadata?.name,
-          persistentVolumeClaim: { claimName: `${claim.metadata?.name}-pod-0` },
-        })),
-      ],
-    },
+    metadata: { ...template.metadata, name: 'pod-0', namespace: 'default' },
+    spec: template.spec,
   }
-  return [...chart.objects, pod].flatMap((object) => {
+  const set = { ...chart.set, apiVersion: 'apps/v1', kind: 'StatefulSet', spec: { ...spec, template } }
+  const others = chart.objects.filter((object) => object.kind !== 'StatefulSet')
+  return [...others, set, pod].flatMap((object) => {
     const kind = findByKind(object.apiVersion, object.kind)
     if (!kind) return []
     const body = structuredClone(object) as unknown as KubeObject
@@ -122,7 +126,7 @@ function capstanFaults(chart: Objects): string[] {
     if (errors.length > 0) return errors
     kind.prepareForCreate(body)
     kind.setDefaults(body)
-    return kind.validate(body).map((cause) => `${object.kind} ${cause.field}: ${cause.message}`)
+    return kind.validate(body).map((cause) => `${body.kind} ${cause.field}: ${cause.message}`)
   })
 }
 
