@@ -3,7 +3,7 @@ import { type ChildProcess, spawn } from 'node:child_process'
 import { createWriteStream, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { join } from 'node:path'
-import { storeProcessCommand } from '@capstan/cli'
+import { programPath, storeProcessCommand } from '@capstan/cli'
 import { busServerConfig, makeBusAuthority, makeBusUser } from '@capstan/certs'
 import { grants, type Identity, identityToken, type StoreStatusReply } from '@capstan/protocol'
 import type { Cleanup } from './bench-cleanup.js'
@@ -85,22 +85,28 @@ export class CapstanSide implements Side {
   private directory = ''
   private ports: number[] = []
   private routePorts: number[] = []
+  private facePorts: number[] = []
   private admin: Map<Member, CapstanConnection> | undefined
 
   constructor(
     private readonly cleanup: Cleanup,
     private readonly parent: string,
-    /** More arguments for node, for profiling. */
-    private readonly nodeArguments: readonly string[] = [],
+    private readonly options: {
+      /** More arguments for node, for profiling. */
+      nodeArguments?: readonly string[] | undefined
+      /** Clients come by the etcd face beside each member, not by the bus. */
+      face?: boolean
+    } = {},
   ) {
     this.run = new Processes(cleanup, () => this.directory)
   }
 
   async start(): Promise<void> {
     this.directory = this.cleanup.directory(this.parent)
-    const ports = await freePorts(6)
+    const ports = await freePorts(9)
     this.ports = ports.slice(0, 3)
-    this.routePorts = ports.slice(3)
+    this.routePorts = ports.slice(3, 6)
+    this.facePorts = ports.slice(6)
     const authority = await makeBusAuthority()
     const credentials = async (identity: Identity) => {
       const made = await makeBusUser(authority, identityToken(identity), grants(CLUSTER, identity))
@@ -108,7 +114,13 @@ export class CapstanSide implements Side {
     }
     const floor = await makeBusUser(authority, 'admin~floor', FLOOR_GRANTS)
     writeFileSync(join(this.directory, 'floor.creds'), floor.credentials, { mode: 0o600 })
-    await Promise.all([credentials(BENCH), ...MEMBERS.map((name) => credentials({ component: 'store', name }))])
+    await Promise.all([
+      credentials(BENCH),
+      ...MEMBERS.flatMap((name) => [
+        credentials({ component: 'store', name }),
+        credentials({ component: 'etcd', name }),
+      ]),
+    ])
     MEMBERS.forEach((name, at) => {
       const config = busServerConfig(authority, {
         name,
@@ -131,6 +143,17 @@ export class CapstanSide implements Side {
         logLevel: 'warn',
       }
       writeFileSync(join(this.directory, `${name}.json`), JSON.stringify(store))
+      const face = {
+        cluster: CLUSTER,
+        member: name,
+        members: [name, ...MEMBERS.filter((other) => other !== name)],
+        clientUrls: Object.fromEntries(MEMBERS.map((other) => [other, [`http://${this.faceEndpoint(other)}`]])),
+        listen: { hosts: ['127.0.0.1'], port: this.facePorts[at] },
+        tls: 'insecure',
+        bus: { servers: this.servers(name), credentials: this.credentials({ component: 'etcd', name }) },
+        logLevel: 'warn',
+      }
+      writeFileSync(join(this.directory, `${name}-face.json`), JSON.stringify(face))
     })
     await this.restart()
   }
@@ -144,7 +167,15 @@ export class CapstanSide implements Side {
     return MEMBERS.map((_, i) => `127.0.0.1:${this.ports[(at + i) % MEMBERS.length]}`)
   }
 
-  target(member: Member): Target & { side: 'capstan' } {
+  target(member: Member): Target {
+    return this.options.face ? { side: 'etcd', endpoint: this.faceEndpoint(member) } : this.busTarget(member)
+  }
+
+  private faceEndpoint(member: Member): string {
+    return `127.0.0.1:${this.facePorts[MEMBERS.indexOf(member)]}`
+  }
+
+  private busTarget(member: Member): Target & { side: 'capstan' } {
     return {
       side: 'capstan',
       cluster: CLUSTER,
@@ -156,13 +187,13 @@ export class CapstanSide implements Side {
 
   /** The bus alone, for its floor. */
   bus(): Target & { side: 'capstan' } {
-    return { ...this.target('m1'), credentials: join(this.directory, 'floor.creds') }
+    return { ...this.busTarget('m1'), credentials: join(this.directory, 'floor.creds') }
   }
 
   async leader(): Promise<Member> {
     this.admin ??= new Map()
     for (const member of MEMBERS)
-      if (!this.admin.has(member)) this.admin.set(member, await CapstanConnection.open(this.target(member)))
+      if (!this.admin.has(member)) this.admin.set(member, await CapstanConnection.open(this.busTarget(member)))
     const admin = this.admin
     return eventually(
       'a leader',
@@ -180,7 +211,10 @@ export class CapstanSide implements Side {
   }
 
   processes() {
-    return { members: this.run.pids(MEMBERS), beside: this.run.pids(MEMBERS.map((name) => `${name}-nats`)) }
+    return {
+      members: this.run.pids(MEMBERS),
+      beside: this.run.pids(MEMBERS.flatMap((name) => [`${name}-nats`, `${name}-face`])),
+    }
   }
 
   kill(member: Member): Promise<void> {
@@ -189,7 +223,10 @@ export class CapstanSide implements Side {
 
   revive(member: Member): void {
     // As `capstan up` starts it.
-    const [command = '', ...args] = storeProcessCommand(join(this.directory, `${member}.json`), this.nodeArguments)
+    const [command = '', ...args] = storeProcessCommand(
+      join(this.directory, `${member}.json`),
+      this.options.nodeArguments,
+    )
     this.run.start(member, command, args)
   }
 
@@ -202,12 +239,18 @@ export class CapstanSide implements Side {
     for (const name of MEMBERS)
       this.run.start(`${name}-nats`, 'nats-server', ['-c', join(this.directory, `${name}-nats.conf`)])
     for (const name of MEMBERS) this.revive(name)
+    if (this.options.face)
+      for (const name of MEMBERS)
+        this.run.start(`${name}-face`, process.execPath, [
+          programPath('etcd'),
+          join(this.directory, `${name}-face.json`),
+        ])
     await eachServes(this)
   }
 
   async stop(): Promise<void> {
     // A profile is written at an ordinary end only.
-    if (this.nodeArguments.length > 0) await Promise.all(MEMBERS.map((name) => this.run.kill(name, 'SIGTERM')))
+    if (this.options.nodeArguments) await Promise.all(MEMBERS.map((name) => this.run.kill(name, 'SIGTERM')))
     await this.killAll()
     this.cleanup.remove(this.directory)
   }

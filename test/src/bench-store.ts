@@ -73,6 +73,8 @@ export interface StoreBenchOptions {
   file?: string | undefined
   side?: 'capstan' | 'etcd' | undefined
   storeArguments?: string[] | undefined
+  /** How clients come to our side: by the bus (default), or by its etcd v3 face, for the second table. */
+  over?: 'bus' | 'etcd' | undefined
 }
 
 /** One measurement. */
@@ -124,7 +126,10 @@ class StoreBench {
     const floor = await this.floor()
     const sides = (): Side[] =>
       [
-        new CapstanSide(this.cleanup, this.parent, this.options.storeArguments),
+        new CapstanSide(this.cleanup, this.parent, {
+          nodeArguments: this.options.storeArguments,
+          face: this.options.over === 'etcd',
+        }),
         new EtcdSide(this.cleanup, this.parent),
       ].filter(({ name }) => !this.options.side || name === this.options.side)
     for (let round = 1; round <= this.rounds; round++)
@@ -387,6 +392,7 @@ class StoreBench {
     })
     const json = {
       machine,
+      over: this.options.over ?? 'bus',
       floor,
       rounds: this.rounds,
       clientProcesses: this.processes,
@@ -404,7 +410,7 @@ class StoreBench {
     }
     if (this.options.file) writeFileSync(this.options.file, `${JSON.stringify(json, undefined, 2)}\n`)
     if (this.options.output === 'json') return console.log(JSON.stringify(json, undefined, 2))
-    console.log(machine)
+    console.log(`${machine}; ${this.options.over === 'etcd' ? 'both over etcd v3 gRPC' : 'each over its own protocol'}`)
     if (floor)
       console.log(
         `floor: ${figure(floor.syncs)} syncs/s of 4 KiB; bus round trips ${figure(floor.pings)}/s with 1 and ${figure(floor.pings64)}/s with 64 under way; ` +

@@ -23,6 +23,8 @@ const { positionals, values } = parseArgs({
     file: { type: 'string' },
     // For profiling: only one side, and arguments of node for our members.
     side: { type: 'string' },
+    // How clients come to our side: bus, or etcd for both sides over etcd v3 gRPC.
+    over: { type: 'string', default: 'bus' },
     'store-arguments': { type: 'string' },
   },
 })
@@ -40,6 +42,8 @@ switch (positionals[0]) {
     const { rows, runs, kills, keys, clients, dir, output, file, side } = values
     if (output !== undefined && output !== 'json') throw new Error(`-o ${output}: there is only json`)
     if (side !== undefined && side !== 'capstan' && side !== 'etcd') throw new Error(`--side ${side}: capstan or etcd`)
+    const { over } = values
+    if (over !== 'bus' && over !== 'etcd') throw new Error(`--over ${over}: bus or etcd`)
     const number = (text: string | undefined) => (text === undefined ? undefined : Number(text))
     await benchStore({
       quick: values.quick,
@@ -52,6 +56,7 @@ switch (positionals[0]) {
       output,
       file,
       side,
+      over,
       storeArguments: values['store-arguments']?.split(' '),
     })
     break
