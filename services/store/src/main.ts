@@ -28,6 +28,10 @@ if (!path) {
   process.exit(2)
 }
 const config = JSON.parse(readFileSync(path, 'utf8')) as StoreConfig
+if (config.bugs !== undefined) {
+  console.error(`${path}: planted bugs are for the tests of the checkers, never for a store that runs`)
+  process.exit(2)
+}
 const log = realLog({ name: `store/${config.member}`, level: config.logLevel ?? 'info', fd: 2 })
 const { dataDir, bus: busConfig, logLevel: _, ...options } = config
 const subjects = new Subjects(config.cluster)
