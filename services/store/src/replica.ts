@@ -969,9 +969,6 @@ async function openLog(
     mustExist,
     nowMs: () => world.clock.monotonicMs(),
     onSync,
-    ...(options.bugs?.includes('damage-as-torn')
-      ? { plantedBugs: ['damage-as-torn'] as const, allowPlantedBugs: true }
-      : {}),
     ...(options.logSegmentBytes === undefined ? {} : { segmentBytes: options.logSegmentBytes }),
     ...raftBugs(options),
   })
