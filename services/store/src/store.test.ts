@@ -428,7 +428,11 @@ describe('failures', { concurrency: 4 }, () => {
       await cluster.stop('s0')
       free = 1e9
       await cluster.startMember('s0', {}, wrap)
-      await cluster.until('room', () => cluster.put('s0', 'b', '1').catch(() => undefined))
+      // What the former life raised is applied before this write, and cleared some time after.
+      await cluster.until('room', async () => {
+        await cluster.put('s0', 'b', '1').catch(() => undefined)
+        return (await cluster.status('s0'))?.errors.length === 0 && (await cluster.get('s0', 'b')) === '1'
+      })
       failWrites = 1
       assert.match(await code(cluster.put('s0', 'c', '1')), /maybe-applied$/)
       await cluster.until('the restart', () => cluster.put('s0', 'd', '1').catch(() => undefined))
