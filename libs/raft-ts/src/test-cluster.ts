@@ -216,7 +216,6 @@ export class TestCluster {
     const member = this.members.get(name) as Member
     member.forgetful = true
     member.disk = emptyDisk()
-    if (this.random() < 0.5) member.configuration = { voters: [], learners: [] }
   }
 
   /** Changes one or some members; who joins is started. Not while one is forgetful: that is a member less already. */

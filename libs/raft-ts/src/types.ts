@@ -246,7 +246,8 @@ export interface RaftOptions {
   /**
    * This member's directory was empty in a cluster that exists, or its log was damaged: it may have voted and acknowledged
    * what it has forgotten. So it follows a leader only when all who vote have told their terms (or when it is no voter), and
-   * does not vote until it is repaired. `configuration` may be empty: the leader says who votes. To be given again at each start until `status().mayVote` has been true and
+   * does not vote until it is repaired. `configuration` is that of its first start: a cluster's first one stands in no entry
+   * that it could be sent. Who votes by now the leader says. To be given again at each start until `status().mayVote` has been true and
    * the driver has made a durable note of that.
    */
   forgetful?: boolean
