@@ -97,6 +97,7 @@ export class StoreClient {
   async write(write: Write, options: { member?: string; repeat?: boolean } = {}): Promise<WriteAnswer> {
     const invokedMs = this.nowMs()
     const { compare = [], created } = write
+    const hasSession = options.repeat ?? this.random.chance(0.6)
     const body = {
       compare: [
         ...compare.map(({ key, modRevision }) => ({
@@ -114,12 +115,13 @@ export class StoreClient {
             : { type: 'delete', key: bytes(op.delete) },
       ),
       failure: [],
-      session: { clientId: this.name, seq: ++this.seq },
+      // Without a session nothing hides that an entry was applied twice; such a request is not asked again.
+      ...(hasSession ? { session: { clientId: this.name, seq: ++this.seq } } : {}),
     }
     let answer = await this.ask<TxnReply>('txn', body, options)
     // Whatever a repetition is told: the first one may have happened.
     let unknown = !answer.ok && answer.outcome === 'unknown'
-    for (let n = 0; n < 3 && unknown && !answer.ok && (options.repeat ?? this.random.chance(0.5)); n++) {
+    for (let n = 0; n < 3 && hasSession && unknown && !answer.ok && (options.repeat ?? this.random.chance(0.5)); n++) {
       answer = await this.ask<TxnReply>('txn', body)
       unknown ||= !answer.ok && answer.outcome === 'unknown'
     }
