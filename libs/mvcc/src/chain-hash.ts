@@ -49,7 +49,7 @@ export class ChainHash {
     }
     this.a = a
     this.b = b
-    let rest = length
+    let rest = length - from
     for (; at < length; at++) rest = (rest << 8) ^ (bytes[at] as number)
     this.mix(rest)
   }

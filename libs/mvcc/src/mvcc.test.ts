@@ -301,6 +301,16 @@ test('the chain hash tells members apart that applied something else, at an inde
   assert.notEqual(third.mvcc.chainHash.hash, other.mvcc.chainHash.hash)
 })
 
+test('the chain hash does not tell who has swept', () => {
+  const [swept, unswept] = [new Bench(), new Bench()]
+  for (const bench of [swept, unswept]) {
+    bench.apply(ops(put('a', '1')), ops(remove('a')), ops(put('b', '1')), { type: 'compact', revision: 4 })
+    if (bench === swept) while (bench.mvcc.sweep(1));
+    bench.apply(ops(put('a', '2')))
+  }
+  assert.deepEqual(swept.mvcc.chainHash, unswept.mvcc.chainHash)
+})
+
 test('a restored state is beyond what its former watchers knew, and all below is compacted', () => {
   const bench = new Bench()
   bench.apply(

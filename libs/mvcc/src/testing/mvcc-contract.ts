@@ -153,6 +153,7 @@ export function mvccContract(
   test(`mvcc on ${name} against its twins: batches, old revisions, compaction, leases, sessions, alarms, crashes, snapshots`, async () => {
     await fc.assert(mvccProperty(make, { steps: Number(process.env.MVCC_STEPS ?? steps) }), {
       numRuns: Number(process.env.MVCC_RUNS ?? runs),
+      ...(process.env.MVCC_SEED ? { seed: Number(process.env.MVCC_SEED) } : {}),
     })
   })
 }
