@@ -43,6 +43,7 @@ async function bundlePrograms() {
       'run-master-pod': join(dist, 'run-master-pod.js'),
       'run-node': join(dist, 'run-node.js'),
       'run-gateway': join(dist, 'run-gateway.js'),
+      'run-guard': join(dist, 'run-guard.js'),
       'run-embedded': join(dist, 'run-embedded.js'),
       store: join(root, 'services/store/dist/main.js'),
       etcd: join(root, 'services/etcd/dist/main.js'),

@@ -11,17 +11,18 @@ import {
   HollowHost,
   HollowRuntime,
   type KubeletHandle,
+  LocalGuard,
   type NodeHost,
   startKubelet,
 } from '@capstan/kubelet'
-import { ProcessRuntime, RealHost } from '@capstan/kubelet/edge'
+import { endTarget, ProcessRuntime, RealHost } from '@capstan/kubelet/edge'
 import { grants, type Identity, identityToken, type StoreStatusReply, Subjects } from '@capstan/protocol'
 import { LmdbStateEngine, MemoryBroker, MemoryDisk, RealClock, RealRandom, ThreadedDisk } from '@capstan/real'
 import { type SchedulerHandle, startScheduler } from '@capstan/scheduler'
 import { type StoreHandle, startStore } from '@capstan/store'
 import { Balancer, type Backend } from './balancer.js'
 import { openMasterEtcd } from './etcd-face.js'
-import type { ClusterLayout, MasterLayout, NodeLayout } from './layout.js'
+import { type ClusterLayout, IDENTITY_TIMES, type MasterLayout, type NodeLayout } from './layout.js'
 import { MachineClock } from './machine-clock.js'
 import { within } from './patience.js'
 import type { Secrets } from './pki.js'
@@ -239,6 +240,7 @@ export class EmbeddedCluster {
       machine: name,
       client: this.apiClient(machine, managerWorld, name),
       clusterCidr: layout.podCidr,
+      ...(layout.identity ? { identity: { marginMs: layout.identity.marginMs } } : {}),
       ...(secrets ? { rootCaPem: secrets.ca.cert } : {}),
     })
     await store
@@ -302,8 +304,11 @@ export class EmbeddedCluster {
   private async startNode(machine: Machine, node: NodeLayout): Promise<void> {
     const { cluster } = this.layout
     const { name } = node
-    const { runtime, host, teardown } = this.startRuntime(machine, node)
-    machine.teardown = teardown
+    const { runtime, host, guard, teardown } = this.startRuntime(machine, node)
+    machine.teardown = async () => {
+      guard.stop()
+      await teardown()
+    }
     const kubeletWorld = this.world(machine, name, { component: 'kubelet', name })
     machine.kubelet = await startKubelet(
       kubeletWorld,
@@ -315,6 +320,7 @@ export class EmbeddedCluster {
         nodeIp: node.address,
         podCidr: node.podCidr,
         leaseRenewMs: LEASE_RENEW_MS,
+        identity: { guard, leaseMs: (this.layout.identity ?? IDENTITY_TIMES).leaseMs },
       },
       runtime,
     )
@@ -330,7 +336,7 @@ export class EmbeddedCluster {
   private startRuntime(
     machine: Machine,
     node: NodeLayout,
-  ): { runtime: ContainerRuntime; host: NodeHost; teardown: () => Promise<void> } {
+  ): { runtime: ContainerRuntime; host: NodeHost; guard: LocalGuard; teardown: () => Promise<void> } {
     const { directory, log } = this.options
     const dir = directory?.(node.name)
     switch (this.layout.runtime) {
@@ -341,12 +347,15 @@ export class EmbeddedCluster {
           hostIp: node.address,
           log: log.child({ name: node.name }),
         })
-        return { runtime, host: new RealHost(dir), teardown: () => runtime.teardown() }
+        const guard = new LocalGuard(machine.clock, endTarget)
+        return { runtime, host: new RealHost(dir), guard, teardown: () => runtime.teardown() }
       }
       case 'hollow': {
         const addressPrefix = node.podCidr.split('.').slice(0, 3).join('.')
         const runtime = new HollowRuntime({ clock: machine.clock }, { addressPrefix })
-        return { runtime, host: dir ? new RealHost(dir) : new HollowHost(), teardown: async () => runtime.wipe() }
+        const guard = new LocalGuard(machine.clock, ({ podUid }) => runtime.endPod(podUid))
+        const host = dir ? new RealHost(dir) : new HollowHost()
+        return { runtime, host, guard, teardown: async () => runtime.wipe() }
       }
       case 'containerd':
         throw new RangeError('the containerd runtime needs a process for each node: use the NATS bus')

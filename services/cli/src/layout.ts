@@ -44,7 +44,18 @@ export interface ClusterLayout {
   nodes: NodeLayout[]
   /** Seconds of the default tolerations for not-ready and unreachable nodes. */
   tolerationSeconds: number
+  /** Of StatefulSets' pods; missing (written by an earlier version): the defaults. */
+  identity?: IdentityTimes
 }
+
+export interface IdentityTimes {
+  /** So long after the last renewal of its node that was acknowledged such a pod may run. */
+  leaseMs: number
+  /** So much longer others wait before they run it. */
+  marginMs: number
+}
+
+export const IDENTITY_TIMES: IdentityTimes = { leaseMs: 5000, marginMs: 1000 }
 
 export interface LayoutOptions {
   masters: number
@@ -55,6 +66,7 @@ export interface LayoutOptions {
   slot: number
   id: string
   tolerationSeconds: number
+  identity?: IdentityTimes
 }
 
 export const SLOTS = 8
@@ -93,6 +105,7 @@ export function layOut(options: LayoutOptions): ClusterLayout {
       podCidr: `${net}.${244 - slot}.${i}.0/24`,
     })),
     tolerationSeconds: options.tolerationSeconds,
+    identity: options.identity ?? IDENTITY_TIMES,
   }
 }
 

@@ -1,7 +1,7 @@
 import { UserError } from './console.js'
 import { existingLayout } from './layout-file.js'
 import { Places } from './layout.js'
-import { killMachine, MACHINE_NAME_ERROR, machineKind, machinePid, signalMachine, startMachine } from './machines.js'
+import { killMachine, MACHINE_NAME_ERROR, machineKind, pauseMachine, resumeMachine, startMachine } from './machines.js'
 
 /** `capstan machine kill|pause|resume|start NAME`. */
 export async function machineCommand(data: string, action: string, name: string): Promise<void> {
@@ -18,9 +18,10 @@ export async function machineCommand(data: string, action: string, name: string)
       startMachine(layout, places, name)
       break
     case 'pause':
+      if (!pauseMachine(layout, places, name)) throw new UserError(`${name} is down`)
+      break
     case 'resume':
-      if (machinePid(places, name) === undefined) throw new UserError(`${name} is down`)
-      signalMachine(layout, places, name, action === 'pause' ? 'SIGSTOP' : 'SIGCONT')
+      if (!(await resumeMachine(layout, places, name))) throw new UserError(`${name} is down`)
       break
     default:
       throw new UserError(`unknown action "${action}"; actions: kill, pause, resume, start`)

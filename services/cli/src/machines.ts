@@ -1,10 +1,14 @@
 import { spawn } from 'node:child_process'
 import { mkdirSync, openSync } from 'node:fs'
 import { cgroupProcesses, joinCgroup } from './cgroup.js'
+import { guardName } from './guard-child.js'
 import { type ClusterLayout, machineNamesOf, namesOf, type Places } from './layout.js'
 import { liveProcess, removeProcessFile, waitFor, writeProcessFile } from './process-file.js'
 import { programPath } from './programs.js'
 import { isRoot } from './shell.js'
+
+/** How long a guard that was woken may take to have ended what is due. */
+const GUARD_WAIT_MS = 2000
 
 /**
  * A machine of `capstan up` is one process group (and, with containers, one cgroup). Killing the machine means both;
@@ -79,6 +83,9 @@ export async function killMachine(layout: ClusterLayout, places: Places, name: s
   const gone = await waitFor(
     () => {
       const rest = new Set(cgroupProcesses(cgroup))
+      // Outside the group; without a cgroup it is known by its record only.
+      const guard = machinePid(places, guardName(name))
+      if (guard !== undefined) rest.add(guard)
       if (pid !== undefined) {
         signalGroup(pid, 'SIGKILL')
         if (liveProcess(places.pidFile(name)) !== undefined) rest.add(pid)
@@ -89,21 +96,36 @@ export async function killMachine(layout: ClusterLayout, places: Places, name: s
     10_000,
     20,
   )
-  if (gone) removeProcessFile(places.pidFile(name))
+  if (gone) for (const process of [name, guardName(name)]) removeProcessFile(places.pidFile(process))
   return gone
 }
 
-/** SIGSTOP or SIGCONT to all of the machine, containers included. */
-export function signalMachine(
-  layout: ClusterLayout,
-  places: Places,
-  name: string,
-  what: 'SIGSTOP' | 'SIGCONT',
-): boolean {
+/** SIGSTOP to all of the machine, containers and guard included. */
+export function pauseMachine(layout: ClusterLayout, places: Places, name: string): boolean {
   const pid = machinePid(places, name)
   if (pid === undefined) return false
-  signalGroup(pid, what)
-  for (const process of cgroupProcesses(namesOf(layout).cgroup(name))) signal(process, what)
+  signalGroup(pid, 'SIGSTOP')
+  for (const process of cgroupProcesses(namesOf(layout).cgroup(name))) signal(process, 'SIGSTOP')
+  return true
+}
+
+/**
+ * SIGCONT to all of it; the guard first: it ends what may live elsewhere by now, before that goes on. (The machines of a
+ * hypervisor can't be woken in that order: a guard that does not run for a while is beyond promise C3.)
+ */
+export async function resumeMachine(layout: ClusterLayout, places: Places, name: string): Promise<boolean> {
+  const pid = machinePid(places, name)
+  if (pid === undefined) return false
+  const guard = machinePid(places, guardName(name))
+  if (guard !== undefined) {
+    const { bootMs, FileGuard } = await import('@capstan/kubelet/edge')
+    const startMs = bootMs()
+    signal(guard, 'SIGCONT')
+    const files = new FileGuard(places.machine(name))
+    await waitFor(() => (files.state()?.atMs ?? 0) >= startMs, GUARD_WAIT_MS, 20)
+  }
+  signalGroup(pid, 'SIGCONT')
+  for (const process of cgroupProcesses(namesOf(layout).cgroup(name))) signal(process, 'SIGCONT')
   return true
 }
 

@@ -5,7 +5,7 @@ import { writeChartSecrets } from './chart-secrets.js'
 import { UserError } from './console.js'
 import { importImage } from './images.js'
 import { existingLayout } from './layout-file.js'
-import { Places } from './layout.js'
+import { IDENTITY_TIMES, Places } from './layout.js'
 import { machineCommand } from './machine-command.js'
 import { printStatus } from './status.js'
 import {
@@ -65,9 +65,29 @@ export async function main(args: string[]): Promise<void> {
       wholeNumber,
       2,
     )
+    .option(
+      '--identity-lease-seconds <seconds>',
+      'how long pods of StatefulSets go on when their node cannot renew its lease; longer rides out longer outages of the masters, shorter moves them sooner',
+      wholeNumber,
+      IDENTITY_TIMES.leaseMs / 1000,
+    )
+    .option(
+      '--identity-margin-seconds <seconds>',
+      "how much longer their replacement waits, for a node's guard that is late",
+      wholeNumber,
+      IDENTITY_TIMES.marginMs / 1000,
+    )
     .option('--detach', 'return when the cluster is ready, and leave it running', false)
     .action(async (options) => {
-      await up({ ...options, data: dataOf(options), tolerationSeconds: options.defaultTolerationSeconds })
+      await up({
+        ...options,
+        data: dataOf(options),
+        tolerationSeconds: options.defaultTolerationSeconds,
+        identity: {
+          leaseMs: options.identityLeaseSeconds * 1000,
+          marginMs: options.identityMarginSeconds * 1000,
+        },
+      })
     })
 
   program

@@ -24,6 +24,8 @@ export interface MasterPartsOptions {
   podCidr: string
   /** Seconds of the default tolerations for not-ready and unreachable nodes. */
   tolerationSeconds: number
+  /** How long after a node's lease its StatefulSets' pods are given to others. Default: the controller-manager's. */
+  identity?: { marginMs: number }
 }
 
 export interface MasterParts {
@@ -68,6 +70,7 @@ export async function startMasterParts(
     machine: name,
     clusterCidr: options.podCidr,
     rootCaPem: clientCa,
+    ...(options.identity ? { identity: { marginMs: options.identity.marginMs } } : {}),
   })
   return {
     async handOver() {

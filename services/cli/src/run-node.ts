@@ -1,16 +1,17 @@
 /**
  * The process of one node: `programs/run-node.js DATA NAME`. Leader of the machine's process group. Holds kubelet and kube-proxy, and
- * supervises the node's containerd. With containers it runs in the node's network namespace.
+ * supervises the node's containerd and its guard, which is outside the group. With containers it runs in the node's network namespace.
  */
 import { existsSync, mkdirSync, readdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { BusApiClient } from '@capstan/client'
 import { HollowRules, NftablesRules, type PacketRules, startKubeProxy } from '@capstan/kube-proxy'
-import { type ContainerRuntime, HollowRuntime, startKubelet } from '@capstan/kubelet'
-import { type Containerd, ProcessRuntime, RealHost, startContainerd } from '@capstan/kubelet/edge'
+import { type ContainerRuntime, type Guard, HollowRuntime, LocalGuard, startKubelet } from '@capstan/kubelet'
+import { type Containerd, FileGuard, ProcessRuntime, RealHost, startContainerd } from '@capstan/kubelet/edge'
 import { RealClock, realLog } from '@capstan/real'
+import { GuardChild } from './guard-child.js'
 import { existingLayout } from './layout-file.js'
-import { type ClusterLayout, namesOf, type NodeLayout, Places } from './layout.js'
+import { type ClusterLayout, IDENTITY_TIMES, namesOf, type NodeLayout, Places } from './layout.js'
 import { type BusWorld, realWorld } from './worlds.js'
 
 const LEASE_RENEW_MS = 1000
@@ -51,6 +52,7 @@ async function runNode(cluster: ClusterLayout, node: NodeLayout): Promise<void> 
       // The host's routes to pods follow from the layout too.
       podCidr: node.podCidr,
       leaseRenewMs: LEASE_RENEW_MS,
+      identity: { guard: runtime.guard, leaseMs: (cluster.identity ?? IDENTITY_TIMES).leaseMs },
     },
     runtime.runtime,
   )
@@ -77,6 +79,7 @@ async function runNode(cluster: ClusterLayout, node: NodeLayout): Promise<void> 
 
 interface StartedRuntime {
   runtime: ContainerRuntime
+  guard: Guard
   /** The node is stopped: no container stays. */
   teardown(): Promise<void>
 }
@@ -90,6 +93,7 @@ async function startRuntime(
 ): Promise<StartedRuntime> {
   switch (cluster.runtime) {
     case 'containerd': {
+      const guard = startGuard(node, directory)
       const containerd: Containerd = await startContainerd({
         dir: join(directory, 'c'),
         cgroupParent: `/${namesOf(cluster).cgroup(node.name)}/pods`,
@@ -98,14 +102,35 @@ async function startRuntime(
         log: log.child({ component: 'containerd' }),
       })
       containerd.imported.catch((error: unknown) => log.error({ err: error }, 'an image archive was not imported'))
-      return { runtime: containerd.runtime, teardown: () => containerd.teardown() }
+      return { runtime: containerd.runtime, ...guard.upTo(() => containerd.teardown()) }
     }
     case 'process': {
+      const guard = startGuard(node, directory)
       const runtime = new ProcessRuntime({ directory: join(directory, 'p'), hostIp: node.address, log })
-      return { runtime, teardown: () => runtime.teardown() }
+      return { runtime, ...guard.upTo(() => runtime.teardown()) }
     }
-    case 'hollow':
-      return { runtime: new HollowRuntime({ clock: new RealClock() }), teardown: () => Promise.resolve() }
+    case 'hollow': {
+      // What it pretends to run is in this process, and ends or stands still with it.
+      const clock = new RealClock()
+      const runtime = new HollowRuntime({ clock })
+      const guard = new LocalGuard(clock, ({ podUid }) => runtime.endPod(podUid))
+      return { runtime, guard, teardown: async () => guard.stop() }
+    }
+  }
+}
+
+/** The guard runs from before the first container until after the last. */
+function startGuard(node: NodeLayout, directory: string) {
+  const child = new GuardChild(places, node.name, log.child({ component: 'guard' }))
+  child.start()
+  return {
+    upTo: (endContainers: () => Promise<void>): Pick<StartedRuntime, 'guard' | 'teardown'> => ({
+      guard: new FileGuard(directory),
+      teardown: async () => {
+        await endContainers()
+        child.stop()
+      },
+    }),
   }
 }
 

@@ -8,6 +8,7 @@ import { existingLayout, readLayout, writeLayout } from './layout-file.js'
 import {
   type BusKind,
   type ClusterLayout,
+  type IdentityTimes,
   layOut,
   machineNamesOf,
   Places,
@@ -32,6 +33,7 @@ export interface UpOptions {
   bus: 'auto' | BusKind
   port: number
   tolerationSeconds: number
+  identity: IdentityTimes
   detach: boolean
 }
 
@@ -123,6 +125,8 @@ function checkNumbers(options: UpOptions): void {
     throw new UserError('--masters must be a whole number from 1 to 9')
   if (!Number.isInteger(options.nodes) || options.nodes < 0 || options.nodes > 50)
     throw new UserError('--nodes must be a whole number from 0 to 50')
+  if (options.identity.leaseMs < 3000)
+    throw new UserError('--identity-lease-seconds must be at least 3: nodes renew every second')
   if (!Number.isInteger(options.port) || options.port < 1024 || options.port > 65_000)
     throw new UserError('--port must be a whole number from 1024 to 65000')
 }

@@ -35,7 +35,7 @@ export class LocalGuard implements Guard {
 
   constructor(
     private readonly clock: Clock,
-    private readonly end: (target: GuardTarget) => void,
+    private readonly end: (target: GuardTarget) => unknown,
   ) {}
 
   bootMs(): number {

@@ -13,6 +13,8 @@ const START_ROOM_MS = 500
 const ENDED_LOOK_MS = 50
 const ENDED_WAIT_MS = 10_000
 const CALL_MS = 3000
+const TOLD_LOOK_MS = 20
+const TOLD_WAIT_MS = 1000
 
 /** Does a StatefulSet own it? Then no other live pod may ever have its name (promise C3). */
 export function isIdentityPod(pod: KubeObject): boolean {
@@ -156,6 +158,7 @@ export class IdentityKeeper {
   async start<T>(pod: PodIdentity, start: (check: () => void) => Promise<T>): Promise<T> {
     if (this.bugs.has('tenure-unchecked')) return start(() => undefined)
     const { tenure } = this
+    await this.told(pod)
     this.check(pod, tenure)
     if (!this.seen.has(pod.uid)) {
       await this.see(pod)
@@ -168,6 +171,14 @@ export class IdentityKeeper {
     } finally {
       this.starting--
     }
+  }
+
+  /** The guard needs a moment to take an order; that is no failure. */
+  private async told({ uid }: PodIdentity): Promise<void> {
+    const { clock } = this.context.world
+    const startMs = clock.monotonicMs()
+    const known = () => (this.guard.state()?.sequence ?? 0) >= (this.toldIn.get(uid) ?? Number.POSITIVE_INFINITY)
+    while (this.guarded && !known() && clock.monotonicMs() - startMs < TOLD_WAIT_MS) await sleep(clock, TOLD_LOOK_MS)
   }
 
   private check({ uid }: PodIdentity, tenure: number): void {

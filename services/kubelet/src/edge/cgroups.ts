@@ -29,6 +29,13 @@ export function cgroupProcesses(path: string): number[] {
   return [...found].sort((a, b) => a - b)
 }
 
+/** Files by which the kernel ends all of a cgroup at once (version 2 since Linux 5.14). */
+export function killFiles(path: string): string[] {
+  return hierarchies()
+    .map((hierarchy) => join(hierarchy, path, 'cgroup.kill'))
+    .filter((file) => existsSync(file))
+}
+
 /** Removes an empty cgroup and those below it. */
 export function removeCgroup(path: string): void {
   const remove = (dir: string) => {

@@ -1,4 +1,5 @@
 import { mkdirSync } from 'node:fs'
+import type { KillTarget } from '../guard-core.js'
 import {
   type ContainerRuntime,
   type ContainerSpec,
@@ -243,6 +244,11 @@ export class CriRuntime implements ContainerRuntime {
     this.options.writeNetwork?.(podCidr)
   }
 
+  /** With its sandbox's own process ended too, nothing more can be started in it: containers join its namespaces. */
+  killTarget(podUid: string): KillTarget {
+    return { kind: 'cgroup', path: this.cgroupOf(podUid) }
+  }
+
   async close(): Promise<void> {
     this.client.close()
   }
@@ -321,6 +327,10 @@ export class CriRuntime implements ContainerRuntime {
     for (const id of this.sandboxIps.keys()) if (!live.has(id)) this.sandboxIps.delete(id)
   }
 
+  private cgroupOf(podUid: string): string {
+    return `${this.options.cgroupParent}/pod${podUid}`
+  }
+
   private sandboxConfig(spec: SandboxSpec): object {
     return {
       metadata: { name: spec.pod.name, uid: spec.pod.uid, namespace: spec.pod.namespace, attempt: spec.attempt },
@@ -331,7 +341,7 @@ export class CriRuntime implements ContainerRuntime {
       labels: { ...spec.labels, ...labelsOf(spec.pod) },
       annotations: spec.annotations,
       linux: {
-        cgroupParent: `${this.options.cgroupParent}/pod${spec.pod.uid}`,
+        cgroupParent: this.cgroupOf(spec.pod.uid),
         securityContext: {
           namespaceOptions: namespaces(spec),
           privileged: spec.privileged,

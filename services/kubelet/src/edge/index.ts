@@ -1,4 +1,6 @@
 export { clearContainerd, type Containerd, type ContainerdOptions, startContainerd } from './containerd.js'
 export { CriRuntime, type CriRuntimeOptions } from './cri-runtime.js'
+export { endTarget } from './end-target.js'
+export { bootMs, FileGuard } from './guard-files.js'
 export { ProcessRuntime, type ProcessRuntimeOptions } from './process-runtime.js'
 export { RealHost } from './real-host.js'

@@ -17,6 +17,7 @@ import { createServer } from 'node:net'
 import { hostname } from 'node:os'
 import { dirname, join } from 'node:path'
 import type { Log } from '@capstan/actor'
+import type { KillTarget } from '../guard-core.js'
 import {
   type ContainerRuntime,
   type ContainerSpec,
@@ -317,6 +318,10 @@ export class ProcessRuntime implements ContainerRuntime {
         ...(usage.get(record?.pid ?? -1) ?? { cpuNanoseconds: 0, memoryBytes: 0 }),
       }
     })
+  }
+
+  killTarget(): KillTarget {
+    return { kind: 'processes', directory: this.containerDir }
   }
 
   async close(): Promise<void> {
