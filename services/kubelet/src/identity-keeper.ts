@@ -136,7 +136,7 @@ export class IdentityKeeper {
     const startMs = world.clock.monotonicMs()
     for (;;) {
       // A start that had begun may still come through.
-      const running = this.starting > 0 ? undefined : identityContainers(await runtime.list())
+      const running = this.starting > 0 ? undefined : this.identityContainers(await runtime.list())
       if (running?.length === 0) return
       if (world.clock.monotonicMs() - startMs > ENDED_WAIT_MS)
         throw new IdentityError(`containers of identity pods do not end (${why})`)
@@ -205,6 +205,15 @@ export class IdentityKeeper {
       throw new IdentityError('the pod is gone, or being deleted')
   }
 
+  /** What runs of pods with an identity: by what their sandboxes say, and of those that were adopted since. */
+  private identityContainers({ sandboxes, containers }: RuntimeContents): RuntimeContents['containers'] {
+    const ids = new Set(sandboxes.filter((one) => one.annotations[IDENTITY_ANNOTATION] === 'true').map(({ id }) => id))
+    return containers.filter(
+      ({ state, sandboxId, pod }) =>
+        state !== 'exited' && state !== 'created' && (ids.has(sandboxId) || this.targets.has(pod.uid)),
+    )
+  }
+
   private tell(): void {
     if (this.bugs.has('guard-left-out')) return
     const targets = [...this.targets].map(([podUid, kill]): GuardTarget => ({ podUid, kill }))
@@ -220,9 +229,4 @@ export class IdentityKeeper {
     }
     for (const uid of this.targets.keys()) if (!this.toldIn.has(uid)) this.toldIn.set(uid, this.sequence)
   }
-}
-
-function identityContainers({ sandboxes, containers }: RuntimeContents): RuntimeContents['containers'] {
-  const ids = new Set(sandboxes.filter((one) => one.annotations[IDENTITY_ANNOTATION] === 'true').map(({ id }) => id))
-  return containers.filter(({ state, sandboxId }) => state !== 'exited' && state !== 'created' && ids.has(sandboxId))
 }
