@@ -192,6 +192,28 @@ describe('identities on real containers', {
     assert.deepEqual(doubles, [])
   })
 
+  test('an unmodified kubectl rolls out, shows the history, rolls back, scales', async () => {
+    const rolledOut = () => cluster.must(['rollout', 'status', 'sts/db', '--timeout=60s'], { timeoutMs: 70_000 })
+    const environment = () => cluster.must(['get', 'pods', '-l', 'app=db', '-o', 'jsonpath={..env[*].value}'])
+    await cluster.must(['set', 'env', 'sts/db', 'GREETING=hello'])
+    assert.match(await rolledOut(), /2 new pods have been updated/)
+    assert.equal(await environment(), 'hello hello')
+    assert.match(await cluster.must(['rollout', 'history', 'sts/db']), /REVISION +CHANGE-CAUSE\n1 +<none>\n2 +<none>/)
+    await cluster.must(['rollout', 'undo', 'sts/db'])
+    await rolledOut()
+    assert.equal(await environment(), '')
+    await cluster.must(['scale', 'sts/db', '--replicas=3'])
+    await rolledOut()
+    assert.match(await cluster.must(['get', 'sts', 'db']), /db +3\/3/)
+    await cluster.must(['scale', 'sts/db', '--replicas=1'])
+    await eventually(
+      'the highest are gone',
+      async () => (await cluster.must(['get', 'pods', '-l', 'app=db', '-o', 'name'])).trim() === 'pod/db-0',
+      { timeoutMs: 30_000, periodMs: 300 },
+    )
+    assert.deepEqual(doubles, [])
+  })
+
   test('nothing is left behind', async () => {
     clearInterval(timer)
     await cluster.capstan(['stop'], { timeoutMs: 120_000 })
