@@ -1,6 +1,6 @@
 // What every command needs first: the packages that package-lock.json names, and the compiled program. Node alone runs this.
 import { spawnSync } from 'node:child_process'
-import { existsSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, rmSync, statSync, writeFileSync } from 'node:fs'
 import { basename, dirname, join, relative, sep } from 'node:path'
 
 export const root = join(import.meta.dirname, '..')
@@ -23,9 +23,22 @@ export async function ensureBuilt(rooms = []) {
   await bundlePrograms()
 }
 
+/** What `capstan` starts, by the module that it is made of. */
+const PROGRAMS = {
+  'run-master': 'services/cli/dist/run-master.js',
+  'run-master-pod': 'services/cli/dist/run-master-pod.js',
+  'run-node': 'services/cli/dist/run-node.js',
+  'run-gateway': 'services/cli/dist/run-gateway.js',
+  'run-guard': 'services/cli/dist/run-guard.js',
+  'run-embedded': 'services/cli/dist/run-embedded.js',
+  store: 'services/store/dist/main.js',
+  etcd: 'services/etcd/dist/main.js',
+}
+
 /**
- * One file for each program that `capstan` starts, beside what they share: ten processes of some three hundred modules each
- * would spend most of a start on loading them. Made from what tsc made, in a third of a second.
+ * One file for each program: ten processes of some three hundred modules each would spend most of a start on loading them.
+ * Those that machines run are CommonJS, so that `load-program.ts` can keep what V8 made of them. Made from what tsc made, in
+ * half a second.
  */
 async function bundlePrograms() {
   const dist = join(root, 'services/cli/dist')
@@ -33,58 +46,76 @@ async function bundlePrograms() {
   if (!existsSync(join(dist, 'main.js'))) return
   const { build } = await import('esbuild')
   const outdir = join(dist, 'programs')
-  const { metafile } = await build({
+  const common = {
     metafile: true,
     absWorkingDir: root,
-    entryPoints: {
-      capstan: join(dist, 'capstan.js'),
-      main: join(dist, 'main.js'),
-      'run-master': join(dist, 'run-master.js'),
-      'run-master-pod': join(dist, 'run-master-pod.js'),
-      'run-node': join(dist, 'run-node.js'),
-      'run-gateway': join(dist, 'run-gateway.js'),
-      'run-guard': join(dist, 'run-guard.js'),
-      'run-embedded': join(dist, 'run-embedded.js'),
-      store: join(root, 'services/store/dist/main.js'),
-      etcd: join(root, 'services/etcd/dist/main.js'),
-    },
     outdir,
     bundle: true,
-    splitting: true,
-    format: 'esm',
     platform: 'node',
     target: 'node20',
     // Binds a native library by its own path.
     external: ['lmdb'],
     sourcemap: true,
     logLevel: 'error',
-    banner: {
-      js: "import { createRequire as requireFrom } from 'node:module'; const require = requireFrom(import.meta.url);",
-    },
-    plugins: [keepPlaces(outdir)],
-  })
-  const made = new Set(Object.keys(metafile.outputs).map((path) => basename(path)))
-  for (const file of readdirSync(outdir)) if (!made.has(file)) rmSync(join(outdir, file))
+  }
+  const bundles = await Promise.all([
+    build({
+      ...common,
+      entryPoints: { capstan: join(dist, 'capstan.js'), main: join(dist, 'main.js') },
+      splitting: true,
+      format: 'esm',
+      banner: {
+        js: "import { createRequire as requireFrom } from 'node:module'; const require = requireFrom(import.meta.url);",
+      },
+      plugins: [keepPlaces(outdir, 'import.meta.dirname')],
+    }),
+    build({
+      ...common,
+      entryPoints: Object.fromEntries(Object.entries(PROGRAMS).map(([name, path]) => [name, join(root, path)])),
+      format: 'cjs',
+      outExtension: { '.js': '.bundle.cjs' },
+      plugins: [keepPlaces(outdir, '__dirname', Object.values(PROGRAMS))],
+    }),
+  ])
+  const made = new Set(bundles.flatMap(({ metafile }) => Object.keys(metafile.outputs).map((path) => basename(path))))
+  for (const name of Object.keys(PROGRAMS)) {
+    made.add(`${name}.js`)
+    writeFileSync(
+      join(outdir, `${name}.js`),
+      `import { loadProgram } from '../load-program.js'\nloadProgram(import.meta.dirname + '/${name}.bundle.cjs')\n`,
+    )
+  }
+  for (const file of readdirSync(outdir))
+    if (!made.has(file) && !file.endsWith('.cache')) rmSync(join(outdir, file), { force: true })
 }
 
-/** What a module finds beside itself (a proto file, a worker) it finds from the bundle too. */
-function keepPlaces(outdir) {
+/**
+ * What a module finds beside itself (a proto file, a worker) it finds from the bundle too. `entries` become the body of one
+ * asynchronous function, since CommonJS knows no `await` outside of one.
+ */
+function keepPlaces(outdir, here, entries = []) {
   return {
     name: 'keep-places',
     setup(builder) {
       builder.onLoad({ filter: /[\\/]dist[\\/].*\.js$/ }, ({ path }) => {
         if (path.includes('node_modules')) return undefined
-        const text = readFileSync(path, 'utf8')
-        if (!/import\.meta\.(url|dirname)/.test(text)) return undefined
-        const place = JSON.stringify(relative(outdir, path).split(sep).join('/'))
-        const directory = JSON.stringify(relative(outdir, dirname(path)).split(sep).join('/'))
-        const contents = text
-          .replaceAll('import.meta.url', `new URL(${place}, import.meta.url).href`)
-          .replaceAll('import.meta.dirname', `(import.meta.dirname + '/' + ${directory})`)
+        const place = (to) =>
+          `require('node:path').join(${here}, ${JSON.stringify(relative(outdir, to).split(sep).join('/'))})`
+        const text = readFileSync(path, 'utf8').replaceAll(/import\.meta\.(url|dirname)/g, (_, what) =>
+          what === 'url' ? `require('node:url').pathToFileURL(${place(path)}).href` : place(dirname(path)),
+        )
+        const contents = entries.includes(relative(root, path).split(sep).join('/')) ? inFunction(text) : text
         return { contents, loader: 'js', resolveDir: dirname(path) }
       })
     },
   }
+}
+
+/** tsc puts imports first; what follows them is wrapped. A failure ends the process, as it does at a module's top level. */
+function inFunction(text) {
+  const lines = text.split('\n')
+  const last = lines.findLastIndex((line) => /^(import\b|\} from )/.test(line))
+  return [...lines.slice(0, last + 1), 'void (async () => {', ...lines.slice(last + 1), '})()'].join('\n')
 }
 
 export function run(command, args, options = {}) {

@@ -26,7 +26,9 @@ export class GuardChild {
     private readonly log: Log,
   ) {}
 
+  /** Does nothing after `stop`. */
   start(): void {
+    if (this.stopping) return
     const { places, node } = this
     const name = guardName(node)
     // Of an earlier life of this process; it goes when the new one is there.
@@ -42,9 +44,7 @@ export class GuardChild {
     const onEnd = (how: object) => {
       if (this.stopping) return
       this.log.error({ ...how, delayMs: this.delayMs }, 'the guard ended; starting it again')
-      setTimeout(() => {
-        if (!this.stopping) this.start()
-      }, this.delayMs).unref()
+      setTimeout(() => this.start(), this.delayMs).unref()
       this.delayMs = Math.min(this.delayMs * 2, RESTART_MS_MAX)
     }
     child.once('exit', (code, signal) => onEnd({ code, signal }))

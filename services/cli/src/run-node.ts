@@ -93,7 +93,7 @@ async function startRuntime(
 ): Promise<StartedRuntime> {
   switch (cluster.runtime) {
     case 'containerd': {
-      const guard = startGuard(node, directory)
+      const guard = startGuard(node, directory, ready)
       const containerd: Containerd = await startContainerd({
         dir: join(directory, 'c'),
         cgroupParent: `/${namesOf(cluster).cgroup(node.name)}/pods`,
@@ -105,7 +105,7 @@ async function startRuntime(
       return { runtime: containerd.runtime, ...guard.upTo(() => containerd.teardown()) }
     }
     case 'process': {
-      const guard = startGuard(node, directory)
+      const guard = startGuard(node, directory, ready)
       const runtime = new ProcessRuntime({ directory: join(directory, 'p'), hostIp: node.address, log })
       return { runtime, ...guard.upTo(() => runtime.teardown()) }
     }
@@ -119,10 +119,13 @@ async function startRuntime(
   }
 }
 
-/** The guard runs from before the first container until after the last. */
-function startGuard(node: NodeLayout, directory: string) {
+/**
+ * The guard runs from before the first identity pod, which the kubelet starts only once the guard answers, until after the
+ * last. One of the kubelet's former life goes on until then.
+ */
+function startGuard(node: NodeLayout, directory: string, ready: Promise<unknown>) {
   const child = new GuardChild(places, node.name, log.child({ component: 'guard' }))
-  child.start()
+  void ready.then(() => child.start())
   return {
     upTo: (endContainers: () => Promise<void>): Pick<StartedRuntime, 'guard' | 'teardown'> => ({
       guard: new FileGuard(directory),
