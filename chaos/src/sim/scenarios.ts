@@ -1,11 +1,11 @@
 import { clusterScenario } from './cluster-scenario.js'
 import { ALL_FAULTS } from './faults.js'
 import type { Scenario } from './scenario.js'
-import { storeScenario } from './store-scenario.js'
-import { DRILLS } from './store/drills.js'
+import { schedulesScenario, storeScenario } from './store-scenario.js'
+import { DRILLS, SCHEDULES } from './store/drills.js'
 import { stormScenario } from './storm-scenario.js'
 
-export const SCENARIOS: readonly Scenario[] = [storeScenario, stormScenario, clusterScenario]
+export const SCENARIOS: readonly Scenario[] = [storeScenario, schedulesScenario, stormScenario, clusterScenario]
 
 /** Each deliberate bug, the scenario that provokes it, and the checker that must find it (how its violation begins). */
 export const PLANTED: readonly { bug: string; scenario: string; checker: string }[] = [
@@ -13,8 +13,8 @@ export const PLANTED: readonly { bug: string; scenario: string; checker: string 
   { bug: 'stale-read', scenario: 'store', checker: 'linearizability' },
   { bug: 'read-before-term-commit', scenario: 'store', checker: 'linearizability' },
   { bug: 'stale-read-after-pause', scenario: 'store', checker: 'linearizability' },
-  { bug: 'config-before-term-commit', scenario: 'store', checker: 'durability' },
-  { bug: 'forget-vote', scenario: 'store', checker: 'durability' },
+  { bug: 'config-before-term-commit', scenario: 'schedules', checker: 'durability' },
+  { bug: 'forget-vote', scenario: 'schedules', checker: 'election' },
   { bug: 'damage-as-torn', scenario: 'store', checker: 'durability' },
   { bug: 'skip-pre-vote', scenario: 'storm', checker: 'disturbance' },
   { bug: 'index-not-atomic', scenario: 'store', checker: 'equal state' },
@@ -46,6 +46,12 @@ export const COVERED: Record<string, readonly string[]> = {
     'stateSamples',
     ...ALL_FAULTS.map((fault) => `fault.${fault}`),
     ...Object.keys(DRILLS).map((drill) => `drill.${drill}`),
+  ],
+  schedules: [
+    'operations',
+    'elections',
+    'secondCandidates',
+    ...Object.keys(SCHEDULES).map((drill) => `drill.${drill}`),
   ],
   storm: [
     'operations',

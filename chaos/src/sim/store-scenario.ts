@@ -1,6 +1,7 @@
 import { Simulation, type SimRandom } from '@capstan/sim'
 import { listModel, setModel } from '../checkers/collection-models.js'
 import { checkDurable, checkEqualState, checkOutcomes, type MemberState } from '../checkers/durability.js'
+import { checkElections } from '../checkers/elections.js'
 import { checkHistory, checkSameHistory, type HistoryEvent, TrueHistory } from '../checkers/history.js'
 import { checkLease } from '../checkers/leases.js'
 import { checkLinearizable, type Model, type Operation } from '../checkers/linearizability.js'
@@ -10,7 +11,7 @@ import { checkRevisionOrder } from '../checkers/revision-order.js'
 import { checkWatchGuarantees } from '../checkers/watch-guarantees.js'
 import { ALL_FAULTS, Nemesis } from './faults.js'
 import { addUp, type Scenario, type ScenarioOptions, type ScenarioReport, storeBugs } from './scenario.js'
-import { DRILLS, type DrillGround, resetValues, restoreMembers } from './store/drills.js'
+import { DRILLS, type DrillGround, resetValues, restoreMembers, SCHEDULES } from './store/drills.js'
 import { Records } from './store/records.js'
 import { StoreClient } from './store/store-client.js'
 import { StoreCluster } from './store/store-cluster.js'
@@ -40,15 +41,49 @@ import {
  */
 
 const MEMBERS = ['m0', 'm1', 'm2']
-const FAULTS_UNTIL_MS = 600_000
 const HEALED_MS = 30_000
 const SAMPLE_MS = 15_000
 const CLOCK_RATE = 0.05
 
+/** What a run of the store is made of. */
+interface StorePlan {
+  name: string
+  /** Trouble until then. */
+  untilMs: number
+  /** Every kind of client; else only those of the drills, and who follows them. */
+  allClients: boolean
+  /** Of all trouble, the share of single faults. */
+  faults: number
+  drills: typeof DRILLS
+  /** Between two troubles. */
+  everyMs: readonly [low: number, high: number]
+}
+
 /** Ten minutes of a store with every kind of client under faults and drills; then healing. Promises S1–S5. */
-export const storeScenario: Scenario = {
+export const storeScenario = scenario({
   name: 'store',
-  run: (seed, options) => new StoreRun(seed, options).run(),
+  untilMs: 600_000,
+  allClients: true,
+  faults: 0.5,
+  drills: DRILLS,
+  everyMs: [8000, 35_000],
+})
+
+/**
+ * A minute or two in which nothing happens but schedules that break a raft with one rule left out: each is played from
+ * one message to the next, which needs calm around it.
+ */
+export const schedulesScenario = scenario({
+  name: 'schedules',
+  untilMs: 90_000,
+  allClients: false,
+  faults: 0,
+  drills: SCHEDULES,
+  everyMs: [2000, 5000],
+})
+
+function scenario(plan: StorePlan): Scenario {
+  return { name: plan.name, run: (seed, options) => new StoreRun(plan, seed, options).run() }
 }
 
 class StoreRun {
@@ -70,12 +105,16 @@ class StoreRun {
   private troubles: Promise<void> = Promise.resolve()
   private over = false
 
-  constructor(seed: string, options: ScenarioOptions) {
+  constructor(
+    private readonly plan: StorePlan,
+    seed: string,
+    options: ScenarioOptions,
+  ) {
     const heed = (line: string) => {
       this.cluster.heed(line)
       options.print?.(line)
     }
-    this.simulation = new Simulation({ seed: `store/${seed}`, print: heed })
+    this.simulation = new Simulation({ seed: `${plan.name}/${seed}`, print: heed })
     this.random = this.simulation.random.fork('scenario')
     this.heartbeatMs = this.random.pick([200, 300, 500])
     this.electionTimeoutMs = 6 * this.heartbeatMs
@@ -103,7 +142,7 @@ class StoreRun {
     this.startClients()
     const ground = this.startFaults()
     this.sampleStates()
-    await simulation.run({ untilMs: FAULTS_UNTIL_MS })
+    await simulation.run({ untilMs: this.plan.untilMs })
     this.over = true
     // A drill puts right itself what it broke.
     await simulation.finish(this.troubles, simulation.nowMs + 300_000, 'the last drill')
@@ -119,12 +158,13 @@ class StoreRun {
   private startClients(): void {
     const start = (name: string, run: (work: Work, client: StoreClient) => Promise<void>) =>
       void run(this.work(name), this.client(name))
+    this.reader('watch-all').follow({ ...EVERYTHING, prevKv: true, startRevision: 1 })
+    if (!this.plan.allClients) return
     for (const name of ['registers-0', 'registers-1']) start(name, registers)
     for (const name of ['list-0', 'list-1']) start(name, list)
     for (const name of ['locks-0', 'locks-1']) start(name, locks)
     start('set', set)
     start('leases', leases)
-    this.reader('watch-all').follow({ ...EVERYTHING, prevKv: true, startRevision: 1 })
     this.reader('watch-set').follow({ ...SET, noDelete: true, startRevision: 1 })
     this.reader('watch-key').follow({ from: 'r/a', noPut: true, prevKv: true, startRevision: 1 })
     void this.watchFromLongAgo()
@@ -161,11 +201,12 @@ class StoreRun {
   private async makeTrouble(ground: DrillGround): Promise<void> {
     const { simulation } = this
     const random = simulation.random.fork('trouble')
-    const names = Object.keys(DRILLS)
+    const { drills, faults, everyMs } = this.plan
+    const names = Object.keys(drills)
     for (;;) {
-      await simulation.sleep(random.between(8000, 35_000))
+      await simulation.sleep(random.between(...everyMs))
       if (this.over) return
-      if (random.chance(0.5)) {
+      if (random.chance(faults)) {
         this.nemesis.strikeOne()
         continue
       }
@@ -173,7 +214,7 @@ class StoreRun {
       const fromMs = simulation.nowMs
       simulation.log(`${(fromMs / 1000).toFixed(6)} DRILL ${name}`)
       this.cluster.count(`drill.${name}`)
-      await (DRILLS[name] as (typeof DRILLS)[string])(ground)
+      await (drills[name] as (typeof drills)[string])(ground)
       // A handed-over lead is no trouble.
       if (name !== 'movedLeader') this.drillTimes.push({ fromMs, toMs: simulation.nowMs })
     }
@@ -305,6 +346,7 @@ class StoreRun {
       ).then((lists) => lists.flat()),
       'the whole history',
     )
+    this.add('election', checkElections(cluster.leads))
     this.add('history', checkSameHistory(tellings))
     this.told.push(...(tellings[0]?.events ?? []))
     const history = new TrueHistory(this.told)
@@ -314,7 +356,11 @@ class StoreRun {
       this.checkObject(key, simplifyRegisterHistory(operations), registerModel)
     this.checkObject('list', records.list, listModel)
     this.checkObject('set', records.set, setModel)
-    this.add('durability', checkDurable(records.writes, history.events))
+    // Whoever is asked for the history must know what was acknowledged.
+    const told = this.told.slice(0, this.told.length - (tellings[0]?.events.length ?? 0))
+    for (const { member, events } of tellings)
+      for (const text of checkDurable(records.writes, [...told, ...events]))
+        this.violations.push(`durability: as ${member} tells it: ${text}`)
     this.add('outcomes', checkOutcomes(records.writes, history.events))
     const guarded = { key: GUARDED, tokenOf: (value: string) => Number(value.split('#')[0]) }
     this.add('lock', checkLock(LOCK, records.holdings, history, guarded, 1))

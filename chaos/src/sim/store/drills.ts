@@ -37,6 +37,9 @@ export const DRILLS: Record<string, (ground: DrillGround) => Promise<void>> = {
   hastyChanges,
 }
 
+/** Those that are told message by message: with nothing else going on they come out as planned. */
+export const SCHEDULES: typeof DRILLS = { forgottenVote, hastyChanges }
+
 let values = 0
 const nextValue = (client: StoreClient) => `${client.name}:${++values}`
 
@@ -214,26 +217,73 @@ function damageLog({ simulation, random }: DrillGround, member: string, mark: { 
   return sector >= 0 && disk.zeroSector(mark.path, sector * 512)
 }
 
-/** Two that do not hear each other ask a third for its vote, which dies and comes back all the time. */
+/**
+ * Two that do not hear each other stand for election in the same term. The third votes for the one and goes down; when it
+ * is back the other asks. (Thesis fig. 3.1: votedFor is kept.)
+ */
 async function forgottenVote(ground: DrillGround): Promise<void> {
-  const { simulation, cluster, nemesis, random, electionTimeoutMs } = ground
+  const { simulation, cluster, nemesis, random, clients, work, electionTimeoutMs } = ground
   const third = random.pick(cluster.members)
-  const [a, b] = restOf(cluster.members, third) as [string, string]
-  const cut = (isCut: boolean) => {
-    simulation.network.link(a, b).cut = isCut
-    simulation.network.link(b, a).cut = isCut
+  const [first, second] = (
+    random.chance(0.5) ? restOf(cluster.members, third) : restOf(cluster.members, third).reverse()
+  ) as [string, string]
+  const voter = simulation.machine(third)
+  const slow = simulation.machine(second).disk.condition
+  const link = (from: string, to: string) => simulation.network.link(from, to)
+  const cut = (a: string, b: string, isCut: boolean) => {
+    link(a, b).cut = isCut
+    link(b, a).cut = isCut
   }
-  cut(true)
-  const writing = puts(ground, 20)
-  for (let n = 0; n < 20; n++) {
-    simulation.machine(third).crash()
-    await simulation.sleep(random.between(1, 30))
+  voter.crash()
+  cut(first, second, true)
+  cut(first, third, true)
+  // Whoever led gives up.
+  await simulation.sleep(2.2 * electionTimeoutMs)
+  // The second one is told late that it may stand for election; before that the first one has stood, and has won.
+  const { delayMs } = link(third, second)
+  link(third, second).delayMs = [5 * electionTimeoutMs, 5 * electionTimeoutMs]
+  nemesis.startAgain(third)
+  await simulation.sleep(2.1 * electionTimeoutMs)
+  voter.crash()
+  nemesis.startAgain(third)
+  cut(first, third, false)
+  let term: number | undefined
+  cluster.onLead(first, (won) => {
+    term = won
+    cut(first, third, true)
+    voter.crash()
+  })
+  for (let n = 0; n < 30 && term === undefined; n++) await simulation.sleep(electionTimeoutMs / 10)
+  cluster.onLead(first, undefined)
+  link(third, second).delayMs = delayMs
+  if (term !== undefined) {
+    const [lonely, busy] = clients as [StoreClient, StoreClient]
+    const writing = oneRegister(work, lonely, REGISTERS[0] as string, nextValue(lonely), {
+      kind: 'put',
+      member: first,
+      repeat: false,
+    })
+    const { syncMs } = slow
+    slow.syncMs = [100, 100]
+    const stands = async () => (await cluster.handles.get(second)?.status())?.term === term
+    for (let n = 0; n < 6 * electionTimeoutMs && !(await stands()); n += 20) await simulation.sleep(20)
+    slow.syncMs = syncMs
+    if (await stands()) cluster.count('secondCandidates')
     nemesis.startAgain(third)
-    await simulation.sleep(random.between(0.02, 1.2) * electionTimeoutMs)
+    await simulation.sleep(0.5 * electionTimeoutMs)
+    for (let n = 0; n < 2; n++)
+      await oneRegister(work, busy, REGISTERS[1] as string, nextValue(busy), {
+        kind: 'put',
+        member: second,
+        repeat: false,
+      })
+    await writing
   }
-  cut(false)
-  await writing
-  await reads(ground, cluster.members, random.pick(REGISTERS))
+  cut(first, second, false)
+  cut(first, third, false)
+  nemesis.startAgain(third)
+  await simulation.sleep(3 * electionTimeoutMs)
+  await reads(ground, cluster.members, REGISTERS[0] as string)
 }
 
 /** History is compacted, and all go down before anything else is written. */

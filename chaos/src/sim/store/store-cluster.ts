@@ -1,6 +1,7 @@
 import { grants, type Identity, identityToken, type StoreStatusReply, Subjects } from '@capstan/protocol'
 import type { Simulation, SimWorld } from '@capstan/sim'
 import { type StoreHandle, type StoreOptions, startStore } from '@capstan/store'
+import type { Lead } from '../../checkers/elections.js'
 
 const CLUSTER = 'c'
 
@@ -12,6 +13,9 @@ export class StoreCluster {
   readonly problems: string[] = []
   /** When somebody began to lead, ms. */
   readonly leaderChanges: number[] = []
+  /** Who began to lead in which term. */
+  readonly leads: Lead[] = []
+  private readonly awaited = new Map<string, (term: number) => void>()
   readonly counts: Record<string, number> = {}
   /** Members whose disk was damaged: such a one may refuse to start; its directory is emptied then, as an operator would. */
   readonly damaged = new Set<string>()
@@ -80,9 +84,25 @@ export class StoreCluster {
     this.boot(member, 'join')
   }
 
-  /** Notes elections in what members log. */
+  /** Notes elections, and doubts of members about their state, in what they log. */
   heed(line: string): void {
-    if (line.includes(' info leads ')) this.leaderChanges.push(this.simulation.nowMs)
+    // The member mends that itself; but nothing in the fault model explains it.
+    if (line.includes(' error ') && line.includes('have different states')) this.problems.push(`equal state: ${line}`)
+    if (!line.includes(' info leads ')) return
+    const { store: member, term } = JSON.parse(line.slice(line.indexOf('{'))) as { store: string; term: number }
+    this.leaderChanges.push(this.simulation.nowMs)
+    this.leads.push({ member, term })
+    this.awaited.get(member)?.(term)
+  }
+
+  /** Calls once, at the moment at which this member next begins to lead; `undefined`: no more. */
+  onLead(member: string, run: ((term: number) => void) | undefined): void {
+    this.awaited.delete(member)
+    if (run)
+      this.awaited.set(member, (term) => {
+        this.awaited.delete(member)
+        run(term)
+      })
   }
 
   /** Of members that are up. */

@@ -44,7 +44,7 @@ export async function oneRegister(
   client: StoreClient,
   key: string,
   value: string,
-  options: { member?: string; kind?: 'get' | 'put' | 'delete' } = {},
+  options: { member?: string; kind?: 'get' | 'put' | 'delete'; repeat?: boolean } = {},
 ): Promise<'done' | 'failed'> {
   const known = lastRevisions.get(client) ?? new Map<string, number>()
   lastRevisions.set(client, known)
