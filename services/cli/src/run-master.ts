@@ -15,12 +15,14 @@ import { startMasterParts } from './master-parts.js'
 import { within } from './patience.js'
 import { readBusAuthority, readSecrets } from './pki.js'
 import { accepts, waitFor } from './process-file.js'
+import { isRoot } from './shell.js'
 import { storeProcessCommand } from './store-process.js'
 import { busServers, realWorld } from './worlds.js'
 
 const HEARTBEAT_MS = 50
 const ELECTION_TIMEOUT_MS = 300
 const STOP_TIMEOUT_MS = 4000
+const NICENESS = '-10'
 const OWN_BUS_TIMEOUT_MS = 5000
 
 const [data = '', name = ''] = process.argv.slice(2)
@@ -129,8 +131,13 @@ function startStoreProcess(cluster: ClusterLayout, master: MasterLayout, directo
   return supervise(`${master.name}-store`, storeProcessCommand(config))
 }
 
+/**
+ * The bus and the store go before all else on the host: what they do is short, and a heartbeat that waits for a processor makes
+ * an election. Without root they stand in line like others.
+ */
 function supervise(process: string, command: string[]): SupervisedChild {
-  const child = new SupervisedChild(process, command, { log: places.log(process), pid: places.pidFile(process) }, log)
+  const first = isRoot() ? ['nice', '-n', NICENESS, ...command] : command
+  const child = new SupervisedChild(process, first, { log: places.log(process), pid: places.pidFile(process) }, log)
   child.start()
   return child
 }
