@@ -86,14 +86,15 @@ class ClusterRun {
       },
       { everyMs: [500, 5000], faults: FAULTS },
     )
-    await simulation.run({ untilMs: simulation.nowMs + FAULTS_MS })
+    await simulation.run({ untilMs: simulation.nowMs + (this.options.troubleMs ?? FAULTS_MS) })
     nemesis.heal()
     const healedMs = simulation.nowMs
     this.over = true
     await simulation.finish(user, healedMs + 40_000, 'the user’s last request')
     await simulation.run({ untilMs: healedMs + CONVERGE_MS })
     await this.judge(world, client, watcher)
-    for (const machine of cluster.masters) cluster.retire(machine)
+    const retired = Promise.all(cluster.masters.map((machine) => cluster.retire(machine)))
+    await simulation.finish(retired, simulation.nowMs + 5000, 'the last counters')
     addUp(this.coverage, cluster.counters)
     addUp(this.coverage, nemesis.counts)
     this.violations.push(...cluster.problems.map((problem) => `member: ${problem}`))
@@ -205,14 +206,6 @@ class ClusterRun {
     this.coverage['watchResumes'] = (this.coverage['watchResumes'] ?? 0) + watcher.resumes
     this.coverage['movedPods'] = movedPods(history)
     this.coverage['revisions'] = history.at(-1)?.revision ?? 0
-    for (const master of cluster.masters) {
-      const status = await simulation.finish(
-        cluster.parts.get(master)?.store?.status() ?? Promise.reject(new Error(`no store on ${master}`)),
-        simulation.nowMs + 5000,
-        'a status',
-      )
-      addUp(this.coverage, Object.fromEntries(Object.entries(status.counters).map(([name, n]) => [`store.${name}`, n])))
-    }
   }
 }
 

@@ -1,9 +1,11 @@
 /**
- * `npm run sim -- [NAME …] [--seeds N] [--seed 0x…] [--first 0x…] [--bug NAME] [--planted] [--workers N] [--print]`.
+ * `npm run sim -- [NAME …] [--seeds N] [--seed 0x…] [--first 0x…] [--bug NAME] [--planted] [--minutes M]
+ * [--workers N] [--print]`.
  * `--scenario NAME` is the same as the name alone.
  *
  * Runs seeds of scenarios over several processes. A failing seed prints the one line that repeats it. A share of the seeds
- * runs twice: the same seed must give the same trace hash. `--planted` runs each deliberate bug until its checker finds it.
+ * runs twice: the same seed must give the same trace hash. `--planted` runs each deliberate bug until its checker finds it. `--minutes`: begins no
+ * further seed after so long, and says what was done by then.
  */
 import { execFileSync, fork, type ChildProcess } from 'node:child_process'
 import { availableParallelism } from 'node:os'
@@ -16,6 +18,8 @@ import { runSeed, type SeedOrder, type SeedResult } from './seed-worker-edge.js'
 const FIRST_SEED = 0x5f3c2a
 const TWICE_EVERY = 10
 const PLANTED_SEEDS_MAX = 200
+/** Most of what a run makes is garbage soon: a larger nursery has fewer collections. */
+const WORKER_ARGUMENTS = ['--enable-source-maps', '--max-semi-space-size=32']
 
 const { values, positionals } = parseArgs({
   allowPositionals: true,
@@ -25,6 +29,7 @@ const { values, positionals } = parseArgs({
     seed: { type: 'string' },
     first: { type: 'string', default: `0x${FIRST_SEED.toString(16)}` },
     workers: { type: 'string' },
+    minutes: { type: 'string' },
     /** With `--seed`: planted in that run. With `--planted`: only these. */
     bug: { type: 'string' },
     planted: { type: 'boolean', default: false },
@@ -60,15 +65,20 @@ async function many(count: number): Promise<number> {
   const orders = names.flatMap((scenario) =>
     Array.from({ length: count }, (_, i): SeedOrder => ({ scenario, seed: seedAt(i) })),
   )
-  const again = orders.filter((_, i) => i % TWICE_EVERY === 0)
+  // The second time comes soon after the first, so that a run that is cut short has both.
+  const ordered = orders.flatMap((order, i) => (i % TWICE_EVERY === 0 ? [order, order] : [order]))
   const hashes = new Map<string, string>()
   const coverage = new Map<string, Record<string, number>>()
   let simulatedMs = 0
   let steps = 0
   let failures = 0
+  let runs = 0
+  const done = new Map<string, number>()
   const started = performance.now()
-  await work([...orders, ...again], (result) => {
+  const isLate = () => performance.now() - started > Number(values.minutes ?? Number.POSITIVE_INFINITY) * 60_000
+  const take = (result: SeedResult) => {
     const { scenario, seed } = result.order
+    runs++
     if (failed(result)) {
       failures++
       for (const violation of result.report?.violations ?? []) console.log(`  ${violation}`)
@@ -78,6 +88,7 @@ async function many(count: number): Promise<number> {
     const id = `${scenario} ${seed}`
     const hash = result.report?.traceHash ?? ''
     const before = hashes.get(id)
+    if (before === undefined) done.set(scenario, (done.get(scenario) ?? 0) + 1)
     if (before !== undefined && before !== hash) {
       failures++
       console.log(`  determinism: trace hash ${before} the first time, ${hash} the second`)
@@ -89,21 +100,24 @@ async function many(count: number): Promise<number> {
     const sum = coverage.get(scenario) ?? {}
     addUp(sum, result.report?.coverage ?? {})
     coverage.set(scenario, sum)
-  })
+  }
+  await work(ordered, take, isLate)
   const wallMs = performance.now() - started
   for (const [scenario, sum] of coverage) {
     console.log(`${scenario}:`)
     for (const line of figures(sum)) console.log(`  ${line}`)
     // A run of a few seeds need not meet everything.
-    if (count < 20) continue
+    const seeds = done.get(scenario) ?? 0
+    if (seeds < 20) continue
     for (const name of COVERED[scenario] ?? [])
       if (!((sum[name] ?? 0) > 0)) {
         failures++
-        console.log(`  coverage: no ${name} in ${count} seeds of ${scenario}`)
+        console.log(`  coverage: no ${name} in ${seeds} seeds of ${scenario}`)
       }
   }
+  const seeds = [...done.values()].reduce((sum, n) => sum + n, 0)
   console.log(
-    `${orders.length} seeds (${again.length} of them twice): ${failures} failures, ${(simulatedMs / 3600_000).toFixed(2)} simulated hours in ${(wallMs / 1000).toFixed(0)} s (${(simulatedMs / wallMs).toFixed(0)} ×), ${steps} events, ${workers} workers`,
+    `${seeds} seeds (${runs - seeds} of them twice): ${failures} failures, ${(simulatedMs / 3600_000).toFixed(2)} simulated hours in ${(wallMs / 1000).toFixed(0)} s (${(simulatedMs / wallMs).toFixed(0)} ×), ${steps} events, ${workers} workers`,
   )
   return failures > 0 ? 1 : 0
 }
@@ -178,7 +192,7 @@ async function work(
     let child: ChildProcess | undefined
     while (next < orders.length && !enough()) {
       const order = orders[next++] as SeedOrder
-      child ??= fork(join(import.meta.dirname, 'seed-worker-edge.js'), [], { execArgv: ['--enable-source-maps'] })
+      child ??= fork(join(import.meta.dirname, 'seed-worker-edge.js'), [], { execArgv: WORKER_ARGUMENTS })
       const result = await ask(child, order)
       if (result.error?.startsWith('worker ended')) child = undefined
       take(result)

@@ -9,6 +9,8 @@ export interface Scenario {
 export interface ScenarioOptions {
   /** A deliberate bug, for the tests of the checkers: one of `STORE_BUGS`, or of the scenario's own. */
   bug?: string
+  /** Trouble for so long, instead of the scenario's own time. */
+  troubleMs?: number
   /** Prints the components' logs. */
   print?: (line: string) => void
 }

@@ -61,5 +61,13 @@ export const COVERED: Record<string, readonly string[]> = {
     'store.truncations',
     'store.snapshotsInstalled',
   ],
-  cluster: ['operations', 'store.elections', 'lockTakeovers', 'watchResumes', 'movedPods'],
+  cluster: [
+    'operations',
+    'store.elections',
+    'store.snapshotsInstalled',
+    'store.truncations',
+    'lockTakeovers',
+    'watchResumes',
+    'movedPods',
+  ],
 }

@@ -6,7 +6,7 @@ import { type SchedulerHandle, startScheduler } from '@capstan/scheduler'
 import type { Simulation, SimWorld } from '@capstan/sim'
 import { type StoreHandle, startStore } from '@capstan/store'
 import type { FencedWrite } from '../checkers/objects.js'
-import { storeBugs } from './scenario.js'
+import { addUp, storeBugs } from './scenario.js'
 import { type SimNode, startSimNode } from './sim-node.js'
 
 const CLUSTER = 'c'
@@ -71,7 +71,7 @@ export class SimCluster {
   }
 
   private async startMaster(name: string, emptyDirectory: 'new' | 'existing'): Promise<void> {
-    this.retire(name)
+    void this.retire(name)
     const master: Master = {}
     this.parts.set(name, master)
     const { bug } = this.options
@@ -83,8 +83,9 @@ export class SimCluster {
       emptyDirectory,
       heartbeatMs: 50,
       electionTimeoutMs: 300,
-      checkpointEntries: 500,
-      logKeepEntries: 200,
+      checkpointEntries: 200,
+      // Whoever was away for longer than a checkpoint comes back by a snapshot.
+      logKeepEntries: 10,
       compaction: 'off',
       ...storeBugs(bug),
     })
@@ -126,12 +127,14 @@ export class SimCluster {
   }
 
   /** Counts what a former life did. */
-  retire(name: string): void {
+  async retire(name: string): Promise<void> {
     const former = this.parts.get(name)
     if (!former) return
+    this.parts.delete(name)
     this.counters['lockTakeovers'] = (this.counters['lockTakeovers'] ?? 0) + (former.scheduler?.counters.takeOvers ?? 0)
     this.counters['watchResumes'] = (this.counters['watchResumes'] ?? 0) + (former.manager?.counters.watchResumes ?? 0)
-    this.parts.delete(name)
+    const { counters = {} } = (await former.store?.status().catch(() => undefined)) ?? {}
+    addUp(this.counters, Object.fromEntries(Object.entries(counters).map(([what, n]) => [`store.${what}`, n])))
   }
 
   private world(machine: string, identity: Identity): SimWorld {

@@ -108,7 +108,7 @@ class StoreRun {
   constructor(
     private readonly plan: StorePlan,
     seed: string,
-    options: ScenarioOptions,
+    private readonly options: ScenarioOptions,
   ) {
     const heed = (line: string) => {
       this.cluster.heed(line)
@@ -142,10 +142,12 @@ class StoreRun {
     this.startClients()
     const ground = this.startFaults()
     this.sampleStates()
-    await simulation.run({ untilMs: this.plan.untilMs })
+    await simulation.run({ untilMs: this.options.troubleMs ?? this.plan.untilMs })
     this.over = true
     // A drill puts right itself what it broke.
-    await simulation.finish(this.troubles, simulation.nowMs + 300_000, 'the last drill')
+    await simulation
+      .finish(this.troubles, simulation.nowMs + 300_000, 'the last drill')
+      .catch((error: unknown) => this.violations.push(`convergence: ${String(error)}`))
     this.nemesis.heal()
     for (const member of MEMBERS) simulation.machine(member).disk.tripwire = undefined
     await this.demandProgress(ground)

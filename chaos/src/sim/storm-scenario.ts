@@ -91,7 +91,7 @@ class StoreRun {
       { everyMs: [300, 3000], faults: FAULTS },
     )
     this.sampleStates()
-    await simulation.run({ untilMs: FAULTS_UNTIL_MS })
+    await simulation.run({ untilMs: this.options.troubleMs ?? FAULTS_UNTIL_MS })
     nemesis.heal()
     const healedMs = simulation.nowMs
     // Liveness: with all faults gone, writes succeed again, and everybody arrives at the same state.

@@ -88,7 +88,7 @@ export class Simulation {
         if (until?.()) return false
         const next = this.queue.peek()
         if (!next || next.atMs > options.untilMs) {
-          this.time = options.untilMs
+          this.time = Math.max(this.time, options.untilMs)
           if (until)
             throw new Error(`not by ${options.untilMs} ms of virtual time: ${options.what ?? 'the awaited condition'}`)
           return false
