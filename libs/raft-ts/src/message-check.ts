@@ -32,7 +32,9 @@ function hasFields(m: RaftMessage): boolean {
     case 'voteReply':
       return isFlag(m.granted)
     case 'append':
-      return isCount(m.prevIndex) && isCount(m.prevTerm) && isCount(m.commit)
+      return (
+        isCount(m.prevIndex) && isCount(m.prevTerm) && isCount(m.commit) && (m.tells === undefined || isFlag(m.tells))
+      )
     case 'appendReply':
       return isFlag(m.success) && isCount(m.index) && isCount(m.hintIndex) && isCount(m.hintTerm)
     case 'heartbeat':

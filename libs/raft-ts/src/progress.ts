@@ -18,6 +18,8 @@ export class Progress {
   heardMs: number
   /** Highest commit index that it was told. */
   toldCommit: LogIndex = 0
+  /** It waits for that: it is told with the next Ready. */
+  tellCommit = false
   /**
    * `last` had been sent, and `match` acknowledged, before heartbeat `round`: what an answer to it does not have was lost.
    * One at a time.

@@ -503,6 +503,34 @@ test('what is proposed and not committed is bounded, by number and by bytes; the
   assert.ok(a.propose([command(1000)]).accepted)
 })
 
+test('a commit that nobody waits for is told later, without an answer; a reading follower hears of it at once', () => {
+  const { node, exchange } = leased(null, { commitTold: 'later' })
+  const a = node('a')
+  const commits = () => ['b', 'c'].map((name) => node(name).status().commit)
+  a.tellCommit()
+  exchange()
+  assert.deepEqual(commits(), [1, 1])
+  a.propose([command(1)])
+  exchange()
+  assert.equal(a.status().commit, 2)
+  assert.equal(a.commitUntold, true)
+  assert.deepEqual(commits(), [1, 1])
+  // The next append tells it in passing.
+  a.propose([command(1)])
+  exchange()
+  assert.deepEqual(commits(), [2, 2])
+  // Its round of heartbeats would tell the other one, too.
+  node('b').readIndex(1)
+  exchange((m) => m.type === 'heartbeat' && m.to === 'c')
+  assert.deepEqual(commits(), [3, 2])
+  const seen: string[] = []
+  a.tellCommit()
+  exchange((m) => seen.push(`${m.from}->${m.to} ${m.type}`) === 0)
+  assert.deepEqual(seen, ['a->c append'])
+  assert.deepEqual(commits(), [3, 3])
+  assert.equal(a.commitUntold, false)
+})
+
 test('appends on the way to a follower are bounded, by number and by bytes', () => {
   for (const [limits, most] of [
     [{ inFlightMax: 3 }, 3],

@@ -368,6 +368,18 @@ export class RaftNode {
     return true
   }
 
+  /** Does some follower not know yet what is committed? See `RaftOptions.commitTold`. */
+  get commitUntold(): boolean {
+    if (this.role !== 'leader') return false
+    for (const progress of this.progress.values()) if (isUntold(progress, this.commit)) return true
+    return false
+  }
+
+  /** Tells them, with the next Ready. */
+  tellCommit(): void {
+    for (const progress of this.progress.values()) progress.tellCommit = true
+  }
+
   /** All work since the last call; undefined: none. See `Ready` for the order of work. */
   takeReady(): Ready | undefined {
     if (this.forgetful) this.recoverMemory(this.forgetful)
@@ -807,6 +819,7 @@ export class RaftNode {
 
   /** §4.2.2: a leader that is no voter any more ends its work when that is committed. It tells all, and who is to follow. */
   private retire(): void {
+    this.tellCommit()
     for (const [to, progress] of this.progress) this.sendAppends(to, progress)
     let best: MemberId | undefined
     for (const voter of this.quorum.voters) {
@@ -856,12 +869,14 @@ export class RaftNode {
     // To who does not answer goes no more than the question where its log ends.
     const silent = !this.isHeard(progress)
     if (silent && progress.state === 'replicate') progress.becomeProbe(progress.match + 1)
+    const told = progress.tellCommit || this.options.commitTold !== 'later'
+    progress.tellCommit = false
     for (;;) {
       if (progress.state === 'snapshot') return
       if (progress.state === 'probe' && progress.probeSentMs !== undefined) return
       const hasEntries = progress.next <= this.log.lastIndex
       const full = progress.inFlight.length >= inFlightMax || progress.inFlightBytes >= inFlightBytesMax
-      const tellCommit = progress.toldCommit < Math.min(this.commit, progress.next - 1)
+      const tellCommit = told && isUntold(progress, this.commit)
       const probing = progress.state === 'probe'
       if (!probing && (!hasEntries || full) && !tellCommit) return
       const prevIndex = progress.next - 1
@@ -875,7 +890,15 @@ export class RaftNode {
         silent || (full && !probing)
           ? []
           : this.log.slice(progress.next, this.log.lastIndex, this.options.appendBytesMax ?? 512 * 1024)
-      this.send(to, { type: 'append', prevIndex, prevTerm, entries, commit: this.commit })
+      const tells = !probing && entries.length === 0
+      this.send(to, {
+        type: 'append',
+        prevIndex,
+        prevTerm,
+        entries,
+        commit: this.commit,
+        ...(tells ? { tells } : {}),
+      })
       progress.toldCommit = Math.max(progress.toldCommit, Math.min(this.commit, prevIndex + entries.length))
       if (probing) progress.probeSentMs = this.nowMs
       else if (entries.length > 0) {
@@ -898,10 +921,12 @@ export class RaftNode {
 
   private handleAppend(m: RaftMessage & { type: 'append' }): void {
     this.hearLeader(m.from)
-    const reply = (index: LogIndex) =>
+    const reply = (index: LogIndex) => {
+      if (m.tells) return
       this.sendAfter.push(
         this.message(m.from, { type: 'appendReply', success: true, index, hintIndex: 0, hintTerm: 0 }),
       )
+    }
     // What is committed is the leader's too: entries up to there need no look.
     if (m.prevIndex + m.entries.length < this.commit) return void reply(this.commit)
     const agrees = m.prevIndex < this.log.firstIndex - 1 || this.log.termAt(m.prevIndex) === m.prevTerm
@@ -1120,8 +1145,11 @@ export class RaftNode {
   }
 
   private answerRead(from: MemberId, context: number, index: LogIndex, refused: boolean): void {
-    if (from === this.self) this.giveRead(context, index, refused)
-    else this.send(from, { type: 'readIndexReply', context, index, refused })
+    if (from === this.self) return this.giveRead(context, index, refused)
+    this.send(from, { type: 'readIndexReply', context, index, refused })
+    // It can answer only when it has applied that.
+    const progress = this.progress.get(from)
+    if (progress) progress.tellCommit = true
   }
 
   private forwardRead(leader: MemberId, context: number): void {
@@ -1353,6 +1381,9 @@ const REQUESTS: ReadonlySet<RaftMessage['type']> = new Set<RaftMessage['type']>(
 ])
 
 const LEADERS_OWN: ReadonlySet<RaftMessage['type']> = new Set<RaftMessage['type']>(['append', 'heartbeat', 'snapshot'])
+
+/** Does this follower have entries of which it does not know that they are committed? */
+const isUntold = ({ toldCommit, next }: Progress, commit: LogIndex): boolean => toldCommit < Math.min(commit, next - 1)
 
 /** Context of the one read that a forgetful member makes for itself. */
 const MEMORY_READ = -1

@@ -73,7 +73,8 @@ export type RaftMessage = Envelope &
   (
     | { type: 'preVote' | 'vote'; lastIndex: LogIndex; lastTerm: Term; transfer: boolean }
     | { type: 'preVoteReply' | 'voteReply'; granted: boolean }
-    | { type: 'append'; prevIndex: LogIndex; prevTerm: Term; entries: LogEntry[]; commit: LogIndex }
+    /** `tells`: it only tells the commit index, and where the logs agree it asks for no answer. */
+    | { type: 'append'; prevIndex: LogIndex; prevTerm: Term; entries: LogEntry[]; commit: LogIndex; tells?: boolean }
     /** Refused: `index` is the refused `prevIndex`, `hintIndex`/`hintTerm` where the follower's log may still agree. */
     | { type: 'appendReply'; success: boolean; index: LogIndex; hintIndex: LogIndex; hintTerm: Term }
     /** `round` numbers the leader's heartbeats: it confirms reads (thesis §6.4). */
@@ -239,6 +240,11 @@ export interface RaftOptions {
   uncommittedBytesMax?: number
   /** Reads that wait for confirmation. Default 10,000. */
   readsMax?: number
+  /**
+   * When followers hear of a new commit index: at once (default), or with what is sent next in any case, at the latest when
+   * the driver calls `tellCommit`. What a follower's read needs it is told at once.
+   */
+  commitTold?: 'at-once' | 'later'
   /** What was recovered from disk; missing: a new, empty log. */
   recovered?: { hardState: HardState; snapshot: SnapshotMeta | undefined; entries: LogEntry[] }
   /** Index up to which the state machine already holds everything (≥ the snapshot's). */

@@ -45,6 +45,11 @@ const LOG_BYTES_MAX = 64 * 1024 * 1024
 const READ_RETRY_MS = 400
 const READ_WAIT_MS_MAX = 3000
 const READS_MAX = 10_000
+/**
+ * So long followers may not hear of a commit that nobody waits for: under load the next append tells them, and the messages
+ * for that alone (four for each put, with answers) would cost as much as the put. What watches on followers are late by.
+ */
+const COMMIT_TELL_MS = 4
 /** Heartbeats of silence after which a follower asks the bus whether the leader is still connected. */
 const PROBE_AFTER_HEARTBEATS = 1.5
 const SNAPSHOT_IDLE_MS = 30_000
@@ -127,6 +132,8 @@ export class Replica {
   /** When the leader's last frame came. */
   private leaderHeardMs = 0
   private pumping = false
+  /** A timer runs for what is committed and not told. */
+  private telling = false
   private closed = false
   private persisting: Promise<void> = Promise.resolve()
   private checkpointing = false
@@ -252,6 +259,7 @@ export class Replica {
       recovered,
       applied: mvcc.appliedIndex,
       forgetful: !identity.mayVote,
+      commitTold: 'later',
       ...raftBugs(options),
     })
     log.info(
@@ -598,6 +606,20 @@ export class Replica {
     for (let ready = this.raft.takeReady(); ready; ready = this.raft.takeReady()) this.carryOut(ready)
     this.applySome()
     this.lookAtLeadership()
+    this.tellCommitSoon()
+  }
+
+  private tellCommitSoon(): void {
+    if (this.telling || !this.raft.commitUntold) return
+    this.telling = true
+    this.world.clock.setTimer(COMMIT_TELL_MS, () =>
+      this.hooks.later(() => {
+        this.telling = false
+        if (this.closed || !this.raft.commitUntold) return
+        this.raft.tellCommit()
+        this.pump()
+      }),
+    )
   }
 
   private handOverProposals(): void {
