@@ -1,8 +1,13 @@
+/** Texts whose digests are remembered; others are read each time. */
+const DIGESTS_MAX = 4096
+
 /** A running 64-bit hash of everything that happened: two runs with the same one are the same history. */
 export class Trace {
   private low = 0x811c9dc5
   private high = 0x9e3779b9
   events = 0
+  /** The same few subjects, machines and causes come again and again. */
+  private readonly digests = new Map<string, number>()
 
   add(kind: string, time: number, where: string, what: string, payload?: Uint8Array): void {
     this.events++
@@ -31,8 +36,14 @@ export class Trace {
   }
 
   private text(text: string): void {
-    for (let at = 0; at < text.length; at++) this.word(text.charCodeAt(at))
-    this.word(0x100)
+    let digest = this.digests.get(text)
+    if (digest === undefined) {
+      digest = 0x811c9dc5
+      for (let at = 0; at < text.length; at++) digest = Math.imul(digest ^ text.charCodeAt(at), 0x01000193)
+      if (this.digests.size < DIGESTS_MAX) this.digests.set(text, digest)
+    }
+    this.word(digest)
+    this.word(text.length)
   }
 
   private bytes(bytes: Uint8Array): void {
