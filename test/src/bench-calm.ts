@@ -3,6 +3,7 @@ import { spawn } from 'node:child_process'
 import { cpus } from 'node:os'
 import { join } from 'node:path'
 import { readFileSync } from 'node:fs'
+import { machineCommand } from '@capstan/cli'
 import { describeMachine } from './bench-report.js'
 import { type ClusterStatus, ClusterUnderTest, exec } from './cluster-under-test.js'
 
@@ -27,6 +28,7 @@ export async function benchCalm(options: { minutes: number }): Promise<void> {
     const until = performance.now() + options.minutes * 60_000
     const machines = [...before.masters.map((m) => m.name), ...before.nodes.map((n) => n.name)]
     let round = 0
+    let longestPauseMs = 0
     while (performance.now() < until) {
       const machine = machines[round % machines.length] as string
       const isLeader = (await cluster.status()).masters.some((m) => m.name === machine && m.role === 'leader')
@@ -39,9 +41,12 @@ export async function benchCalm(options: { minutes: number }): Promise<void> {
         await wait(PAUSE_MS)
         process.kill(pid, 'SIGCONT')
       } else {
-        await cluster.capstan(['machine', 'pause', machine])
+        // From this process: a command that has to start takes seconds where all processors are taken, and the pause with it.
+        await machineCommand(cluster.data, 'pause', machine)
+        const pausedMs = performance.now()
         await wait(PAUSE_MS)
-        await cluster.capstan(['machine', 'resume', machine])
+        await machineCommand(cluster.data, 'resume', machine)
+        longestPauseMs = Math.max(longestPauseMs, performance.now() - pausedMs)
       }
       if (round % 3 === 1) {
         const bus = (
@@ -66,7 +71,7 @@ export async function benchCalm(options: { minutes: number }): Promise<void> {
     ])
     const marked = seen.split('\n').filter((line) => /\bNotReady\b/.test(line))
     console.log(
-      `${options.minutes} minutes, ${round} pauses: ${marked.length} false marks of nodes, term ${term(before)} before and ${term(after)} after`,
+      `${options.minutes} minutes, ${round} pauses (the longest took ${(longestPauseMs / 1000).toFixed(1)} s): ${marked.length} false marks of nodes, term ${term(before)} before and ${term(after)} after`,
     )
     if (marked.length > 0 || events.stdout.trim() !== '') {
       console.log([...marked, events.stdout].join('\n'))

@@ -2,6 +2,7 @@ export { type ChartSecretsOptions, makeChartSecrets, type Secret } from './chart
 export { Cluster, type ClusterOptions, type ClusterState } from './cluster.js'
 export { UserError } from './console.js'
 export type { MasterState, NodeState } from './embedded.js'
+export { machineCommand } from './machine-command.js'
 export { provideEtcd } from './packages.js'
 export { programPath } from './programs.js'
 export { storeProcessCommand } from './store-process.js'
