@@ -286,6 +286,8 @@ describe('failures', { concurrency: 4 }, () => {
       for (let i = 0; i < 50; i++) await cluster.put('s1', `k${i}`, String(i))
       await Promise.all(cluster.members.map((member) => cluster.kill(member)))
       await Promise.all(cluster.members.map((member) => cluster.startMember(member)))
+      // A read waits 3 s for a leader; three members in one busy process may take longer to elect one.
+      await cluster.leader()
       for (const member of cluster.members) assert.equal(await cluster.get(member, 'k49'), '49')
       const again = await cluster.put('s2', 'a', '2', { lease: 5, session: { clientId: 'c', seq: 9 } })
       assert.equal(again.header.revision, 2)
