@@ -37,6 +37,9 @@ export interface ClusterStatus {
 
 /** A real `capstan up` in a directory of its own, driven as a user would: by commands. */
 export class ClusterUnderTest {
+  /** What `up` told of its steps, each with the seconds since it began. */
+  told = ''
+
   private constructor(
     readonly data: string,
     private readonly temporary: boolean,
@@ -54,6 +57,7 @@ export class ClusterUnderTest {
       await cluster.down()
       throw new Error(`capstan up failed with code ${ran.code}:\n${ran.stderr}\n${ran.stdout}`)
     }
+    cluster.told = ran.stderr
     return cluster
   }
 
