@@ -17,6 +17,8 @@ import { runSeed, type SeedOrder, type SeedResult } from './seed-worker-edge.js'
 
 const FIRST_SEED = 0x5f3c2a
 const TWICE_EVERY = 10
+/** Wall-clock time of one seed: twenty times what the slowest takes on a machine that others use as well. */
+const SEED_MS_MAX = 300_000
 const PLANTED_SEEDS_MAX = 200
 /** Most of what a run makes is garbage soon: a larger nursery has fewer collections. */
 const WORKER_ARGUMENTS = ['--enable-source-maps', '--max-semi-space-size=32']
@@ -188,27 +190,39 @@ async function work(
   enough: () => boolean = () => false,
 ): Promise<void> {
   let next = 0
+  const children = new Set<ChildProcess>()
   const loop = async (): Promise<void> => {
     let child: ChildProcess | undefined
     while (next < orders.length && !enough()) {
       const order = orders[next++] as SeedOrder
       child ??= fork(join(import.meta.dirname, 'seed-worker-edge.js'), [], { execArgv: WORKER_ARGUMENTS })
+      children.add(child)
       const result = await ask(child, order)
-      if (result.error?.startsWith('worker ended')) child = undefined
+      if (child.exitCode !== null || child.signalCode !== null) {
+        children.delete(child)
+        child = undefined
+      }
+      if (enough()) break // Only now: it was ended for that, and its seed has no verdict.
       take(result)
     }
+    // A deliberate bug can keep a cluster busy for minutes; nobody needs the rest of the others' seeds.
+    if (enough()) for (const each of children) each.kill('SIGKILL')
     child?.kill()
   }
   await Promise.all(Array.from({ length: Math.min(workers, orders.length) }, loop))
 }
 
+/** A seed without a verdict in `SEED_MS_MAX` is a failure, and its worker is ended. */
 function ask(child: ChildProcess, order: SeedOrder): Promise<SeedResult> {
   return new Promise((resolve) => {
-    const onExit = (code: number | null) => {
+    const timer = setTimeout(() => child.kill('SIGKILL'), SEED_MS_MAX)
+    const onExit = (code: number | null, signal: NodeJS.Signals | null) => {
+      clearTimeout(timer)
       child.off('message', onMessage)
-      resolve({ order, error: `worker ended with code ${code}`, wallMs: 0 })
+      resolve({ order, error: `worker ended with ${signal ?? `code ${code}`}: no verdict`, wallMs: 0 })
     }
     const onMessage = (result: SeedResult) => {
+      clearTimeout(timer)
       child.off('exit', onExit)
       resolve(result)
     }
