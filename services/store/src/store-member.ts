@@ -109,6 +109,8 @@ export class StoreMember implements Behaviour<StoreMessage> {
   private readonly renewals: { id: number; answer(): void; reject(error: Error): void }[] = []
   private compactedMs = 0
   private spaceMs = Number.NEGATIVE_INFINITY
+  /** Its NOSPACE alarm, if there is one, was raised by this member: in this life or, until that is known better, in a former one. */
+  private spaceAlarmIsOwn = true
   private noSpace = false
   private beatSeq = 0
   private wasLeader = false
@@ -274,7 +276,7 @@ export class StoreMember implements Behaviour<StoreMessage> {
 
   /**
    * Raises this member's alarm when the disk is nearly full or the state has reached the quota, and clears it when there is
-   * room again: below nine tenths, so that it does not flutter. (etcd leaves the clearing to the operator, because its file
+   * room again: below nine tenths, so that it does not flutter. One that was raised by hand is cleared by hand. (etcd leaves the clearing to the operator, because its file
    * does not shrink until it is defragmented by hand. Here what is deleted and compacted makes room by itself.)
    */
   private heedQuota(): void {
@@ -284,7 +286,9 @@ export class StoreMember implements Behaviour<StoreMessage> {
     const raised = mvcc.alarms().some((one) => one.alarm === 'NOSPACE' && one.member === member)
     const full = this.noSpace || mvcc.sizeBytes >= quota
     const roomy = !this.noSpace && mvcc.sizeBytes < 0.9 * quota
-    if (raised ? !roomy : !full) return
+    if (!raised && !full && this.replica.caughtUp) this.spaceAlarmIsOwn = false
+    if (raised ? !roomy || !this.spaceAlarmIsOwn : !full) return
+    this.spaceAlarmIsOwn = true
     this.log.warn({ bytes: mvcc.sizeBytes, quota, noSpace: this.noSpace }, raised ? 'there is room again' : 'no space')
     this.decide({ type: 'alarm', action: raised ? 'clear' : 'raise', alarm: 'NOSPACE', member })
   }
