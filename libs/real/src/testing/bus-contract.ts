@@ -177,6 +177,7 @@ export function busContract(
       assert.deepEqual([on, payload.length, noResponders, replyTo], [`${a.inbox}.c1.17`, 0, true, undefined])
       // Nor does anybody hear it who did not ask, nor who did not want an answer.
       a.publish(subject('b', 'a'), bytes('x'))
+      await t.settle()
       const heard = t.listen(b, served('b'))
       await t.settle()
       a.publish(subject('b', 'a'), bytes('y'), { replyTo: `${a.inbox}.c1.18` })
