@@ -75,12 +75,15 @@ export type StoreMessage =
   | { type: 'run'; run(): void }
   | { type: 'failed'; error: unknown }
 
-interface Parked {
+interface Asked {
   call: IncomingCall
-  sinceMs: number
-  retryMs: number
   resolve(value: unknown): void
   reject(error: Error): void
+}
+
+interface Parked extends Asked {
+  sinceMs: number
+  retryMs: number
 }
 
 /** One member: takes requests, answers from its replica or hands them to the leader. Restarts from its directory. */
@@ -475,7 +478,7 @@ export class StoreMember implements Behaviour<StoreMessage> {
     })
   }
 
-  private dispatch(asked: { call: IncomingCall; resolve(value: unknown): void; reject(error: Error): void }): void {
+  private dispatch(asked: Asked): void {
     const { call, resolve, reject } = asked
     if (this.corrupt !== undefined) return reject(notApplied('CORRUPT', this.corrupt))
     if (this.stopping) return reject(notApplied('STOPPED', `${this.options.member} stops`))
@@ -500,7 +503,7 @@ export class StoreMember implements Behaviour<StoreMessage> {
           this.repeatable(call) &&
           !this.fromMember(call)
         )
-          this.park(asked)
+          this.park(begun(asked))
         else reject(failure)
       })
     } else if (this.fromMember(call)) reject(notApplied('NO_LEADER', `${this.options.member} does not lead`))
@@ -522,10 +525,7 @@ export class StoreMember implements Behaviour<StoreMessage> {
     )
   }
 
-  private forward(
-    asked: { call: IncomingCall; resolve(value: unknown): void; reject(error: Error): void },
-    leader: string,
-  ): void {
+  private forward(asked: Asked, leader: string): void {
     const { call, resolve, reject } = asked
     const remainingMs = call.deadlineMs - this.world.clock.monotonicMs()
     let settled = false
@@ -541,7 +541,7 @@ export class StoreMember implements Behaviour<StoreMessage> {
       // Raft's word that the leader changed does not say what became of this request: only a repeatable one goes on.
       const again =
         outcome === 'not-applied' ? AGAIN.includes(code) : this.repeatable(call) && AGAIN_REPEATABLE.includes(code)
-      if (again && !this.stopping) this.park(asked)
+      if (again && !this.stopping) this.park(outcome === 'not-applied' ? asked : begun(asked))
       else reject(error)
     }
     this.forwarded.add(entry)
@@ -556,7 +556,7 @@ export class StoreMember implements Behaviour<StoreMessage> {
       }, end)
   }
 
-  private park(asked: { call: IncomingCall; resolve(value: unknown): void; reject(error: Error): void }): void {
+  private park(asked: Asked): void {
     if (this.stopping) return asked.reject(notApplied('STOPPED', `${this.options.member} stops`))
     if (this.parked.size >= PARKED_MAX)
       return asked.reject(notApplied('OVERLOADED', `${PARKED_MAX} requests wait for a leader`))
@@ -566,11 +566,9 @@ export class StoreMember implements Behaviour<StoreMessage> {
 
   private retry(parked: Parked, now: number, leaderChanged: boolean): void {
     const { call, sinceMs, retryMs } = parked
-    if (now >= call.deadlineMs - DEADLINE_MARGIN_MS || now - sinceMs >= PARKED_MS_MAX) {
-      // A repeated one may have happened at its first go.
-      const error = this.repeatable(call) ? maybeApplied : notApplied
-      this.unpark(parked, error('NO_LEADER', 'no leader was found in time'))
-    } else if (leaderChanged || (now >= retryMs && this.replica.leader !== undefined)) {
+    if (now >= call.deadlineMs - DEADLINE_MARGIN_MS || now - sinceMs >= PARKED_MS_MAX)
+      this.unpark(parked, notApplied('NO_LEADER', 'no leader was found in time'))
+    else if (leaderChanged || (now >= retryMs && this.replica.leader !== undefined)) {
       this.parked.delete(parked)
       this.dispatch(parked)
     }
@@ -936,6 +934,18 @@ const CALLS_WAITING_MAX = 8192
 /** Codes of "did not happen" after which another member, or the same one later, may be asked. */
 const AGAIN: readonly string[] = ['NO_LEADER', 'NO_RESPONDERS', 'DISCONNECTED', 'STOPPED', 'LEADER_CHANGED', 'CLOSED']
 const AGAIN_REPEATABLE: readonly string[] = ['LEADER_CHANGED', 'NO_LEADER', 'CONNECTION_LOST', 'STOPPED']
+
+/** It may have happened at its first go: whatever refuses it when it is asked again cannot say that it did not. */
+function begun(asked: Asked): Asked {
+  return {
+    ...asked,
+    reject: (error) => {
+      const { code, outcome, message } = error as StoreError
+      const refused = outcome === 'not-applied'
+      asked.reject(refused ? maybeApplied(code, `${message}; it was asked before, and may have happened then`) : error)
+    },
+  }
+}
 
 function asError(error: unknown): Error {
   return error instanceof Error ? error : new Error(String(error))
