@@ -1,5 +1,5 @@
 import { encodeAccount, encodeOperator, encodeUser, fmtCreds } from '@nats-io/jwt'
-import { createAccount, createOperator, createUser, fromSeed } from '@nats-io/nkeys'
+import { createAccount, createOperator, createUser, fromPublic, fromSeed } from '@nats-io/nkeys'
 import { nativeKeyPair } from './native-key-pair.js'
 
 /** What the bus' trust rests on. Seeds are secrets: whoever has the account's can make credentials for any identity. */
@@ -61,20 +61,10 @@ export async function makeBusAuthority(): Promise<BusAuthority> {
 
 /** Signs the account anew, with the revocations as they are now. */
 export function accountJwt(authority: BusAuthority): Promise<string> {
-  const limits = {
-    subs: UNLIMITED,
-    data: UNLIMITED,
-    payload: UNLIMITED,
-    imports: UNLIMITED,
-    exports: UNLIMITED,
-    wildcards: true,
-    conn: UNLIMITED,
-    leaf: UNLIMITED,
-  }
   return encodeAccount(
     'CAPSTAN',
     keyOf(authority.accountSeed),
-    { limits, revocations: authority.revocations },
+    { limits: NO_LIMITS, revocations: authority.revocations },
     { signer: keyOf(authority.operatorSeed) },
   )
 }
@@ -95,15 +85,50 @@ export async function revokeBusUser(authority: BusAuthority, identity: string, n
   return authority.accountJwt
 }
 
-/** Contents of a creds file for one identity, and its public key. */
+/** A new key for one identity: contents of its creds file, and the public key. */
 export async function makeBusUser(
   authority: BusAuthority,
   identity: string,
   permissions: BusPermissions,
 ): Promise<{ credentials: Uint8Array; publicKey: string }> {
+  const { seed, publicKey } = makeBusKey()
+  const jwt = await signBusUser(authority, identity, publicKey, permissions)
+  return { credentials: busCredentials(jwt, seed), publicKey }
+}
+
+/** A user's key. The seed stays with whoever it speaks for; the authority needs the public key only. */
+export function makeBusKey(): { seed: string; publicKey: string } {
   const user = nativeKeyPair(createUser())
+  return { seed: text(user.getSeed()), publicKey: user.getPublicKey() }
+}
+
+/** Is it the public key of a user? */
+export function isBusUserKey(publicKey: string): boolean {
+  // The library checks prefix and check sum.
+  if (!/^U[A-Z2-7]{55}$/.test(publicKey)) return false
+  try {
+    fromPublic(publicKey)
+    return true
+  } catch {
+    return false
+  }
+}
+
+/** Contents of a creds file. */
+export const busCredentials = (jwt: string, seed: string): Uint8Array => fmtCreds(jwt, keyOf(seed))
+
+/**
+ * The JWT by which the bearer of a key is an identity, with what it may do.
+ * @throws Error if `publicKey` is not that of a user.
+ */
+export async function signBusUser(
+  authority: BusAuthority,
+  identity: string,
+  publicKey: string,
+  permissions: BusPermissions,
+): Promise<string> {
   const { allowResponses } = permissions
-  const jwt = await encodeUser(identity, user, keyOf(authority.accountSeed), {
+  return encodeUser(identity, fromPublic(publicKey), keyOf(authority.accountSeed), {
     pub: { allow: permissions.publish, deny: [] },
     sub: { allow: permissions.subscribe, deny: [] },
     // The server counts expiry in nanoseconds.
@@ -112,7 +137,6 @@ export async function makeBusUser(
     data: UNLIMITED,
     payload: UNLIMITED,
   })
-  return { credentials: fmtCreds(jwt, user), publicKey: user.getPublicKey() }
 }
 
 /** Credentials for the system account, by which `accountJwt` is pushed to running servers (`$SYS.REQ.CLAIMS.UPDATE`). */
@@ -136,7 +160,13 @@ export interface BusServerOptions {
    * Paths of PEM files. With them clients and routes are served by TLS only; the certificate names the server as clients
    * call it, and serves towards other servers as a client's too (`makeServerCertificate`).
    */
-  tls?: { cert: string; key: string; ca: string }
+  tls?: {
+    cert: string
+    key: string
+    ca: string
+    /** With it clients must have a certificate of this authority, beside their credentials. */
+    clientCa?: string
+  }
 }
 
 /**
@@ -162,9 +192,10 @@ export function busServerConfig(authority: BusAuthority, options: BusServerOptio
     (peer) => `    "nats-route://capstan:${encodeURIComponent(options.routePassword)}@${peer}"`,
   )
   const { tls } = options
-  const tlsBlock = tls
-    ? `tls { cert_file: ${quote(tls.cert)}, key_file: ${quote(tls.key)}, ca_file: ${quote(tls.ca)}, timeout: 2 }`
-    : ''
+  const tlsBlock = (ca: string, more = '') =>
+    tls
+      ? `tls { cert_file: ${quote(tls.cert)}, key_file: ${quote(tls.key)}, ca_file: ${quote(ca)}${more}, timeout: 2 }`
+      : ''
   return `server_name: ${quote(options.name)}
 listen: ${quote(`${options.listen.host}:${options.listen.port}`)}
 # A slow or dead peer must be noticed in seconds.
@@ -173,14 +204,14 @@ ping_max: 2
 write_deadline: "2s"
 max_pending: 67108864
 max_payload: 1048576
-${tlsBlock}
+${tlsBlock(tls?.clientCa ?? tls?.ca ?? '', tls?.clientCa === undefined ? '' : ', verify: true')}
 # How soon a server that missed a new account learns of it from the others.
 resolver: { type: full, dir: ${quote(options.directory)}, allow_delete: false, interval: "10s" }
 ${busAuthorityConfig(authority)}cluster {
   name: ${quote(options.cluster)}
   listen: ${quote(`${options.route.host}:${options.route.port}`)}
   no_advertise: true
-  ${tlsBlock}
+  ${tlsBlock(tls?.ca ?? '')}
   connect_retries: 1000000
   authorization { user: capstan, password: ${quote(options.routePassword)}, timeout: 2 }
   routes: [

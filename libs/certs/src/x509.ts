@@ -1,10 +1,11 @@
 import 'reflect-metadata'
-import { webcrypto } from 'node:crypto'
+import { createHash, webcrypto, X509Certificate } from 'node:crypto'
 import * as x509 from '@peculiar/x509'
 
 // The library asks for a provider once, for all its calls.
 x509.cryptoProvider.set(webcrypto as unknown as Parameters<typeof x509.cryptoProvider.set>[0])
 
+const CLIENT_ONLY = new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.clientAuth])
 const ALGORITHM = { name: 'ECDSA', namedCurve: 'P-256', hash: 'SHA-256' } as const
 
 /** A certificate and its private key, both PEM. */
@@ -61,8 +62,50 @@ export function makeClientCertificate(
   ca: CertificateAndKey,
   options: Validity & { user: string; groups: readonly string[] },
 ): Promise<CertificateAndKey> {
-  const subject = nameOf(...options.groups.map((group) => ({ O: group })), { CN: options.user })
-  return issue(ca, subject, options, [new x509.ExtendedKeyUsageExtension([x509.ExtendedKeyUsage.clientAuth])])
+  return issue(ca, clientName(options), options, [CLIENT_ONLY])
+}
+
+const clientName = ({ user, groups }: { user: string; groups: readonly string[] }) =>
+  nameOf(...groups.map((group) => ({ O: group })), { CN: user })
+
+/**
+ * A key of one's own and the request (PKCS #10, PEM) by which an authority makes a certificate for it, without ever seeing the
+ * key. The request names nobody: who its sender is the authority must know otherwise.
+ */
+export async function makeCertificateRequest(): Promise<{ request: string; key: string }> {
+  const keys = await generateKeys()
+  const request = await x509.Pkcs10CertificateRequestGenerator.create({
+    name: nameOf({ CN: 'capstan' }),
+    keys,
+    signingAlgorithm: ALGORITHM,
+  })
+  return { request: request.toString('pem'), key: await exportKey(keys.privateKey) }
+}
+
+/**
+ * A client's certificate for the key of a request. Whatever else the request asks for is ignored.
+ * @throws Error if it is no request, is not signed by its own key, or its key is not ECDSA P-256.
+ */
+export async function signCertificateRequest(
+  ca: CertificateAndKey,
+  request: string,
+  options: Validity & { user: string; groups: readonly string[] },
+): Promise<string> {
+  const parsed = new x509.Pkcs10CertificateRequest(request)
+  const { algorithm } = parsed.publicKey as { algorithm: { name?: string; namedCurve?: string } }
+  if (algorithm.name !== ALGORITHM.name || algorithm.namedCurve !== ALGORITHM.namedCurve)
+    throw new RangeError('the key of a certificate request must be ECDSA P-256')
+  if (!(await parsed.verify())) throw new RangeError('the certificate request is not signed by its own key')
+  return sign(ca, clientName(options), options, await parsed.publicKey.export(ALGORITHM, ['verify']), [CLIENT_ONLY])
+}
+
+/**
+ * The hash by which an authority is recognised over an untrusted line: `sha256:` and the hexadecimal SHA-256 of its public key
+ * (DER, SubjectPublicKeyInfo), as kubeadm's `--discovery-token-ca-cert-hash`.
+ */
+export function publicKeyHash(cert: string | Uint8Array): string {
+  const key = new X509Certificate(cert).publicKey.export({ type: 'spki', format: 'der' })
+  return `sha256:${createHash('sha256').update(key).digest('hex')}`
 }
 
 async function issue(
@@ -72,6 +115,16 @@ async function issue(
   extensions: x509.Extension[],
 ): Promise<CertificateAndKey> {
   const keys = await generateKeys()
+  return { cert: await sign(ca, subject, validity, keys.publicKey, extensions), key: await exportKey(keys.privateKey) }
+}
+
+async function sign(
+  ca: CertificateAndKey,
+  subject: x509.Name,
+  validity: Validity,
+  publicKey: webcrypto.CryptoKey,
+  extensions: x509.Extension[],
+): Promise<string> {
   const issuer = new x509.X509Certificate(ca.cert)
   // OpenSSL, and so Node, takes one that is issued by its own name for self-signed and trusts it no more.
   if (subject.toString() === issuer.subject)
@@ -86,8 +139,8 @@ async function issue(
   const cert = await x509.X509CertificateGenerator.create({
     subject,
     issuer: issuer.subjectName,
-    publicKey: keys.publicKey,
-    signingKey: signingKey,
+    publicKey,
+    signingKey,
     signingAlgorithm: ALGORITHM,
     serialNumber: serialNumber(),
     ...dates(validity),
@@ -98,7 +151,7 @@ async function issue(
       ...extensions,
     ],
   })
-  return { cert: cert.toString('pem'), key: await exportKey(keys.privateKey) }
+  return cert.toString('pem')
 }
 
 /** An ECDSA key pair for signing ServiceAccount tokens (ES256), PEM (SPKI and PKCS #8). */
