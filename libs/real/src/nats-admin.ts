@@ -1,5 +1,6 @@
 import type { Log } from '@capstan/actor'
 import { connect, credsAuthenticator } from 'nats'
+import { tlsOptions } from './nats-tls.js'
 
 const ANSWER_MS = 5000
 
@@ -15,13 +16,18 @@ export async function pushAccountJwt(options: {
   credentials: Uint8Array
   accountJwt: string
   log: Log
+  /** As `NatsBusOptions`. */
+  ca?: string
+  clientCertificate?: { cert: string; key: string }
 }): Promise<void> {
+  const { ca, clientCertificate: own } = options
   const nats = await connect({
     servers: options.servers,
     name: 'capstan account update',
     authenticator: credsAuthenticator(options.credentials),
     reconnect: false,
     timeout: ANSWER_MS,
+    ...(ca === undefined ? {} : { tls: tlsOptions(ca, options.servers, own) }),
   })
   try {
     const reply = await nats.request('$SYS.REQ.CLAIMS.UPDATE', options.accountJwt, { timeout: ANSWER_MS })

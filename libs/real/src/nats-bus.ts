@@ -1,4 +1,3 @@
-import { checkServerIdentity, type PeerCertificate } from 'node:tls'
 import { type Bus, BusError, type BusMessage, type Log, type Subscription } from '@capstan/actor'
 import { type Grants, subjectFits } from '@capstan/protocol'
 import {
@@ -10,6 +9,7 @@ import {
   type Subscription as NatsSubscription,
 } from 'nats'
 import { credentialsAuthenticator } from './bus-authenticator.js'
+import { tlsOptions } from './nats-tls.js'
 import { checkSubject } from './subject-tree.js'
 
 /** Between two attempts to connect: short at first, for a failover; longer the longer nobody takes us. */
@@ -42,6 +42,8 @@ export interface NatsBusOptions {
   log: Log
   /** PEM. With it connections use TLS. */
   ca?: string
+  /** Paths of PEM files, read at each connect: they may be renewed meanwhile. For servers that ask for a certificate. */
+  clientCertificate?: { cert: string; key: string }
   /** Between two pings; a server that leaves two of them unanswered is left. Default 1,000. */
   pingMs?: number
   /** Default 64 MiB. */
@@ -79,6 +81,8 @@ export class NatsBus implements Bus {
     private readonly nats: NatsConnection,
     private readonly options: NatsBusOptions,
     private readonly backOff: BackOff,
+    /** Shared with the check of certificates: changed in place. */
+    private readonly servers: string[],
   ) {
     this.identity = options.identity
     this.inbox = options.inbox
@@ -93,13 +97,14 @@ export class NatsBus implements Bus {
    */
   static async connect(options: NatsBusOptions, signal?: AbortSignal): Promise<NatsBus> {
     const backOff = new BackOff()
+    const servers = [...options.servers]
     let refusals = 0
     for (let attempts = 1; ; attempts++) {
       try {
-        const nats = await connect(connectionOptions(options, backOff))
+        const nats = await connect(connectionOptions(options, backOff, servers))
         // The library forgets servers that refused the first connection; after a loss each of them may be the one that lives.
-        nats.setServers(options.servers)
-        const bus = new NatsBus(nats, options, backOff)
+        nats.setServers(servers)
+        const bus = new NatsBus(nats, options, backOff, servers)
         bus.begin()
         return bus
       } catch (error) {
@@ -163,6 +168,13 @@ export class NatsBus implements Bus {
   onChange(listener: (state: { connected: boolean; epoch: number }) => void): () => void {
     this.changeListeners.add(listener)
     return () => this.changeListeners.delete(listener)
+  }
+
+  /** Where to go after the next loss of the connection; the present one stays. `host:port`, the preferred one first. */
+  setServers(servers: readonly string[]): void {
+    if (this.closed || servers.length === 0) return
+    this.servers.splice(0, this.servers.length, ...servers)
+    this.nats.setServers([...servers])
   }
 
   async close(): Promise<void> {
@@ -248,7 +260,7 @@ export class NatsBus implements Bus {
 
   private leaveHungServer(): void {
     // It still takes connections (the kernel does): try it last.
-    const { servers } = this.options
+    const { servers } = this
     const at = servers.indexOf(this.nats.getServer())
     if (at >= 0) this.nats.setServers([...servers.slice(at + 1), ...servers.slice(0, at + 1)])
     // The library now waits until its last write is taken, which a hung server with a full socket never does.
@@ -321,9 +333,10 @@ export class NatsBus implements Bus {
 function connectionOptions(
   options: NatsBusOptions,
   backOff: BackOff,
+  servers: readonly string[],
 ): ConnectionOptions & { ignoreAuthErrorAbort: boolean } {
   return {
-    servers: options.servers,
+    servers: [...servers],
     name: options.identity,
     authenticator: credentialsAuthenticator(options.credentials),
     inboxPrefix: `${options.inbox}.nats`,
@@ -336,22 +349,7 @@ function connectionOptions(
     pingInterval: options.pingMs ?? PING_MS,
     maxPingOut: PINGS_OUT_MAX,
     timeout: CONNECT_MS,
-    ...(options.ca ? { tls: tlsOptions(options.ca, options.servers) } : {}),
-  }
-}
-
-/**
- * The library starts TLS on a socket without a host name, and Node then asks for a certificate of "localhost". Ask for one
- * of our servers instead: which of them it is matters less, they all are the cluster's.
- */
-function tlsOptions(ca: string, servers: readonly string[]) {
-  const hosts = servers.map((server) => new URL(`nats://${server}`).hostname.replace(/^\[|\]$/g, ''))
-  return {
-    ca,
-    checkServerIdentity(_host: string, certificate: PeerCertificate): Error | undefined {
-      const complaints = hosts.map((host) => checkServerIdentity(host, certificate))
-      return complaints.includes(undefined) ? undefined : complaints[0]
-    },
+    ...(options.ca ? { tls: tlsOptions(options.ca, servers, options.clientCertificate) } : {}),
   }
 }
 

@@ -17,9 +17,7 @@ export function applyPatch(
     if (!(error instanceof PatchError)) throw error
     if (error.kind === 'malformed') throw badRequest(error.message)
     const text = 'the server rejected our request due to an error in our request'
-    throw new ApiError(
-      failure(422, 'Invalid', `${text}: ${error.message}`),
-    )
+    throw new ApiError(failure(422, 'Invalid', `${text}: ${error.message}`))
   }
 }
 

@@ -1,6 +1,7 @@
 /**
  * The store as a process of its own: `node main.js CONFIG.json`. Joins NATS with one connection for raft and one for all
- * else, keeps its state in lmdb, ends cleanly on SIGTERM and SIGINT. Prints one line `ready` on stdout when it serves.
+ * else, keeps its state in lmdb, ends cleanly on SIGTERM and SIGINT; on SIGHUP it reads the servers of the bus again. Prints one
+ * line `ready` on stdout when it serves.
  */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
@@ -18,6 +19,7 @@ interface StoreConfig extends Omit<StoreOptions, 'openEngine'> {
     /** Paths. */
     credentials: string
     ca?: string
+    clientCertificate?: { cert: string; key: string }
   }
   logLevel?: string
 }
@@ -46,6 +48,7 @@ const connect = (instance: string) =>
     grants: grants(config.cluster, identity),
     credentials: readFileSync(busConfig.credentials),
     ...(busConfig.ca ? { ca: readFileSync(busConfig.ca, 'utf8') } : {}),
+    ...(busConfig.clientCertificate ? { clientCertificate: busConfig.clientCertificate } : {}),
     log,
   })
 
@@ -60,6 +63,16 @@ const store = await startStore(
   process.exit(1)
 })
 process.stdout.write('ready\n')
+
+// Servers of the bus come and go while a member runs.
+process.on('SIGHUP', () => {
+  try {
+    const { bus: renewed } = JSON.parse(readFileSync(path, 'utf8')) as StoreConfig
+    for (const connection of [bus, raftBus]) connection.setServers(renewed.servers)
+  } catch (error) {
+    log.error({ err: error }, 'the configuration cannot be read again; it stays as it was')
+  }
+})
 
 let ending = false
 for (const signal of ['SIGTERM', 'SIGINT'] as const)

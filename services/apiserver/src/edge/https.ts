@@ -37,6 +37,8 @@ export interface HttpsOptions {
 
 export interface HttpsListener {
   readonly port: number
+  /** Other certificates for connections that come from now on. PEM, as `HttpsOptions`. */
+  renew(certificates: Pick<HttpsOptions, 'key' | 'cert' | 'clientCa'>): void
   close(): Promise<void>
 }
 
@@ -103,6 +105,8 @@ export async function listenHttps(api: ApiServerHandle, options: HttpsOptions): 
   log.info({ port }, 'serving HTTPS')
   return {
     port,
+    renew: ({ key, cert, clientCa }) =>
+      server.setSecureContext({ key: Buffer.from(key), cert: Buffer.from(cert), ca: [Buffer.from(clientCa)] }),
     close: () =>
       new Promise((resolve) => {
         server.close(() => resolve())

@@ -23,6 +23,8 @@ export interface EtcdDoorOptions {
 
 export interface EtcdDoor {
   readonly port: number
+  /** Other certificates for connections that come from now on. */
+  renew(tls: Tls): void
   close(): Promise<void>
 }
 
@@ -33,13 +35,16 @@ const LOOPBACK = /^(127\.|::1$|localhost$)/
 export async function openEtcdDoor(options: EtcdDoorOptions): Promise<EtcdDoor> {
   if (options.tls === 'insecure' && !options.hosts.every((host) => LOOPBACK.test(host)))
     throw new RangeError('etcd: without TLS it listens on loopback only')
+  let { tls } = options
   let behind: Promise<GrpcServer> | undefined
+  /** Serves those who came before the last renewal, until the next one. */
+  let former: Promise<GrpcServer> | undefined
   let closed = false
   const sockets = new Set<Socket>()
 
   async function open(): Promise<GrpcServer> {
     const [{ serveGrpc }, face] = await Promise.all([import('./grpc-server.js'), options.open()])
-    return serveGrpc(face, options.tls)
+    return serveGrpc(face, tls)
   }
 
   function take(socket: Socket): void {
@@ -76,12 +81,21 @@ export async function openEtcdDoor(options: EtcdDoorOptions): Promise<EtcdDoor> 
   }
   return {
     port: portOf(servers[0] as Server),
+    renew(renewed) {
+      tls = renewed
+      // A gRPC server has the certificates that it was made with: the next who comes opens another one, with a face of its own.
+      void former?.then(
+        (server) => server.close(),
+        () => undefined,
+      )
+      former = behind
+      behind = undefined
+    },
     async close() {
       if (closed) return
       closed = true
       const listening = servers.map(closeServer)
-      const server = await behind?.catch(() => undefined)
-      server?.close()
+      for (const opened of [former, behind]) (await opened?.catch(() => undefined))?.close()
       for (const socket of sockets) socket.destroy()
       await Promise.all(listening)
     },
