@@ -47,6 +47,11 @@ export class SupervisedChild {
     })
   }
 
+  /** To the child as it runs now; one that is down misses nothing that it does not find when it starts. */
+  signal(signal: NodeJS.Signals): void {
+    this.child?.kill(signal)
+  }
+
   /** SIGTERM, and SIGKILL after `timeoutMs`. */
   async stop(timeoutMs: number): Promise<void> {
     this.stopping = true

@@ -1,5 +1,5 @@
 import type { World } from '@capstan/actor'
-import { startApiServer } from '@capstan/apiserver'
+import { type ApiServerHandle, startApiServer } from '@capstan/apiserver'
 import { listenHttps, tokenSigner, tokenVerifier } from '@capstan/apiserver/edge'
 import { BusApiClient } from '@capstan/client'
 import { startControllerManager } from '@capstan/controller-manager'
@@ -29,6 +29,9 @@ export interface MasterPartsOptions {
 }
 
 export interface MasterParts {
+  readonly api: ApiServerHandle
+  /** Other certificates for connections that come from now on. */
+  renew(https: { key: string; cert: string; clientCa: string }): void
   /** Scheduler and controller-manager let go of what they lead, within 4 s. */
   handOver(): Promise<void>
   /** The API server and its doors close, within 4 s. */
@@ -73,6 +76,10 @@ export async function startMasterParts(
     ...(options.identity ? { identity: { marginMs: options.identity.marginMs } } : {}),
   })
   return {
+    api,
+    renew(certificates) {
+      for (const listener of listeners) listener.renew(certificates)
+    },
     async handOver() {
       await within(STOP_TIMEOUT_MS, Promise.all([scheduler.stop(), manager.stop()]))
     },

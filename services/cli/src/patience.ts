@@ -10,3 +10,12 @@ export async function within<T>(timeoutMs: number, work: Promise<T>): Promise<T 
     clearTimeout(timer)
   }
 }
+
+/** The first call decides; later ones get its promise. */
+export function once<A>(run: (argument: A) => Promise<void>): (argument: A) => Promise<void> {
+  let running: Promise<void> | undefined
+  return (argument) => {
+    running ??= run(argument)
+    return running
+  }
+}

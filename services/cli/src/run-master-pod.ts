@@ -3,13 +3,13 @@
  * server, scheduler and controller-manager; its nats-server and its store are containers beside it, which the pod restarts.
  * ADDRESS is where pods of the cluster reach it.
  */
+import { randomBytes } from 'node:crypto'
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
-import { grants, identityToken, Subjects } from '@capstan/protocol'
-import { MemoryDisk, NatsBus, RealClock, RealRandom, realLog } from '@capstan/real'
+import { MemoryDisk, realLog } from '@capstan/real'
 import { type MasterParts, startMasterParts } from './master-parts.js'
 import { within } from './patience.js'
-import type { BusWorld } from './worlds.js'
+import { type BusWorld, busWorld } from './worlds.js'
 
 /** The same file for all masters. */
 interface MasterPodConfig {
@@ -77,21 +77,18 @@ parts = await startMasterParts(
 )
 
 async function world(component: (typeof COMPONENTS)[number]): Promise<BusWorld> {
-  const identity = { component, name }
-  const token = identityToken(identity)
-  const random = new RealRandom()
-  const own = log.child({ component })
-  const bus = await NatsBus.connect({
+  const access = {
+    cluster: config.cluster,
     servers: config.bus.servers,
-    identity: token,
-    inbox: new Subjects(config.cluster).inbox(token, Buffer.from(random.bytes(8)).toString('hex')),
-    grants: grants(config.cluster, identity),
     credentials: readFileSync(join(config.bus.credentials, `${component}.creds`)),
     ca: text(config.bus.ca),
-    log: own.child({ identity: token }),
-  })
+  }
   // They keep nothing on a disk: what a master must remember is in its store.
-  const made = { clock: new RealClock(), random, bus, disk: new MemoryDisk(), log: own }
+  const made = await busWorld(
+    access,
+    { component, name },
+    { log: log.child({ component }), disk: new MemoryDisk(), instance: randomBytes(8).toString('hex') },
+  )
   worlds.push(made)
   return made
 }

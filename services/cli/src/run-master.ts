@@ -2,27 +2,23 @@
  * The process of one master: `programs/run-master.js DATA NAME`. Leader of the machine's process group. Holds the API server,
  * scheduler and controller-manager, and supervises the machine's nats-server and its store (processes of their own).
  */
-import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync } from 'node:fs'
 import { join } from 'node:path'
 import { busServerConfig } from '@capstan/certs'
 import { identityToken } from '@capstan/protocol'
 import { realLog } from '@capstan/real'
-import { SupervisedChild } from './child.js'
+import type { SupervisedChild } from './child.js'
 import { openMasterEtcd } from './etcd-face.js'
 import { existingLayout } from './layout-file.js'
 import { type ClusterLayout, type MasterLayout, Places } from './layout.js'
+import { startNats, startStore } from './master-children.js'
 import { startMasterParts } from './master-parts.js'
-import { within } from './patience.js'
+import { once, within } from './patience.js'
 import { readBusAuthority, readSecrets } from './pki.js'
 import { accepts, waitFor } from './process-file.js'
-import { isRoot } from './shell.js'
-import { storeProcessCommand } from './store-process.js'
 import { busServers, realWorld } from './worlds.js'
 
-const HEARTBEAT_MS = 50
-const ELECTION_TIMEOUT_MS = 300
 const STOP_TIMEOUT_MS = 4000
-const NICENESS = '-10'
 const OWN_BUS_TIMEOUT_MS = 5000
 
 const [data = '', name = ''] = process.argv.slice(2)
@@ -90,62 +86,30 @@ async function runMaster(cluster: ClusterLayout, master: MasterLayout): Promise<
 
 function startBusServer(cluster: ClusterLayout, master: MasterLayout, directory: string): SupervisedChild {
   const { authority, routePassword } = readBusAuthority(places)
-  const config = join(directory, 'nats.conf')
-  writeFileSync(
-    config,
-    busServerConfig(authority, {
-      name: master.name,
-      cluster: cluster.cluster,
-      listen: { host: cluster.hostAddress, port: master.natsPort },
-      route: { host: '127.0.0.1', port: master.natsRoutePort },
-      peers: cluster.masters.filter((m) => m !== master).map((m) => `127.0.0.1:${m.natsRoutePort}`),
-      routePassword,
-      directory: join(directory, 'nats'),
-    }),
-    { mode: 0o600 },
-  )
-  return supervise(`${master.name}-nats`, ['nats-server', '-c', config])
+  const config = busServerConfig(authority, {
+    name: master.name,
+    cluster: cluster.cluster,
+    listen: { host: cluster.hostAddress, port: master.natsPort },
+    route: { host: '127.0.0.1', port: master.natsRoutePort },
+    peers: cluster.masters.filter((m) => m !== master).map((m) => `127.0.0.1:${m.natsRoutePort}`),
+    routePassword,
+    directory: join(directory, 'nats'),
+  })
+  return startNats(places, log, master.name, config)
 }
 
 function startStoreProcess(cluster: ClusterLayout, master: MasterLayout, directory: string): SupervisedChild {
-  const config = join(directory, 'store.json')
-  writeFileSync(
-    config,
-    JSON.stringify({
-      cluster: cluster.cluster,
-      clusterId: readSecrets(places).clusterId,
-      member: master.name,
-      members: cluster.masters.map((m) => m.name),
-      machine: master.name,
-      // `up` makes a cluster whose members all begin together; a directory that is emptied later is another matter.
-      emptyDirectory: existsSync(places.newCluster) ? 'new' : 'existing',
-      dataDir: join(directory, 'store'),
-      heartbeatMs: HEARTBEAT_MS,
-      electionTimeoutMs: ELECTION_TIMEOUT_MS,
-      bus: {
-        servers: busServers(cluster, master.name),
-        credentials: places.creds(identityToken({ component: 'store', name: master.name })),
-      },
-    }),
-  )
-  return supervise(`${master.name}-store`, storeProcessCommand(config))
-}
-
-/**
- * The bus and the store go before all else on the host: what they do is short, and a heartbeat that waits for a processor makes
- * an election. Without root they stand in line like others.
- */
-function supervise(process: string, command: string[]): SupervisedChild {
-  const first = isRoot() ? ['nice', '-n', NICENESS, ...command] : command
-  const child = new SupervisedChild(process, first, { log: places.log(process), pid: places.pidFile(process) }, log)
-  child.start()
-  return child
-}
-
-function once<A>(run: (argument: A) => Promise<void>): (argument: A) => Promise<void> {
-  let running: Promise<void> | undefined
-  return (argument) => {
-    running ??= run(argument)
-    return running
-  }
+  return startStore(places, log, {
+    cluster: cluster.cluster,
+    clusterId: readSecrets(places).clusterId,
+    member: master.name,
+    members: cluster.masters.map((m) => m.name),
+    // `up` makes a cluster whose members all begin together; a directory that is emptied later is another matter.
+    emptyDirectory: existsSync(places.newCluster) ? 'new' : 'existing',
+    dataDir: join(directory, 'store'),
+    bus: {
+      servers: busServers(cluster, master.name),
+      credentials: places.creds(identityToken({ component: 'store', name: master.name })),
+    },
+  })
 }

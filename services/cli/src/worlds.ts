@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs'
-import type { Log, World } from '@capstan/actor'
+import type { Disk, Log, World } from '@capstan/actor'
 import { grants, type Identity, identityToken, Subjects } from '@capstan/protocol'
 import { NatsBus, RealClock, RealDisk, RealRandom } from '@capstan/real'
 import type { ClusterLayout, Places } from './layout.js'
@@ -15,32 +15,59 @@ export function busServers(layout: ClusterLayout, own?: string): string[] {
     .map((master) => `${layout.hostAddress}:${master.natsPort}`)
 }
 
-/** The real world of one component: a bus connection of its own under its own identity. */
-export async function realWorld(
+/** How a component gets onto the bus. */
+export interface BusAccess {
+  cluster: string
+  /** `host:port`, the preferred one first. */
+  servers: string[]
+  /** Contents of a creds file. */
+  credentials: Uint8Array
+  /** As `NatsBusOptions`. */
+  ca?: string
+  clientCertificate?: { cert: string; key: string }
+}
+
+/** A world of its own for one component: a bus connection under its own identity. Tried until `signal` is aborted. */
+export async function busWorld(
+  { cluster, ...access }: BusAccess,
+  identity: Identity,
+  options: { log: Log; disk: Disk; instance?: string; signal?: AbortSignal },
+): Promise<BusWorld> {
+  const token = identityToken(identity)
+  const random = new RealRandom()
+  const instance = options.instance ?? `${process.pid}-${Buffer.from(random.bytes(6)).toString('hex')}`
+  const bus = await NatsBus.connect(
+    {
+      ...access,
+      identity: token,
+      inbox: new Subjects(cluster).inbox(token, instance),
+      grants: grants(cluster, identity),
+      log: options.log.child({ identity: token }),
+    },
+    options.signal,
+  )
+  return { clock: new RealClock(), random, bus, disk: options.disk, log: options.log }
+}
+
+/** The real world of one component of a cluster of `capstan up`. */
+export function realWorld(
   layout: ClusterLayout,
   places: Places,
   identity: Identity,
   options: { log: Log; machine: string; instance?: string; signal?: AbortSignal },
 ): Promise<BusWorld> {
-  const token = identityToken(identity)
-  const random = new RealRandom()
-  const instance = options.instance ?? `${process.pid}-${Buffer.from(random.bytes(6)).toString('hex')}`
   const servers = busServers(layout, options.machine)
-  const bus = await NatsBus.connect(
-    {
-      // Nodes and tools spread over the servers; a master stays with its own.
-      servers: layout.masters.some((m) => m.name === options.machine)
-        ? servers
-        : rotate(servers, random.int(servers.length)),
-      identity: token,
-      inbox: new Subjects(layout.cluster).inbox(token, instance),
-      grants: grants(layout.cluster, identity),
-      credentials: readFileSync(places.creds(token)),
-      log: options.log.child({ identity: token }),
-    },
-    options.signal,
-  )
-  return { clock: new RealClock(), random, bus, disk: new RealDisk(places.machine(options.machine)), log: options.log }
+  const access = {
+    cluster: layout.cluster,
+    // Nodes and tools spread over the servers; a master stays with its own.
+    servers: layout.masters.some((m) => m.name === options.machine) ? servers : rotated(servers),
+    credentials: readFileSync(places.creds(identityToken(identity))),
+  }
+  return busWorld(access, identity, { ...options, disk: new RealDisk(places.machine(options.machine)) })
 }
 
-const rotate = <T>(list: T[], by: number): T[] => [...list.slice(by), ...list.slice(0, by)]
+/** Beginning anywhere: those who have no server of their own spread. */
+export function rotated<T>(list: readonly T[]): T[] {
+  const by = new RealRandom().int(list.length)
+  return [...list.slice(by), ...list.slice(0, by)]
+}
