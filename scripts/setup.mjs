@@ -30,6 +30,7 @@ const PROGRAMS = {
   'run-node': 'services/cli/dist/run-node.js',
   'run-gateway': 'services/cli/dist/run-gateway.js',
   'run-guard': 'services/cli/dist/run-guard.js',
+  'run-machine': 'services/cli/dist/vm/run-machine.js',
   'run-embedded': 'services/cli/dist/run-embedded.js',
   store: 'services/store/dist/main.js',
   etcd: 'services/etcd/dist/main.js',

@@ -80,6 +80,9 @@ const AUTHENTICATED: readonly Rule[] = [
 const PUBLIC_PATHS = ['/version', '/healthz', '/livez', '/readyz']
 const AUTHENTICATED_PATHS = ['/api', '/apis', '/openapi']
 
+/** Addresses of all masters: a node must find those that came after it. Kept by `capstan master`. */
+const MASTERS_LIST = 'capstan-masters'
+
 const covers = (list: readonly string[], one: string) => list.includes('*') || list.includes(one)
 const isUnder = (path: string, top: string) => path === top || path.startsWith(`${top}/`)
 
@@ -142,6 +145,7 @@ function nodeMay(node: string, what: Attributes, state: AuthorizerState): Verdic
     case '/secrets':
     case '/serviceaccounts': {
       if (!isRead || !what.namespace || !what.name) return no('can only read what its pods refer to, by name')
+      if (what.resource === 'configmaps' && what.namespace === 'kube-system' && what.name === MASTERS_LIST) return yes
       for (const pod of state.podsOnNode(node))
         if (pod.metadata.namespace === what.namespace && refersTo(pod, what.resource, what.name)) return yes
       return no(`no relationship found between node ${JSON.stringify(node)} and this object`)

@@ -20,6 +20,8 @@ import {
   storeVerify,
 } from './store-command.js'
 import { stop, up } from './up.js'
+import { addMachineCommands } from './vm/commands.js'
+import { stopMachine } from './vm/leave.js'
 
 const DATA_DIRECTORY = '.capstan'
 const DEFAULT_PORT = 6443
@@ -94,7 +96,9 @@ export async function main(args: string[]): Promise<void> {
     .command('stop')
     .description('stop all machines and remove what they left on this host; the data stays')
     .addOption(data())
-    .action(async (options) => stop(dataOf(options)))
+    .action(async (options) => {
+      if (!(await stopMachine(dataOf(options)))) await stop(dataOf(options))
+    })
 
   program
     .command('status')
@@ -199,6 +203,8 @@ export async function main(args: string[]): Promise<void> {
         addresses: options.address,
       })
     })
+
+  addMachineCommands(program)
 
   program.exitOverride()
   try {

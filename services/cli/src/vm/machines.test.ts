@@ -1,0 +1,186 @@
+/** A cluster on three "VMs", addresses of loopback: made, joined, its first master killed, removed and replaced. */
+import assert from 'node:assert/strict'
+import { mkdtempSync, readdirSync, readFileSync, rmSync, statSync } from 'node:fs'
+import { request } from 'node:https'
+import { tmpdir } from 'node:os'
+import { join } from 'node:path'
+import { after, before, test } from 'node:test'
+import { UserError } from '../console.js'
+import { Places } from '../layout.js'
+import { signal } from '../machines.js'
+import { liveProcess, waitFor } from '../process-file.js'
+import { hasCommand } from '../shell.js'
+import { asAdmin } from './admin-access.js'
+import { readPair } from './certificates.js'
+import { initMaster } from './init.js'
+import { joinCommand } from './join-command.js'
+import { joinMaster, joinNode } from './join.js'
+import { leave, stopMachine } from './leave.js'
+import { existingMachine, machineFiles, MASTER_PORTS, readMasters, type Role } from './machine-file.js'
+import { removeMachine } from './remove.js'
+
+const lacks = hasCommand('nats-server') && hasCommand('setpriv') ? false : 'needs nats-server and setpriv'
+const NET = '127.0.77'
+const root = mkdtempSync(join(tmpdir(), 'vm-'))
+const data = (machine: string) => join(root, machine)
+
+/** What stands after a flag in a printed command. */
+const flag = (command: string, name: string) => new RegExp(`--${name} (\\S+)`).exec(command)?.[1] ?? ''
+
+async function joining(by: string, role: Role, name: string, address: string) {
+  const command = await joinCommand(data(by), { role, ttlMs: 60_000 })
+  const options = {
+    ...MASTER_PORTS,
+    token: flag(command, 'token'),
+    caCertHash: flag(command, 'ca-cert-hash'),
+    address,
+    name,
+    data: data(name),
+    start: true,
+  }
+  const door = /join (\S+)/.exec(command)?.[1] ?? ''
+  return role === 'master' ? joinMaster(door, options) : joinNode(door, { ...options, runtime: 'hollow' })
+}
+
+/** With a master's admin certificate, to its own API server. */
+function api(master: string, method: string, path: string, body?: object): Promise<{ status: number; body: never }> {
+  const places = new Places(data(master))
+  const { address } = existingMachine(places)
+  const ca = readFileSync(machineFiles(places).ca, 'utf8')
+  return new Promise((resolve, reject) => {
+    const outgoing = request(
+      {
+        host: address,
+        port: MASTER_PORTS.apiPort,
+        path,
+        method,
+        ...readPair(places, 'admin'),
+        ca,
+        agent: false,
+        headers: { 'content-type': method === 'PATCH' ? 'application/merge-patch+json' : 'application/json' },
+      },
+      (incoming) => {
+        let text = ''
+        incoming.setEncoding('utf8').on('data', (piece: string) => (text += piece))
+        incoming.on('end', () => resolve({ status: incoming.statusCode ?? 0, body: JSON.parse(text) as never }))
+      },
+    )
+    outgoing.on('error', reject)
+    outgoing.end(body === undefined ? undefined : JSON.stringify(body))
+  })
+}
+
+const DEPLOYMENTS = '/apis/apps/v1/namespaces/default/deployments'
+
+const deployment = (replicas: number) => ({
+  apiVersion: 'apps/v1',
+  kind: 'Deployment',
+  metadata: { name: 'web' },
+  spec: {
+    replicas,
+    selector: { matchLabels: { app: 'web' } },
+    template: { metadata: { labels: { app: 'web' } }, spec: { containers: [{ name: 'web', image: 'nginx' }] } },
+  },
+})
+
+async function until(what: string, condition: () => Promise<boolean>): Promise<void> {
+  assert.ok(await waitFor(() => condition().catch(() => false), 20_000, 100), `${what} within 20 s`)
+}
+
+const ready = (master: string, replicas: number) =>
+  until(`${replicas} replicas`, async () => {
+    const { body } = await api(master, 'GET', `${DEPLOYMENTS}/web`)
+    return (body as { status?: { readyReplicas?: number } }).status?.readyReplicas === replicas
+  })
+
+/** As a power cut: the supervisor and all that it started. */
+function killMachine(name: string): void {
+  const supervisor = liveProcess(new Places(data(name)).pidFile(`${name}-supervisor`))
+  assert.ok(supervisor !== undefined)
+  signal(-supervisor, 'SIGKILL')
+}
+
+before(async () => {
+  if (lacks) return
+  await initMaster({
+    ...MASTER_PORTS,
+    address: `${NET}.1`,
+    name: 'm0',
+    data: data('m0'),
+    podCidr: '10.244.0.0/16',
+    serviceCidr: '10.96.0.0/16',
+    certificateSeconds: 3600,
+    tolerationSeconds: 2,
+    start: true,
+  })
+  await Promise.all([
+    joining('m0', 'master', 'm1', `${NET}.2`),
+    joining('m0', 'master', 'm2', `${NET}.3`),
+    joining('m0', 'node', 'n0', `${NET}.4`),
+  ])
+})
+
+after(async () => {
+  if (!lacks) await Promise.all(['m0', 'm1', 'm2', 'n0'].map((machine) => stopMachine(data(machine))))
+  rmSync(root, { recursive: true, force: true })
+})
+
+test('three masters and a node serve; the first master is killed, removed and replaced', { skip: lacks }, async () => {
+  assert.equal((await api('m2', 'POST', DEPLOYMENTS, deployment(2))).status, 201)
+  await ready('m1', 2)
+
+  killMachine('m0')
+  assert.equal((await api('m1', 'PATCH', `${DEPLOYMENTS}/web`, { spec: { replicas: 3 } })).status, 200)
+  await ready('m2', 3)
+
+  await removeMachine(data('m1'), 'master', 'm0')
+  await leave(data('m0'))
+  await joining('m2', 'master', 'm0', `${NET}.1`)
+  const members = await asAdmin(data('m0'), ({ members: store }) => store.list())
+  assert.deepEqual(members, [
+    { name: 'm0', learner: false },
+    { name: 'm1', learner: false },
+    { name: 'm2', learner: false },
+  ])
+  await ready('m0', 3)
+  const masters = () => readMasters(new Places(data('m1'))).map(({ name }) => name)
+  await until('the others know the new master', async () => masters().includes('m0'))
+})
+
+test('names are unique, and a removed node hears and says nothing any more', { skip: lacks }, async () => {
+  await assert.rejects(
+    joinNode(`${NET}.2`, {
+      ...(await joinOptions('n0')),
+      data: data('other'),
+      runtime: 'hollow',
+    }),
+    (error) =>
+      error instanceof UserError && /a node named n0 .* belongs to this cluster.*node remove n0/.test(error.message),
+  )
+  await removeMachine(data('m1'), 'node', 'n0')
+  const nodes = await api('m1', 'GET', '/api/v1/nodes')
+  assert.deepEqual((nodes.body as { items: object[] }).items, [])
+  const log = new Places(data('n0')).log('n0')
+  await until('its kubelet is refused', async () => readFileSync(log, 'utf8').includes('NATS refuses our credentials'))
+})
+
+async function joinOptions(name: string) {
+  const command = await joinCommand(data('m1'), { role: 'node', ttlMs: 60_000 })
+  return {
+    token: flag(command, 'token'),
+    caCertHash: flag(command, 'ca-cert-hash'),
+    address: `${NET}.9`,
+    name,
+    start: false,
+  }
+}
+
+test('what is secret can be read by its owner only', { skip: lacks }, () => {
+  for (const machine of ['m0', 'm1', 'n0'])
+    for (const directory of ['', 'pki', 'credentials']) {
+      const path = join(data(machine), directory)
+      assert.equal(statSync(path).mode & 0o077, 0, path)
+      for (const file of readdirSync(path, { withFileTypes: true }))
+        if (file.isFile()) assert.equal(statSync(join(path, file.name)).mode & 0o077, 0, join(path, file.name))
+    }
+})

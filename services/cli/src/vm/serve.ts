@@ -1,0 +1,44 @@
+/** `capstan serve`: the machine of a directory, in this process. */
+import { UserError } from '../console.js'
+import { Places } from '../layout.js'
+import { once } from '../patience.js'
+import { liveProcess, removeProcessFile, writeProcessFile } from '../process-file.js'
+import { realLog } from '@capstan/real'
+import { existingMachine, type MachineFile } from './machine-file.js'
+
+/**
+ * Resolves when the machine has begun; it ends with SIGTERM or SIGINT, and the process with it.
+ * @throws UserError if it runs already, or there is none.
+ */
+export async function serve(data: string): Promise<void> {
+  const places = new Places(data)
+  const machine = existingMachine(places)
+  const { name } = machine
+  const running = liveProcess(places.pidFile(name))
+  if (running !== undefined && running !== process.pid)
+    throw new UserError(`${name} runs already, as process ${running}; capstan stop --data ${data} ends it`)
+  writeProcessFile(places.pidFile(name), process.pid)
+  const log = realLog({ name })
+  const served = start(places, machine, log)
+  const stop = once(async (signal: string) => {
+    log.info({ signal }, 'stopping')
+    await served.then(
+      (one) => one.stop(),
+      () => undefined,
+    )
+    removeProcessFile(places.pidFile(name))
+    process.exit(0)
+  })
+  for (const signal of ['SIGTERM', 'SIGINT'] as const) process.on(signal, () => void stop(signal))
+  try {
+    await served
+  } catch (error) {
+    removeProcessFile(places.pidFile(name))
+    throw error
+  }
+}
+
+async function start(places: Places, machine: MachineFile, log: ReturnType<typeof realLog>) {
+  if (machine.role === 'master') return (await import('./serve-master.js')).serveMaster(places, machine, log)
+  return (await import('./serve-node.js')).serveNode(places, machine, log)
+}
