@@ -1,0 +1,7 @@
+export { FLEET_USAGE, fleetCommand } from './edge/command.js'
+export { Fleet } from './edge/fleet.js'
+export { fleetLack, type Ran } from './edge/host.js'
+export type { Done, Machine as FleetMachine } from './edge/machine.js'
+export { CANNOT, type Network as FleetNetwork, type Proof } from './edge/network.js'
+export { INSTALLED, withCapstan } from './edge/with-capstan.js'
+export { between, bridged, type FleetOptions, HOST, isolated, type Link, type MachineOptions, ring } from './plan.js'
