@@ -6,6 +6,7 @@ import {
   openSync,
   readFileSync,
   readlinkSync,
+  rmSync,
   truncateSync,
   writeFileSync,
 } from 'node:fs'
@@ -285,6 +286,15 @@ export class Machine {
     await this.cgroup.kill()
     await this.boot()
     return `${this.name} was switched off and on; ${before} processes are gone`
+  }
+
+  /** Another machine stands in its place: its name and address, an empty disk. */
+  async wipe(): Promise<string> {
+    await this.cgroup.kill()
+    rmSync(this.directory, { recursive: true, force: true })
+    rmSync(`${this.directory}.disk`, { force: true })
+    await this.boot()
+    return `${this.name} is a new machine`
   }
 
   /** Nothing in it runs any more until `resume`; its kernel still answers the wire, as a paused virtual machine's host does. */
