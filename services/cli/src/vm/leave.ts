@@ -1,5 +1,5 @@
 /** What is done to the machine of a directory from beside it: `capstan stop` and `capstan leave`. */
-import { existsSync, rmSync } from 'node:fs'
+import { existsSync, readdirSync, rmdirSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { removeCgroup } from '../cgroup.js'
 import { Progress, UserError } from '../console.js'
@@ -29,10 +29,20 @@ export async function leave(data: string): Promise<void> {
   if (machine.role === 'node' && isRoot()) await clearNode(places, machine)
   const mounts = mountsBelow(places.data)
   if (mounts.length > 0) throw new UserError(`still mounted: ${mounts.join(', ')}; nothing was removed`)
-  rmSync(places.data, { recursive: true, force: true })
+  removeDirectory(places.data)
   progress.done(
     `${data} is gone. If that was not done yet, on a master: capstan ${machine.role} remove ${machine.name}`,
   )
+}
+
+/** A file system of its own may be mounted there: then what is in it goes, and the place stays. */
+function removeDirectory(directory: string): void {
+  for (const name of readdirSync(directory)) rmSync(join(directory, name), { recursive: true, force: true })
+  try {
+    rmdirSync(directory)
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'EBUSY') throw error
+  }
 }
 
 async function clearNode(places: Places, { name, runtime, cgroupParent }: NodeMachine): Promise<void> {
