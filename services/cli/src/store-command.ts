@@ -29,7 +29,9 @@ import { existingLayout } from './layout-file.js'
 import { type ClusterLayout, Places } from './layout.js'
 import { runningProcesses } from './machines.js'
 import { renewClusterId } from './pki.js'
-import { realWorld } from './worlds.js'
+import { asAdmin } from './vm/admin-access.js'
+import { readMachine } from './vm/machine-file.js'
+import { type BusWorld, realWorld } from './worlds.js'
 
 const ANSWER_MS = 5000
 const STATUS_MS = 1500
@@ -43,14 +45,18 @@ type Format = 'text' | 'json'
 
 class StoreAdmin {
   private constructor(
-    readonly layout: ClusterLayout,
+    readonly layout: Pick<ClusterLayout, 'cluster'> & { masters: readonly { name: string }[] },
     private readonly caller: Caller,
-    private readonly world: Awaited<ReturnType<typeof realWorld>>,
+    private readonly world: BusWorld,
     private readonly subjects: Subjects,
   ) {}
 
   static async use<T>(data: string, work: (admin: StoreAdmin) => Promise<T>): Promise<T> {
     const places = new Places(data)
+    if (readMachine(places))
+      return asAdmin(data, ({ machine, masters, world }) =>
+        StoreAdmin.over(world, { cluster: machine.settings.cluster, masters: masters.all }, work),
+      )
     const layout = existingLayout(places)
     if (layout.bus === 'memory')
       throw new UserError('this cluster has the in-process bus: nobody outside its process can ask its store')
@@ -61,6 +67,14 @@ class StoreAdmin {
         throw new UserError('no bus server answers: is the cluster running?')
       },
     )
+    return StoreAdmin.over(world, layout, work).finally(() => world.bus.close())
+  }
+
+  private static async over<T>(
+    world: BusWorld,
+    layout: StoreAdmin['layout'],
+    work: (admin: StoreAdmin) => Promise<T>,
+  ): Promise<T> {
     const caller = new Caller(world)
     try {
       return await work(new StoreAdmin(layout, caller, world, new Subjects(layout.cluster)))
@@ -69,7 +83,6 @@ class StoreAdmin {
       throw error
     } finally {
       caller.close()
-      await world.bus.close()
     }
   }
 
