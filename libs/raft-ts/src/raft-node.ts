@@ -89,6 +89,8 @@ export class RaftNode {
 
   private nowMs: number
   private electionDeadlineMs = 0
+  /** Since we started. */
+  private leaderWasKnown = false
   private heartbeatDueMs = 0
   private heardLeaderMs: number
   /** Highest heartbeat round of the present leader. */
@@ -145,6 +147,7 @@ export class RaftNode {
 
   private readonly heartbeatMs: number
   private readonly electionTimeoutMs: number
+  private readonly firstElectionTimeoutMs: number
   private readonly tickGapMs: number
   private readonly counters: RaftStatus['counters'] = {
     elections: 0,
@@ -166,6 +169,9 @@ export class RaftNode {
     this.electionTimeoutMs = options.electionTimeoutMs ?? 300
     if (this.electionTimeoutMs < 2 * this.heartbeatMs)
       throw new RangeError('the election time-out must be at least two heartbeats')
+    this.firstElectionTimeoutMs = options.firstElectionTimeoutMs ?? this.electionTimeoutMs
+    if (options.leaseReads && this.firstElectionTimeoutMs < this.electionTimeoutMs)
+      throw new RangeError('with leases no election may come early, not even the first')
     this.tickGapMs = options.tickGapMs ?? this.electionTimeoutMs / 3
     const { clockDriftMax } = options.leaseReads ?? { clockDriftMax: 0 }
     if (!(clockDriftMax >= 0 && clockDriftMax < 1) || this.tickGapMs >= this.electionTimeoutMs)
@@ -609,6 +615,7 @@ export class RaftNode {
     }
     this.role = 'follower'
     this.leader = leader
+    this.leaderWasKnown ||= leader !== undefined
     this.reads = []
     this.newReads = []
     this.transfer = undefined
@@ -619,7 +626,10 @@ export class RaftNode {
   }
 
   private resetElectionTimer(): void {
-    this.electionDeadlineMs = this.nowMs + this.electionTimeoutMs * (1 + this.options.random())
+    // A vote waits for disks: it gets its time.
+    const isFirst = !this.leaderWasKnown && this.role !== 'candidate'
+    const timeoutMs = isFirst ? this.firstElectionTimeoutMs : this.electionTimeoutMs
+    this.electionDeadlineMs = this.nowMs + timeoutMs * (1 + this.options.random())
   }
 
   private leaderLives(): boolean {
@@ -737,6 +747,7 @@ export class RaftNode {
     this.counters.won++
     this.role = 'leader'
     this.leader = this.self
+    this.leaderWasKnown = true
     this.votes.clear()
     this.voidLease()
     this.progress = new Map()

@@ -95,6 +95,38 @@ test('a hint is taken back when the leader is heard', () => {
   assert.equal(node.status().term, 1)
 })
 
+test('a cluster that starts as a whole need not wait; a member that starts later changes no term', () => {
+  for (let seed = 1; seed <= 30; seed++) {
+    const node = { heartbeatMs: 50, firstElectionTimeoutMs: 100 }
+    const cluster = new Timed(seeded(seed), { tickMs: 'asked', node })
+    cluster.run(300, () => cluster.leader() !== undefined)
+    const leader: MemberId | undefined = cluster.leader()
+    assert.ok(leader !== undefined, `seed ${seed}: nobody leads after 300 ms`)
+    cluster.run(cluster.nowMs + 500)
+    const { term } = cluster.nodes.get(leader)?.status() ?? {}
+    const same = [term, leader]
+    const other = NAMES.find((name) => name !== leader) as MemberId
+    for (let i = 0; i < 5; i++) {
+      cluster.kill(other)
+      cluster.run(cluster.nowMs + 50 * i)
+      cluster.boot(other)
+      cluster.run(cluster.nowMs + 400)
+      assert.deepEqual(
+        [...cluster.nodes.values()].map((each) => [each.status().term, each.status().leader]),
+        [same, same, same],
+      )
+    }
+  }
+})
+
+test('leases keep their promise also over a start: no first election comes early', () => {
+  const options = { member: 'a', configuration: { voters: NAMES, learners: [] }, random: () => 0, nowMs: 0 }
+  assert.throws(
+    () => new RaftNode({ ...options, leaseReads: { clockDriftMax: 0.05 }, firstElectionTimeoutMs: 100 }),
+    /not even the first/,
+  )
+})
+
 test('who ticks only when asked to behaves as who ticks every ms', () => {
   let messages = 0
   fc.assert(

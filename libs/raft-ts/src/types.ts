@@ -217,6 +217,12 @@ export interface RaftOptions {
   /** Least time without a leader before an election; the greatest is twice that. Default 300. */
   electionTimeoutMs?: number
   /**
+   * The same until a leader has been heard of since the start: a cluster that starts as a whole need not wait. Where there is
+   * a leader its followers refuse the pre-vote, so that nobody is disturbed. Default: `electionTimeoutMs`, which `leaseReads`
+   * insist on.
+   */
+  firstElectionTimeoutMs?: number
+  /**
    * A gap between own ticks above this means that we could not hear: silences start anew. Default: a third of the
    * election time-out.
    */

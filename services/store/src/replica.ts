@@ -256,6 +256,7 @@ export class Replica {
       nowMs: world.clock.monotonicMs(),
       heartbeatMs: options.heartbeatMs ?? HEARTBEAT_MS,
       electionTimeoutMs: options.electionTimeoutMs ?? ELECTION_TIMEOUT_MS,
+      firstElectionTimeoutMs: 2 * (options.heartbeatMs ?? HEARTBEAT_MS),
       recovered,
       applied: mvcc.appliedIndex,
       forgetful: !identity.mayVote,
