@@ -1,5 +1,6 @@
-/** `npm run chaos -- COMMAND …`. */
-import { FLEET_USAGE, fleetCommand } from './fleet/index.js'
+/** `npm run chaos -- COMMAND …`, and `capstan chaos COMMAND …`. */
+import { fleetCommand } from './fleet/index.js'
+import { main } from './harness/main-edge.js'
 
 const [command, ...args] = process.argv.slice(2)
 try {
@@ -8,8 +9,9 @@ try {
       process.exitCode = await fleetCommand(args)
       break
     default:
-      process.stderr.write(`${FLEET_USAGE}\n`)
-      process.exitCode = 1
+      await main(process.argv.slice(2))
+      // Connections that hang must not keep us.
+      process.exit()
   }
 } catch (error) {
   process.stderr.write(`chaos: ${(error as Error).message}\n`)

@@ -110,6 +110,8 @@ export interface Target {
 }
 
 export interface ClusterLook {
+  /** Of the store, where it can be asked. */
+  revision?: number
   leader?: string
   term?: number
   masters: { name: string; up: boolean; role?: 'leader' | 'follower' | 'down'; commitIndex?: number }[]
@@ -127,6 +129,8 @@ export type Component =
   | 'control'
   /** A node's own process: kubelet and kube-proxy; its containers live on. */
   | 'kubelet'
+  /** The machine's process group without containers and guard: what stops when a shell stops a job. */
+  | 'group'
   | 'guard'
   | 'containerd'
   | 'gateway'

@@ -1,6 +1,7 @@
 import { isAbsolute, join, resolve } from 'node:path'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import pc from 'picocolors'
+import { chaosCommand } from './chaos-command.js'
 import { writeChartSecrets } from './chart-secrets.js'
 import { UserError } from './console.js'
 import { importImage } from './images.js'
@@ -36,6 +37,8 @@ export async function main(args: string[]): Promise<void> {
   const program = new Command('capstan').description(
     'A multi-master container orchestrator that an unmodified kubectl drives',
   )
+  // What stands behind `chaos` is for the harness.
+  program.enablePositionalOptions()
   const data = () =>
     new Option('--data <directory>', 'where the cluster keeps its state')
       .default(DATA_DIRECTORY)
@@ -205,6 +208,15 @@ export async function main(args: string[]): Promise<void> {
     })
 
   addMachineCommands(program)
+
+  program
+    .command('chaos')
+    .description('inject faults into a cluster under load and judge what came of it (capstan chaos --help)')
+    .helpOption(false)
+    .argument('[arguments...]')
+    .allowUnknownOption()
+    .passThroughOptions()
+    .action(async (rest: string[]) => chaosCommand(rest))
 
   program.exitOverride()
   try {

@@ -1,0 +1,146 @@
+/** What is seen of, and done to, processes of this host. Everything is proved by /proc. */
+import { type ChildProcess, spawn } from 'node:child_process'
+import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
+import type { Done, LiveContainer } from '../types.js'
+
+const TICK_MS = 10
+const WAIT_PERIOD_MS = 20
+
+/** @throws Error that says what was awaited. */
+export async function awaitThat(
+  what: string,
+  condition: () => boolean | Promise<boolean>,
+  timeoutMs = 10_000,
+): Promise<void> {
+  const until = performance.now() + timeoutMs
+  while (!(await condition())) {
+    if (performance.now() > until) throw new Error(`not within ${timeoutMs / 1000} s: ${what}`)
+    await new Promise((resolve) => setTimeout(resolve, WAIT_PERIOD_MS))
+  }
+}
+
+/** State letter as in `ps` (R, S, D, T, Z), parent, and processor time; undefined: there is no such process. */
+export function processState(pid: number): { state: string; parent: number; group: number; cpuMs: number } | undefined {
+  try {
+    const stat = readFileSync(`/proc/${pid}/stat`, 'utf8')
+    const fields = stat.slice(stat.lastIndexOf(')') + 2).split(' ')
+    const cpuMs = (Number(fields[11]) + Number(fields[12])) * TICK_MS
+    return { state: fields[0] ?? '', parent: Number(fields[1]), group: Number(fields[2]), cpuMs }
+  } catch {
+    return undefined
+  }
+}
+
+const isLive = (pid: number) => !['Z', 'X', undefined].includes(processState(pid)?.state)
+const isStopped = (pid: number) => processState(pid)?.state === 'T'
+
+export function residentBytes(pid: number): number | undefined {
+  try {
+    return Number(readFileSync(`/proc/${pid}/statm`, 'utf8').split(' ')[1]) * 4096
+  } catch {
+    return undefined
+  }
+}
+
+/** Live processes of a process group. */
+export function groupMembers(group: number): number[] {
+  return processIds().filter((pid) => processState(pid)?.group === group && isLive(pid))
+}
+
+/** SIGKILL; resolves when none of them lives. */
+export async function killProcesses(what: string, pids: readonly number[]): Promise<string> {
+  if (pids.length === 0) throw new Error(`${what} does not run`)
+  for (const pid of pids) send(pid, 'SIGKILL')
+  await awaitThat(`the end of ${what}`, () => !pids.some(isLive))
+  return `${what}: ${pids.length === 1 ? `process ${pids[0]}` : `${pids.length} processes (${pids[0]}, …)`} gone`
+}
+
+/** SIGSTOP; resolves when all of them stand still. */
+export async function stopProcesses(what: string, pids: readonly number[]): Promise<Done> {
+  if (pids.length === 0) throw new Error(`${what} does not run`)
+  for (const pid of pids) send(pid, 'SIGSTOP')
+  await awaitThat(`${what} stands still`, () => pids.every((pid) => isStopped(pid) || !isLive(pid)))
+  return {
+    proof: `${what}: state T of ${pids.length === 1 ? `process ${pids[0]}` : `${pids.length} processes (${pids[0]}, …)`}`,
+    undo: async () => {
+      for (const pid of pids) send(pid, 'SIGCONT')
+      await awaitThat(`${what} goes on`, () => !pids.some(isStopped))
+      return `${what}: ${pids.filter(isLive).length} of ${pids.length} go on`
+    },
+  }
+}
+
+/** Busy loops. `mark` stands in their command line, so that clearing up after a crash finds them. */
+export async function burnCpu(mark: string, threads: number, adopt: (pid: number) => void): Promise<Done> {
+  const burners: ChildProcess[] = Array.from({ length: threads }, () =>
+    spawn('sh', ['-c', 'while :; do :; done', `${mark}/burner`], { stdio: 'ignore', detached: true }),
+  )
+  const pids = burners.map((child) => child.pid).filter((pid) => pid !== undefined)
+  for (const pid of pids) adopt(pid)
+  const end = async () => {
+    for (const child of burners) child.kill('SIGKILL')
+    await awaitThat('the end of the busy loops', () => !pids.some(isLive))
+    return `${pids.length} busy loops gone`
+  }
+  const used = () => pids.reduce((sum, pid) => sum + (processState(pid)?.cpuMs ?? 0), 0)
+  try {
+    await awaitThat('busy loops use the processor', () => used() >= 50)
+  } catch (error) {
+    await end()
+    throw error
+  }
+  return { proof: `${pids.length} busy loops, ${used()} ms of processor used`, undo: end }
+}
+
+/**
+ * Containers of the machines below a directory of `capstan up`: by their cgroup (containerd) or working directory (process
+ * runtime). Each container by its first process; the sandbox's own, and what stands still, is left out.
+ */
+export function liveContainersOf(options: { cgroup: string; machines: string }): LiveContainer[] {
+  const inCgroup = new RegExp(`/${options.cgroup.replace(/[.\\]/g, '\\$&')}/([^/]+)/pods/pod([^/]+)/([^/\\n]+)`)
+  const found = new Map<string, LiveContainer>()
+  for (const pid of processIds()) {
+    const state = processState(pid)
+    if (!state || /^[ZTX]/.test(state.state)) continue
+    try {
+      const cgroup = inCgroup.exec(readFileSync(`/proc/${pid}/cgroup`, 'utf8'))
+      const cwd = cgroup ? undefined : readlinkSync(`/proc/${pid}/cwd`)
+      const below = cwd?.startsWith(`${options.machines}/`)
+        ? cwd.slice(options.machines.length + 1).split('/')
+        : undefined
+      if (!cgroup && (below?.[1] !== 'p' || below.length < 4)) continue
+      const [command = ''] = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')
+      if (command === '/pause') continue
+      const pod = environment(pid, 'HOSTNAME')
+      if (pod === undefined) continue
+      const node = cgroup?.[1] ?? (below?.[0] as string)
+      const container = cgroup?.[3] ?? (below?.slice(2, 4).join('/') as string)
+      const key = `${node}/${container}`
+      if ((found.get(key)?.pid ?? Number.POSITIVE_INFINITY) < pid) continue
+      found.set(key, { node, pod, container, pid, ...(cgroup?.[2] ? { podUid: cgroup[2] } : {}) })
+    } catch {
+      // It ended while we looked.
+    }
+  }
+  return [...found.values()]
+}
+
+function environment(pid: number, name: string): string | undefined {
+  const line = readFileSync(`/proc/${pid}/environ`, 'utf8')
+    .split('\0')
+    .find((one) => one.startsWith(`${name}=`))
+  return line?.slice(name.length + 1)
+}
+
+function processIds(): number[] {
+  return readdirSync('/proc').map(Number).filter(Number.isInteger)
+}
+
+export function send(pid: number, signal: NodeJS.Signals): boolean {
+  try {
+    process.kill(pid, signal)
+    return true
+  } catch {
+    return false // It is gone: what the signal was for has happened.
+  }
+}

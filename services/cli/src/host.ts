@@ -1,0 +1,19 @@
+/** For programs that act on the machines of `capstan up` from outside, as the chaos harness does: what the commands are made of. */
+export { cgroupProcesses, joinCgroup } from './cgroup.js'
+export { guardName } from './guard-child.js'
+export { readLayout } from './layout-file.js'
+export { type ClusterLayout, IDENTITY_TIMES, namesOf, Places } from './layout.js'
+export {
+  killMachine,
+  machinePid,
+  pauseMachine,
+  resumeMachine,
+  runningProcesses,
+  startMachine,
+  stopMachine,
+} from './machines.js'
+export { processesNaming } from './network.js'
+export { readAdmin } from './pki.js'
+export { accepts, liveProcess, startTicksOf, waitFor } from './process-file.js'
+export { stop, up, type UpOptions } from './up.js'
+export { realWorld } from './worlds.js'
