@@ -1,4 +1,5 @@
 /** For programs that act on the machines of `capstan up` from outside, as the chaos harness does: what the commands are made of. */
+export { type ChaosFile, chaosSocket } from './chaos-door.js'
 export { cgroupProcesses, joinCgroup } from './cgroup.js'
 export { guardName } from './guard-child.js'
 export { readLayout } from './layout-file.js'

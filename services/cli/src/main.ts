@@ -82,11 +82,13 @@ export async function main(args: string[]): Promise<void> {
       wholeNumber,
       IDENTITY_TIMES.marginMs / 1000,
     )
+    .option('--chaos', 'open sockets by which its processes can be made to misbehave; never where it matters', false)
     .option('--detach', 'return when the cluster is ready, and leave it running', false)
-    .action(async (options) => {
+    .action(async ({ chaos, ...options }) => {
       await up({
         ...options,
         data: dataOf(options),
+        ...(chaos ? { chaos: {} } : {}),
         tolerationSeconds: options.defaultTolerationSeconds,
         identity: {
           leaseMs: options.identityLeaseSeconds * 1000,

@@ -1,6 +1,7 @@
 /** The processes beside a master's own: its nats-server and its store. */
 import { join } from 'node:path'
 import type { Log } from '@capstan/actor'
+import { chaosSocket, readChaosFile } from './chaos-door.js'
 import { SupervisedChild } from './child.js'
 import type { Places } from './layout.js'
 import { write } from './pki.js'
@@ -44,7 +45,9 @@ export function startStore(places: Places, log: Log, config: StoreProcessConfig)
 /** For its next start; the servers of the bus also by SIGHUP. */
 export function writeStoreConfig(places: Places, config: StoreProcessConfig): void {
   const times = { heartbeatMs: HEARTBEAT_MS, electionTimeoutMs: ELECTION_TIMEOUT_MS }
-  write(storeConfig(places, config.member), JSON.stringify({ ...times, machine: config.member, ...config }))
+  const chaos = readChaosFile(places)
+  const faults = chaos && { ...chaos, chaos: { socket: chaosSocket(places, `${config.member}-store`) } }
+  write(storeConfig(places, config.member), JSON.stringify({ ...times, machine: config.member, ...config, ...faults }))
 }
 
 /**

@@ -8,6 +8,7 @@ import { busServerConfig } from '@capstan/certs'
 import { identityToken } from '@capstan/protocol'
 import { realLog } from '@capstan/real'
 import type { SupervisedChild } from './child.js'
+import { processClock } from './chaos-door.js'
 import { openMasterEtcd } from './etcd-face.js'
 import { existingLayout } from './layout-file.js'
 import { type ClusterLayout, type MasterLayout, Places } from './layout.js'
@@ -38,12 +39,13 @@ async function runMaster(cluster: ClusterLayout, master: MasterLayout): Promise<
   // Its own server comes first: who connects to another one dies a little with that machine.
   await waitFor(() => accepts(cluster.hostAddress, master.natsPort), OWN_BUS_TIMEOUT_MS, 20)
 
+  const clock = await processClock(places, master.name, log)
   const world = (component: 'apiserver' | 'scheduler' | 'controller-manager' | 'etcd') =>
     realWorld(
       cluster,
       places,
       { component, name: master.name },
-      { log: log.child({ component }), machine: master.name },
+      { log: log.child({ component }), machine: master.name, clock },
     )
   const [apiWorld, schedulerWorld, managerWorld] = await Promise.all([
     world('apiserver'),

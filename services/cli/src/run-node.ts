@@ -4,6 +4,7 @@
  */
 import { HollowRules, NftablesRules } from '@capstan/kube-proxy'
 import { realLog } from '@capstan/real'
+import { processClock } from './chaos-door.js'
 import { existingLayout } from './layout-file.js'
 import { namesOf, Places } from './layout.js'
 import { startNodeParts } from './node-parts.js'
@@ -18,11 +19,13 @@ const layout = existingLayout(places)
 const node = layout.nodes.find((one) => one.name === name)
 if (!node) throw new Error(`no node ${name} in ${places.layout}`)
 const log = realLog({ name })
+const clock = await processClock(places, name, log)
 
 const parts = await startNodeParts(
   places,
   log,
-  (component) => realWorld(layout, places, { component, name }, { log: log.child({ component }), machine: name }),
+  (component) =>
+    realWorld(layout, places, { component, name }, { log: log.child({ component }), machine: name, clock }),
   {
     cluster: layout.cluster,
     name,

@@ -2,6 +2,7 @@ import { createHash } from 'node:crypto'
 import { existsSync, mkdirSync, rmSync, statfsSync, writeFileSync } from 'node:fs'
 import { createServer } from 'node:net'
 import { AdminClient } from './admin-client.js'
+import { type ChaosFile, writeChaosFile } from './chaos-door.js'
 import { Progress, UserError } from './console.js'
 import { provideImages } from './images.js'
 import { existingLayout, readLayout, writeLayout } from './layout-file.js'
@@ -35,6 +36,8 @@ export interface UpOptions {
   tolerationSeconds: number
   identity: IdentityTimes
   detach: boolean
+  /** Its processes misbehave on demand (`chaos-door.ts`). */
+  chaos?: ChaosFile
 }
 
 const FREE_BYTES_MIN = 512 * 1024 * 1024
@@ -71,6 +74,7 @@ export async function up(options: UpOptions): Promise<void> {
     for (const problem of left) progress.warn(problem)
     if (!existsSync(places.layout)) writeFileSync(places.newCluster, '')
     writeLayout(places, layout)
+    writeChaosFile(places, options.chaos)
     await ensurePki(layout, places)
     if (layout.runtime === 'containerd') await provideImages(places, (text) => progress.step(text))
     if (layout.isolated) await setUpNetwork(layout)

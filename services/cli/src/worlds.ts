@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs'
-import type { Disk, Log, World } from '@capstan/actor'
+import type { Clock, Disk, Log, World } from '@capstan/actor'
 import { grants, type Identity, identityToken, Subjects } from '@capstan/protocol'
 import { NatsBus, RealClock, RealDisk, RealRandom } from '@capstan/real'
 import type { ClusterLayout, Places } from './layout.js'
@@ -31,7 +31,7 @@ export interface BusAccess {
 export async function busWorld(
   { cluster, ...access }: BusAccess,
   identity: Identity,
-  options: { log: Log; disk: Disk; instance?: string; signal?: AbortSignal },
+  options: { log: Log; disk: Disk; clock?: Clock; instance?: string; signal?: AbortSignal },
 ): Promise<BusWorld> {
   const token = identityToken(identity)
   const random = new RealRandom()
@@ -46,7 +46,7 @@ export async function busWorld(
     },
     options.signal,
   )
-  return { clock: new RealClock(), random, bus, disk: options.disk, log: options.log }
+  return { clock: options.clock ?? new RealClock(), random, bus, disk: options.disk, log: options.log }
 }
 
 /** The real world of one component of a cluster of `capstan up`. */
@@ -54,7 +54,7 @@ export function realWorld(
   layout: ClusterLayout,
   places: Places,
   identity: Identity,
-  options: { log: Log; machine: string; instance?: string; signal?: AbortSignal },
+  options: { log: Log; machine: string; clock?: Clock; instance?: string; signal?: AbortSignal },
 ): Promise<BusWorld> {
   const servers = busServers(layout, options.machine)
   const access = {

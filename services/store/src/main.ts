@@ -5,6 +5,7 @@
  */
 import { readFileSync } from 'node:fs'
 import { join } from 'node:path'
+import type { Clock, Disk } from '@capstan/actor'
 import { grants, identityToken, Subjects } from '@capstan/protocol'
 import { LmdbStateEngine, NatsBus, RealClock, RealRandom, realLog, ThreadedDisk } from '@capstan/real'
 import { type StoreOptions, startStore } from './index.js'
@@ -22,6 +23,8 @@ interface StoreConfig extends Omit<StoreOptions, 'openEngine'> {
     clientCertificate?: { cert: string; key: string }
   }
   logLevel?: string
+  /** Its clock and disk misbehave on demand, by this socket. */
+  chaos?: { socket: string }
 }
 
 const path = process.argv[2]
@@ -30,12 +33,12 @@ if (!path) {
   process.exit(2)
 }
 const config = JSON.parse(readFileSync(path, 'utf8')) as StoreConfig
-if (config.bugs !== undefined) {
+if (config.bugs !== undefined && config.chaos === undefined) {
   console.error(`${path}: planted bugs are for the tests of the checkers, never for a store that runs`)
   process.exit(2)
 }
 const log = realLog({ name: `store/${config.member}`, level: config.logLevel ?? 'info', fd: 2 })
-const { dataDir, bus: busConfig, logLevel: _, ...options } = config
+const { dataDir, bus: busConfig, logLevel: _, chaos: chaosConfig, ...options } = config
 const subjects = new Subjects(config.cluster)
 const identity = { component: 'store', name: config.member } as const
 const token = identityToken(identity)
@@ -54,8 +57,9 @@ const connect = (instance: string) =>
 
 const incarnation = `${process.pid}-${Date.now()}`
 const [bus, raftBus] = await Promise.all([connect(`bulk-${incarnation}`), connect(`raft-${incarnation}`)])
+const { clock, disk } = await clockAndDisk()
 const store = await startStore(
-  { clock: new RealClock(), random: new RealRandom(), bus, raftBus, disk: new ThreadedDisk(dataDir), log },
+  { clock, random: new RealRandom(), bus, raftBus, disk, log },
   { ...options, openEngine: () => new LmdbStateEngine(join(dataDir, 'state')) },
 ).catch(async (error: unknown) => {
   log.error({ err: error }, 'the store cannot start')
@@ -87,3 +91,13 @@ const failure = await store.ended
 await Promise.all([bus.close(), raftBus.close()])
 if (failure !== undefined) log.error({ err: failure }, 'the store gave up')
 process.exit(failure === undefined ? 0 : 1)
+
+async function clockAndDisk(): Promise<{ clock: Clock; disk: Disk }> {
+  const real = { clock: new RealClock(), disk: new ThreadedDisk(dataDir) }
+  if (!chaosConfig) return real
+  const { Chaos } = await import('@capstan/real/chaos')
+  const chaos = new Chaos(real.clock, log)
+  const faulty = { clock: chaos.clock(), disk: chaos.disk(real.disk) }
+  await chaos.listen(chaosConfig.socket)
+  return faulty
+}
