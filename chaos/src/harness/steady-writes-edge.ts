@@ -4,7 +4,7 @@ import { SmallApiClient } from './targets/api-client-edge.js'
 
 const PER_SECOND = 50
 const WAITING_MAX = 500
-const NAMESPACE = 'chaos-writes'
+const CONNECTIONS_MAX = 100
 
 /** Options: `perSecond` (50). */
 export const steadyWrites: Workload = {
@@ -12,8 +12,12 @@ export const steadyWrites: Workload = {
   about: 'ConfigMaps created at a steady rate through all API servers; what was acknowledged must be there',
   promises: ['S1'],
   lack: () => undefined,
-  async start(access, _random, options) {
-    const writes = new SteadyWrites(access, Number(options?.['perSecond'] ?? PER_SECOND))
+  async start(access, random, options) {
+    const writes = new SteadyWrites(
+      access,
+      `chaos-writes-${hex(random.bytes(3))}`,
+      Number(options?.['perSecond'] ?? PER_SECOND),
+    )
     await writes.begin()
     return writes
   },
@@ -32,19 +36,22 @@ class SteadyWrites implements Running {
 
   constructor(
     private readonly access: Access,
+    private readonly namespace: string,
     private readonly perSecond: number,
   ) {
-    this.clients = access.apiEndpoints.map((endpoint) => new SmallApiClient(endpoint, access.apiCredentials))
+    this.clients = access.apiEndpoints.map(
+      (endpoint) => new SmallApiClient(endpoint, access.apiCredentials, CONNECTIONS_MAX),
+    )
     this.begunMs = access.nowMs()
   }
 
   async begin(): Promise<void> {
-    const namespace: Json = { apiVersion: 'v1', kind: 'Namespace', metadata: { name: NAMESPACE } }
+    const namespace: Json = { apiVersion: 'v1', kind: 'Namespace', metadata: { name: this.namespace } }
     const { status, body } = await (this.clients[0] as SmallApiClient).ask('POST', '/api/v1/namespaces', {
       body: namespace,
     })
     if (status !== 201 && status !== 409)
-      throw new Error(`namespace ${NAMESPACE}: ${status} ${String(body['message'])}`)
+      throw new Error(`namespace ${this.namespace}: ${status} ${String(body['message'])}`)
     this.loop = this.run()
   }
 
@@ -87,14 +94,14 @@ class SteadyWrites implements Running {
     const record: HistoryRecord = {
       process: `writer-${number}`,
       operation: 'create',
-      key: `/registry/core/configmaps/${NAMESPACE}/${name}`,
+      key: `/registry/core/configmaps/${this.namespace}/${name}`,
       invokedMs: this.access.nowMs(),
       outcome: 'may-have-happened',
       endpoint: client.endpoint.name,
     }
     this.history.push(record)
     const body: Json = { apiVersion: 'v1', kind: 'ConfigMap', metadata: { name }, data: { number: String(number) } }
-    const write = client.ask('POST', `/api/v1/namespaces/${NAMESPACE}/configmaps`, { body }).then((answer) => {
+    const write = client.ask('POST', `/api/v1/namespaces/${this.namespace}/configmaps`, { body }).then((answer) => {
       if (answer.status === 201) {
         const { resourceVersion } = answer.body['metadata'] as { resourceVersion: string }
         Object.assign(record, { outcome: 'ok', returnedMs: this.access.nowMs(), revision: Number(resourceVersion) })
@@ -108,3 +115,5 @@ class SteadyWrites implements Running {
     this.waiting.add(write)
   }
 }
+
+const hex = (bytes: Uint8Array) => Buffer.from(bytes).toString('hex')

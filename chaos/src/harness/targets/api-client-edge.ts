@@ -7,18 +7,19 @@ export interface ApiAnswer {
   body: { [key: string]: Json }
 }
 
-/** HTTPS with JSON to one endpoint of the API, for what the harness itself asks: few requests, one connection kept. */
+/** HTTPS with JSON to one endpoint of the API, for what the harness itself asks. `connectionsMax`: so many requests at once (4). */
 export class SmallApiClient {
   private readonly agent: Agent
 
   constructor(
     readonly endpoint: ApiEndpoint,
     private readonly credentials: Credentials,
+    connectionsMax = 4,
   ) {
     const { ca, cert, key, serverName, insecure } = credentials
     this.agent = new Agent({
       keepAlive: true,
-      maxSockets: 4,
+      maxSockets: connectionsMax,
       ...(ca === undefined ? {} : { ca }),
       ...(cert === undefined ? {} : { cert }),
       ...(key === undefined ? {} : { key }),

@@ -1,8 +1,10 @@
 /** A cluster of `capstan up` in a directory of its own: masters and nodes as process groups of this host. */
-import { existsSync, mkdirSync, readdirSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { join } from 'node:path'
 import { Caller } from '@capstan/actor'
 import {
   cgroupProcesses,
+  chaosSocket,
   type ClusterLayout,
   guardName,
   IDENTITY_TIMES,
@@ -23,11 +25,11 @@ import {
   up,
   type UpOptions,
 } from '@capstan/cli/host'
-import { readFileSync } from 'node:fs'
 import { type StoreStatusReply, Subjects } from '@capstan/protocol'
 import { RealClock, silentLog } from '@capstan/real'
 import type { Access, ClusterLook, Component, Done, FinalState, Levers, Machine, Target } from '../types.js'
 import { ApiLevers } from './api-levers-edge.js'
+import { chaosLevers, type ChaosSite } from './chaos-levers-edge.js'
 import { gatherFinalState } from './final-state-edge.js'
 import {
   awaitThat,
@@ -50,12 +52,18 @@ export interface LocalOptions {
   nodes: number
   runtime: UpOptions['runtime']
   port: number
+  /** Deliberate bugs of the store, for the test of the tester. */
+  bugs?: string[]
 }
 
-/** Clears what an earlier run of this directory left, starts a cluster, and waits until it is ready. */
+/** Clears what an earlier run of this directory left, starts a new cluster in it, and waits until it is ready. */
 export async function localTarget(options: LocalOptions): Promise<Target> {
   const { directory: data } = options
-  await clearLocal(data)
+  const left = await clearLocal(data)
+  if (left.length > 0) throw new Error(`an earlier run left what cannot be removed: ${left.join('; ')}`)
+  // All but the images, which take a while to make.
+  for (const name of existsSync(data) ? readdirSync(data) : [])
+    if (name !== 'images') rmSync(join(data, name), { recursive: true, force: true })
   await up({
     data,
     masters: options.masters,
@@ -66,6 +74,7 @@ export async function localTarget(options: LocalOptions): Promise<Target> {
     tolerationSeconds: 2,
     identity: IDENTITY_TIMES,
     detach: true,
+    chaos: options.bugs === undefined ? {} : { bugs: options.bugs },
   })
   const places = new Places(data)
   return new LocalTarget(readLayout(places) as ClusterLayout, places)
@@ -136,6 +145,7 @@ class LocalTarget implements Target {
           burnCpu(places.data, threads, (pid) => joinCgroup(namesOf(layout).cgroup(machine), pid)),
       },
       api: this.api,
+      ...chaosLevers(this.chaosSite()),
       ...(layout.runtime === 'hollow'
         ? {}
         : { containers: { kill: (node, count) => this.killContainers(node, count) } }),
@@ -148,9 +158,6 @@ class LocalTarget implements Target {
       'processes.squeezeMemory': 'needs a cgroup of its own with memory accounting for each machine',
       'containers.unpullable': 'images come from archives that every node has',
       ...(layout.runtime === 'hollow' ? { containers: 'hollow pods have no processes' } : {}),
-      disk: 'needs processes started with --chaos',
-      clock: 'needs processes started with --chaos',
-      eventLoop: 'needs processes started with --chaos',
     }
   }
 
@@ -303,6 +310,39 @@ class LocalTarget implements Target {
         BACK_MS,
       )
     return `${machine}: process ${pid}`
+  }
+
+  private chaosSite(): ChaosSite {
+    const { places, layout } = this
+    return {
+      socket: (machine, process) => chaosSocket(places, process === 'store' ? `${machine}-store` : machine),
+      isMaster: (machine) => layout.masters.some(({ name }) => name === machine),
+      storeDirectory: (machine) => `${places.machine(machine)}/store`,
+      storeIsBack: async (machine) => {
+        // One that is about to die may still answer.
+        const before = this.pidsOf(machine, 'store')[0]
+        await awaitThat(
+          `the store of ${machine} answers`,
+          async () => this.pidsOf(machine, 'store')[0] !== before && (await this.statusOf(machine)) !== undefined,
+          BACK_MS,
+        )
+        return `the store of ${machine} answers`
+      },
+      holdStoreDown: async (machine) => {
+        // Who would start it again stands still meanwhile.
+        const held = await this.pause(machine, 'control')
+        const resume = async () => {
+          await held.undo()
+          return this.chaosSite().storeIsBack(machine)
+        }
+        try {
+          return { proof: await killProcesses(label(machine, 'store'), this.pidsOf(machine, 'store')), resume }
+        } catch (error) {
+          await resume()
+          throw error
+        }
+      },
+    }
   }
 
   private processes(): [name: string, pid: number][] {

@@ -3,6 +3,8 @@ import { type Clock, type Disk, DiskError, type DiskFile, sleep } from '@capstan
 /** How often each fault took effect: the proof that it did. */
 export interface DiskFaultCounts {
   writesRefused: number
+  /** Times that it said to have no room left. */
+  saidFull: number
   syncsDelayed: number
   syncsFailed: number
   /** Of writes that were taken and had reached no disk when the power went. */
@@ -14,7 +16,7 @@ export interface DiskFaultCounts {
  * to whoever reads through it they are there, and when the process dies they never were.
  */
 export class FaultyDisk implements Disk {
-  readonly counts: DiskFaultCounts = { writesRefused: 0, syncsDelayed: 0, syncsFailed: 0, bytesLost: 0 }
+  readonly counts: DiskFaultCounts = { writesRefused: 0, saidFull: 0, syncsDelayed: 0, syncsFailed: 0, bytesLost: 0 }
   isFull = false
   syncDelayMs = 0
   failsSyncs = false
@@ -73,7 +75,9 @@ export class FaultyDisk implements Disk {
   }
 
   async freeBytes(): Promise<number> {
-    return this.isFull ? 0 : this.alive(() => this.disk.freeBytes())
+    if (!this.isFull) return this.alive(() => this.disk.freeBytes())
+    this.counts.saidFull++
+    return 0
   }
 
   /** For `HeldFile`. */

@@ -1,0 +1,221 @@
+/** Faults inside processes that were started with --chaos: asked for over their sockets, proved by their counters. */
+import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { connect } from 'node:net'
+import { join } from 'node:path'
+import type { ChaosOrder, ChaosWord } from '@capstan/real/chaos'
+import type { Component, Done, Levers } from '../types.js'
+import { awaitThat } from './host-edge.js'
+
+const ANSWER_MS = 5000
+/** A disk fault shows when something is written; a clock's when somebody asks. */
+const BITE_MS = 15_000
+
+export interface ChaosSite {
+  /** The socket of a process of a machine; `store` of a master, or the machine's own process. */
+  socket(machine: string, process: 'store' | 'own'): string
+  isMaster(machine: string): boolean
+  /** Of a master's store: below it lie `raft` and `damaged`. */
+  storeDirectory(machine: string): string
+  /** Ends the store and keeps it down until `resume`. */
+  holdStoreDown(machine: string): Promise<{ proof: string; resume(): Promise<string> }>
+  /** Resolves when a store that ended by itself is there again. */
+  storeIsBack(machine: string): Promise<string>
+}
+
+/** One order, one word. @throws Error if nobody answers, or the process says that it cannot. */
+export function tell(path: string, order: ChaosOrder, answerMs = ANSWER_MS): Promise<ChaosWord> {
+  return new Promise((resolve, reject) => {
+    const socket = connect(path)
+    const fail = (text: string) => {
+      clearTimeout(timer)
+      socket.destroy()
+      reject(new Error(`${path}: ${text}`))
+    }
+    const timer = setTimeout(() => fail(`no answer in ${answerMs} ms`), answerMs)
+    let line = ''
+    socket.setEncoding('utf8')
+    socket.once('connect', () => socket.write(`${JSON.stringify(order)}\n`))
+    socket.on('error', (error) => fail(error.message))
+    socket.on('close', () => fail('closed without an answer'))
+    socket.on('data', (chunk: string) => {
+      line += chunk
+      if (!line.includes('\n')) return
+      clearTimeout(timer)
+      socket.removeAllListeners('close')
+      socket.destroy()
+      const word = JSON.parse(line) as ChaosWord
+      if (word.error !== undefined) reject(new Error(`${path}: ${word.error}`))
+      else resolve(word)
+    })
+  })
+}
+
+export function chaosLevers(site: ChaosSite): Required<Pick<Levers, 'disk' | 'clock' | 'eventLoop'>> {
+  /** Set, then awaited until its counter grows; set right again if it does not bite. */
+  const bite = async (
+    what: string,
+    path: string,
+    on: ChaosOrder,
+    off: ChaosOrder,
+    count: (word: ChaosWord) => number,
+    unit: string,
+  ): Promise<Done> => {
+    const before = count(await tell(path, on))
+    let now = before
+    const rightAgain = async () => {
+      try {
+        const word = await tell(path, off)
+        return `${what}: right again, after ${count(word) - before} ${unit}`
+      } catch {
+        // A process that ended meanwhile was started anew, and behaves.
+        return `${what}: its process was started anew`
+      }
+    }
+    try {
+      await awaitThat(
+        `${what}: ${unit}`,
+        async () => {
+          now = count(await tell(path, { order: 'look' }))
+          return now > before
+        },
+        BITE_MS,
+      )
+    } catch (error) {
+      // Ended by the very fault that we asked for: that is a bite too.
+      const ended = await tell(path, { order: 'look' }).then(
+        () => false,
+        () => true,
+      )
+      if (!ended || on.order !== 'disk' || !on.failsSyncs) {
+        await rightAgain()
+        throw error
+      }
+      return { proof: `${what}: its process ended`, undo: rightAgain }
+    }
+    return { proof: `${what}: ${now - before} ${unit}`, undo: rightAgain }
+  }
+  const processesOf = (machine: string) => (site.isMaster(machine) ? (['store', 'own'] as const) : (['own'] as const))
+  const clockFault = async (
+    machine: string,
+    on: { offsetMs?: number; rate?: number },
+    off: typeof on,
+  ): Promise<Done> => {
+    const done: Done[] = []
+    const undo = async () => {
+      const proofs = await Promise.all(done.map((one) => one.undo()))
+      return proofs.join('; ')
+    }
+    try {
+      for (const process of processesOf(machine))
+        done.push(
+          await bite(
+            `clock of ${machine}${process === 'store' ? '’s store' : ''}`,
+            site.socket(machine, process),
+            { order: 'clock', ...on },
+            { order: 'clock', ...off },
+            (word) => word.clock?.asked ?? 0,
+            'times that it was asked and told wrong',
+          ),
+        )
+    } catch (error) {
+      await undo()
+      throw error
+    }
+    return { proof: done.map((one) => one.proof).join('; '), undo }
+  }
+  const store = (machine: string) => site.socket(machine, 'store')
+  return {
+    disk: {
+      full: (machine) =>
+        bite(
+          `disk of ${machine}`,
+          store(machine),
+          { order: 'disk', isFull: true },
+          { order: 'disk', isFull: false },
+          ({ disk }) => (disk?.writesRefused ?? 0) + (disk?.saidFull ?? 0),
+          'times that it had no room',
+        ),
+      slowSync: (machine, ms) =>
+        bite(
+          `disk of ${machine}`,
+          store(machine),
+          { order: 'disk', syncDelayMs: ms },
+          { order: 'disk', syncDelayMs: 0 },
+          ({ disk }) => disk?.syncsDelayed ?? 0,
+          `syncs that took ${ms} ms longer`,
+        ),
+      failSync: (machine) =>
+        bite(
+          `disk of ${machine}`,
+          store(machine),
+          { order: 'disk', failsSyncs: true },
+          { order: 'disk', failsSyncs: false },
+          ({ disk }) => disk?.syncsFailed ?? 0,
+          'syncs that failed',
+        ),
+      async loseUnsynced(machine) {
+        const { disk } = await tell(store(machine), { order: 'cut-power' }, BITE_MS)
+        const back = site.storeIsBack(machine)
+        back.catch(() => undefined) // Whoever undoes is told.
+        return {
+          proof: `disk of ${machine}: ${disk?.bytesLost ?? 0} bytes that were written and not synced are lost, its store killed`,
+          undo: () => back,
+        }
+      },
+      async flipBits(machine, count) {
+        const { proof, resume } = await site.holdStoreDown(machine)
+        try {
+          const flipped = flipBitsOfLog(join(site.storeDirectory(machine), 'raft'), count)
+          return {
+            proof: `${proof}; ${flipped}`,
+            undo: async () => {
+              const back = await resume()
+              return `${back}; set aside: ${setAside(site.storeDirectory(machine))}`
+            },
+          }
+        } catch (error) {
+          await resume()
+          throw error
+        }
+      },
+    },
+    clock: {
+      jump: (machine, ms) => clockFault(machine, { offsetMs: ms }, { offsetMs: 0 }),
+      skew: (machine, rate) => clockFault(machine, { rate }, { rate: 1 }),
+    },
+    eventLoop: {
+      block: (machine: string, component: Component, ms: number) =>
+        bite(
+          `event loop of ${component} of ${machine}`,
+          site.socket(machine, component === 'store' ? 'store' : 'own'),
+          { order: 'block', ms },
+          { order: 'block', ms: 0 },
+          ({ blocked }) => blocked,
+          `times blocked for ${ms} ms`,
+        ),
+    },
+  }
+}
+
+/** In the middle of what was written of the newest segment: damage there is no torn tail. */
+function flipBitsOfLog(directory: string, count: number): string {
+  const segments = readdirSync(directory).sort()
+  for (const name of [...segments].reverse()) {
+    const path = join(directory, name)
+    const bytes = readFileSync(path)
+    // Segments are zeroed before they are used.
+    let end = bytes.length
+    while (end > 0 && bytes[end - 1] === 0) end--
+    if (end < 4096) continue
+    const places = Array.from({ length: count }, (_, at) => Math.floor(end / 2) + at * 7)
+    for (const place of places) bytes[place] = (bytes[place] as number) ^ (1 << (place % 8))
+    writeFileSync(path, bytes)
+    return `${count} bits flipped in ${name} at ${places.join(', ')} of ${end} bytes`
+  }
+  throw new Error(`no segment in ${directory} holds enough to damage`)
+}
+
+function setAside(directory: string): string {
+  const damaged = join(directory, 'damaged')
+  return existsSync(damaged) ? readdirSync(damaged).join(', ') : 'nothing'
+}
