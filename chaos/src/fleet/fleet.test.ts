@@ -178,6 +178,23 @@ describe('a fleet', { skip }, () => {
     assert.ok((await answer('one', 'three')).ms >= 40, 'it is as far away as before')
   })
 
+  test('another process may heal; a wire process that was killed is noticed, and begun anew', async () => {
+    const { network } = fleet
+    const [distance] = await network.inForce()
+    assert.equal(distance?.inForce, true)
+    await network.delay('one', 'two', 30)
+    const other = Fleet.open(directory)
+    assert.match(await other.network.heal(), /1 faults undone/)
+    assert.match(await network.heal(), /0 faults undone/)
+    assert.ok((await answer('one', 'two')).ms < 30)
+    await run(['pkill', '-9', '-f', `wire-main.js .*/${fleet.record.slot}.sock$`])
+    assert.ok(await until(async () => (await network.inForce())[0]?.inForce === false, 5000))
+    const delay = await network.delay('one', 'two', 10)
+    assert.equal((await network.inForce())[0]?.inForce, true)
+    await delay.undo()
+    assert.ok((await answer('one', 'three')).ms >= 40)
+  })
+
   test('what cannot be had is said', async () => {
     assert.throws(() => fleet.machine('four'), /there is no machine four; machines: one, two, three/)
     await assert.rejects(fleet.network.cut('one', 'four'), /there is no machine four/)

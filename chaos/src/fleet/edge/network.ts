@@ -1,5 +1,5 @@
 import { spawn } from 'node:child_process'
-import { closeSync, existsSync, openSync, readFileSync, renameSync, writeFileSync } from 'node:fs'
+import { closeSync, existsSync, openSync, readFileSync, renameSync, rmSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import { type FleetRecord, HOST, type Link, namesOf } from '../plan.js'
@@ -54,8 +54,8 @@ export class Network {
   private faults: LinkFault[] = []
   private next = 1
   private queue: Promise<unknown> = Promise.resolve()
-  /** By port: the machines to which its frames are diverted. */
-  private diverted = new Map<string, Set<string>>()
+  /** By who sends: to whom its frames are diverted, as this process has left it. Missing: not known. */
+  private readonly diverted = new Map<string, string>()
 
   constructor(
     private readonly fleet: { directory: string; record: FleetRecord },
@@ -65,11 +65,15 @@ export class Network {
     private readonly initOf: (machine: string) => number,
     private readonly cgroup: Cgroup,
   ) {
-    if (existsSync(this.file)) {
-      const kept = JSON.parse(readFileSync(this.file, 'utf8')) as { next: number; faults: LinkFault[] }
-      this.faults = kept.faults
-      this.next = kept.next
-    }
+    this.load()
+  }
+
+  /** Another process (`fleet heal`) may have changed what is in force. */
+  private load(): void {
+    if (!existsSync(this.file)) return
+    const kept = JSON.parse(readFileSync(this.file, 'utf8')) as { next: number; faults: LinkFault[] }
+    this.faults = kept.faults
+    this.next = kept.next
   }
 
   private get file(): string {
@@ -87,6 +91,7 @@ export class Network {
   async lay(): Promise<void> {
     const names = namesOf(this.fleet.record.slot)
     const holder = this.holder()
+    for (const name of [HOST, ...this.fleet.record.machines.map((machine) => machine.name)]) this.diverted.set(name, '')
     await must([
       'ip',
       'link',
@@ -150,7 +155,7 @@ export class Network {
         '',
       ].join('\n'),
     })
-    this.diverted.delete(name)
+    this.diverted.set(name, '')
     await this.serially(() => this.divert())
   }
 
@@ -245,6 +250,7 @@ export class Network {
 
   /** Undoes all, but for the distance between zones. */
   async heal(): Promise<string> {
+    this.load()
     const faults = this.faults.filter((fault) => fault.kind !== 'zones')
     for (const fault of faults) await this.undo(fault.id)
     return `${faults.length} faults undone; ${this.faults.length === 0 ? 'no rule is left' : 'only the distance between zones is left'}`
@@ -252,6 +258,7 @@ export class Network {
 
   /** Sends datagrams over every link that has a fault and looks at what became of them. */
   async inForce(): Promise<Proof[]> {
+    this.load()
     const proofs: Proof[] = []
     for (const fault of this.faults) {
       const { id, what } = fault
@@ -270,8 +277,9 @@ export class Network {
 
   private async make(wanted: Omit<LinkFault, 'id'>): Promise<Done> {
     for (const name of new Set(wanted.links.flat())) this.end(name)
-    const fault: LinkFault = { id: `f${this.next++}`, ...wanted }
+    const fault: LinkFault = { id: '', ...wanted }
     await this.serially(async () => {
+      fault.id = `f${this.next++}`
       this.faults.push(fault)
       this.save()
       await this.apply(fault)
@@ -296,9 +304,9 @@ export class Network {
   }
 
   private async undo(id: string): Promise<string> {
-    const fault = this.faults.find((f) => f.id === id)
-    if (!fault) return `${id} is undone already`
     return this.serially(async () => {
+      const fault = this.faults.find((f) => f.id === id)
+      if (!fault) return `${id} is undone already`
       if (fault.kind === 'cut' || fault.kind === 'loss') {
         for (const rule of await this.rules())
           if (rule.comment === id)
@@ -348,21 +356,18 @@ export class Network {
     // The wire knows before the first frame comes.
     if (existsSync(this.socket))
       await this.order({ set: Object.fromEntries([...rules].map(([name, { parts }]) => [name, combine(parts)])) })
-    const wanted = new Map<string, Set<string>>()
-    for (const { link } of rules.values()) wanted.set(link[0], (wanted.get(link[0]) ?? new Set()).add(link[1]))
-    for (const from of new Set([...wanted.keys(), ...this.diverted.keys()])) {
-      const now = [...(wanted.get(from) ?? [])].sort()
+    const { machines } = this.fleet.record
+    for (const from of [HOST, ...machines.map((machine) => machine.name)]) {
+      const targets = [...rules.values()].filter(({ link }) => link[0] === from).map(({ link }) => link[1])
+      const wanted = targets.sort().join()
+      if (this.diverted.get(from) === wanted) continue
       const { port } = this.end(from)
-      const lines = [`filter del dev ${port} ingress`]
-      now.forEach((to, i) => {
-        lines.push(
-          `filter add dev ${port} ingress prio ${i + 1} protocol all u32 match ether dst ${this.end(to).mac} action mirred egress redirect dev wire`,
-        )
+      const add = (to: string, i: number) =>
+        `filter add dev ${port} ingress prio ${i + 1} protocol all u32 match ether dst ${this.end(to).mac} action mirred egress redirect dev wire`
+      await must(this.at(['tc', '-batch', '-']), {
+        input: [`filter del dev ${port} ingress`, ...targets.map(add), ''].join('\n'),
       })
-      if (now.join() !== [...(this.diverted.get(from) ?? [])].sort().join())
-        await must(this.at(['tc', '-batch', '-']), { input: `${lines.join('\n')}\n` })
-      if (now.length > 0) this.diverted.set(from, new Set(now))
-      else this.diverted.delete(from)
+      this.diverted.set(from, wanted)
     }
   }
 
@@ -372,7 +377,16 @@ export class Network {
   }
 
   private async startWire(): Promise<void> {
-    if (existsSync(this.socket)) return
+    if (existsSync(this.socket)) {
+      const lives = await this.order({ counts: true }).then(
+        () => true,
+        () => false,
+      )
+      if (lives) return
+      // It was killed, and its device with it: filters that name the device lead nowhere.
+      rmSync(this.socket, { force: true })
+      this.diverted.clear()
+    }
     const log = openSync(join(this.fleet.directory, 'wire.log'), 'a')
     const program = join(import.meta.dirname, 'wire-main.js')
     const command = joined(this.cgroup, this.at([process.execPath, '--max-semi-space-size=16', program, this.socket]))
@@ -513,7 +527,10 @@ export class Network {
 
   /** One change after the other. */
   private serially<T>(work: () => Promise<T>): Promise<T> {
-    const done = this.queue.then(work)
+    const done = this.queue.then(() => {
+      this.load()
+      return work()
+    })
     this.queue = done.catch(() => undefined)
     return done
   }
