@@ -13,6 +13,7 @@ export type KeyState = HistoryEvent & { type: 'put' }
 /** All that ever happened in the store, in order; asked for the state at any revision. */
 export class TrueHistory {
   private readonly byKey = new Map<string, HistoryEvent[]>()
+  private sortedKeys: readonly string[] | undefined
   readonly lastRevision: number
 
   constructor(readonly events: readonly HistoryEvent[]) {
@@ -25,8 +26,9 @@ export class TrueHistory {
   }
 
   /** Keys that ever were, sorted. */
-  keys(): string[] {
-    return [...this.byKey.keys()].sort()
+  keys(): readonly string[] {
+    this.sortedKeys ??= [...this.byKey.keys()].sort()
+    return this.sortedKeys
   }
 
   /** The key's state as of a revision; undefined: it is not there. */
@@ -41,10 +43,13 @@ export class TrueHistory {
       const state = this.at(from, revision)
       return state ? [state] : []
     }
-    return this.keys()
-      .filter((key) => key >= from && key < to)
-      .map((key) => this.at(key, revision))
-      .filter((state) => state !== undefined)
+    const keys = this.keys()
+    const states: KeyState[] = []
+    for (let at = firstNotBelow(keys, from); at < keys.length && (keys[at] as string) < to; at++) {
+      const state = this.at(keys[at] as string, revision)
+      if (state) states.push(state)
+    }
+    return states
   }
 
   /** Changes of one key, oldest first. */
@@ -62,6 +67,16 @@ export class TrueHistory {
     }
     return list[low - 1]
   }
+}
+
+function firstNotBelow(keys: readonly string[], key: string): number {
+  let [low, high] = [0, keys.length]
+  while (low < high) {
+    const middle = (low + high) >> 1
+    if ((keys[middle] as string) < key) low = middle + 1
+    else high = middle
+  }
+  return low
 }
 
 /**

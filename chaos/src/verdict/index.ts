@@ -1,0 +1,2 @@
+export { judge, PROMISES, undesiredOf } from './judge.js'
+export { recoveries, type Undesired } from './recoveries.js'
