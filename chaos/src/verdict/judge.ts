@@ -87,7 +87,8 @@ function combine(run: Omit<RunRecord, 'verdict'>, promise: string, all: readonly
   return {
     promise,
     state: (worst[0] as Finding).state,
-    text: worst.map((one) => one.text).join('; '),
+    // A line for each finding.
+    text: worst.map((one) => one.text).join('\n'),
     evidence: worst.flatMap((one) => one.evidence).slice(0, 2 * EVIDENCE_MAX),
   }
 }

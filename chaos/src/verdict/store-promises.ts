@@ -57,7 +57,15 @@ function truthOf(records: readonly HistoryRecord[], more: StoreMore): { truth: H
     more.streams.map((stream) => ({
       teller: stream.reader,
       events: stream.messages.flatMap((message) =>
-        message.events.map(({ prevKv: _, ...event }) => ({ ...event, lease: leaseOf.get(event.value) ?? 0 })),
+        message.events.map(({ type, key, value, revision, createRevision, version }) => ({
+          type,
+          key,
+          value,
+          revision,
+          createRevision,
+          version,
+          lease: leaseOf.get(value) ?? 0,
+        })),
       ),
     })),
   )

@@ -130,7 +130,13 @@ export class FakeStore {
     return [...keys]
       .filter(([key]) => (to === undefined ? key === from : key >= from && key < to))
       .sort(([a], [b]) => (a < b ? -1 : 1))
-      .map(([key, { lease: _, ...kv }]) => ({ key, ...kv }))
+      .map(([key, { value, modRevision, createRevision, version }]) => ({
+        key,
+        value,
+        modRevision,
+        createRevision,
+        version,
+      }))
   }
 
   private txn({ compare, ops }: StoreTxn): StoreTxnDone | Failure {
@@ -237,11 +243,6 @@ const isFailure = (value: unknown): value is Failure =>
   typeof value === 'object' && value !== null && 'ok' in value && value.ok === false
 
 function eventOf(type: 'put' | 'delete', key: string, kv: Kv | undefined, revision: number, before?: Kv): WatchedEvent {
-  const {
-    lease: _,
-    modRevision,
-    ...rest
-  } = before ?? { lease: 0, modRevision: 0, value: '', createRevision: 0, version: 0 }
   return {
     type,
     key,
@@ -249,6 +250,15 @@ function eventOf(type: 'put' | 'delete', key: string, kv: Kv | undefined, revisi
     revision,
     createRevision: kv?.createRevision ?? 0,
     version: kv?.version ?? 0,
-    ...(before ? { prevKv: { ...rest, revision: modRevision } } : {}),
+    ...(before
+      ? {
+          prevKv: {
+            value: before.value,
+            revision: before.modRevision,
+            createRevision: before.createRevision,
+            version: before.version,
+          },
+        }
+      : {}),
   }
 }

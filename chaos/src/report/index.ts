@@ -1,0 +1,5 @@
+export { junit } from './junit.js'
+export { reportPage } from './page.js'
+export { type ReportModel, reportModel } from './report-model.js'
+export { type SummarisedRun, summarise, type Summary, summaryPage, summaryText } from './summary.js'
+export { summariseDirectory, writeReport } from './write-report-edge.js'
