@@ -1,3 +1,4 @@
+import { isIP } from 'node:net'
 import { type ClientHttp2Session, type ClientHttp2Stream, connect } from 'node:http2'
 import type { ApiEndpoint, Credentials } from '../../harness/types.js'
 import type { Answer, ApiEvent, ApiPort, Failure, Method } from '../ports.js'
@@ -110,7 +111,10 @@ export class HttpsApiPort implements ApiPort {
       ...(ca === undefined ? {} : { ca }),
       ...(cert === undefined ? {} : { cert }),
       ...(key === undefined ? {} : { key }),
-      ...(serverName === undefined ? {} : { servername: serverName }),
+      // An address is no name to ask for (RFC 6066); the certificate is held against it all the same.
+      ...(serverName === undefined && isIP(new URL(this.server.url).hostname) === 0
+        ? {}
+        : { servername: serverName ?? '' }),
       ...(insecure ? { rejectUnauthorized: false } : {}),
     })
     // Each request reports its own failure.
