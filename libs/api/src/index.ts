@@ -1,5 +1,6 @@
 export { type StatusCause } from './causes.js'
 export { type Column, type Kind } from './kind.js'
+export { type Ipv4Network, isIPv4, networksOverlap, networkWithin, parseIpv4Network } from './ip.js'
 export { type Json, type KubeObject, type ObjectMeta, type OwnerReference, sameJson } from './kube-object.js'
 export { qosClass } from './kinds/pod.js'
 export {

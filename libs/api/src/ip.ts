@@ -21,3 +21,24 @@ export function isIPv6(text: string): boolean {
 }
 
 export const isIP = (text: string): boolean => isIPv4(text) || isIPv6(text)
+
+/** The addresses `[base, base + size)` as numbers. */
+export interface Ipv4Network {
+  readonly base: number
+  readonly size: number
+}
+
+/** `10.244.0.0/16`; host bits are ignored, as Kubernetes does. Undefined: no IPv4 network. */
+export function parseIpv4Network(text: string): Ipv4Network | undefined {
+  const [address = '', bits = '', more] = text.split('/')
+  if (!isIPv4(address) || !/^(\d|[12]\d|3[0-2])$/.test(bits) || more !== undefined) return undefined
+  const size = 2 ** (32 - Number(bits))
+  const at = address.split('.').reduce((sum, byte) => sum * 256 + Number(byte), 0)
+  return { base: at - (at % size), size }
+}
+
+export const networksOverlap = (a: Ipv4Network, b: Ipv4Network): boolean =>
+  a.base < b.base + b.size && b.base < a.base + a.size
+
+export const networkWithin = (inner: Ipv4Network, outer: Ipv4Network): boolean =>
+  inner.base >= outer.base && inner.base + inner.size <= outer.base + outer.size
