@@ -22,6 +22,8 @@ export interface MasterPartsOptions {
   serviceAccount: { publicKey: string; privateKey: string }
   serviceCidr: string
   podCidr: string
+  /** Length of the prefix of each node's part of `podCidr`. Default 24. */
+  nodeCidrMaskBits?: number
   /** Seconds of the default tolerations for not-ready and unreachable nodes. */
   tolerationSeconds: number
   /** How long after a node's lease its StatefulSets' pods are given to others. Default: the controller-manager's. */
@@ -72,6 +74,7 @@ export async function startMasterParts(
     cluster,
     machine: name,
     clusterCidr: options.podCidr,
+    ...(options.nodeCidrMaskBits === undefined ? {} : { nodeCidrMaskBits: options.nodeCidrMaskBits }),
     rootCaPem: clientCa,
     ...(options.identity ? { identity: { marginMs: options.identity.marginMs } } : {}),
   })

@@ -2,7 +2,6 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { RESOURCES } from '@capstan/client'
 import { condition, type Node, type Pod, type ReplicaSet, type Toleration } from './kinds.js'
-import { startNodeCidrs, CidrPool } from './node-cidr.js'
 import { startNodeLifecycle } from './node-lifecycle.js'
 import { startPodGc } from './pod-gc.js'
 import { startReplicaSets } from './replica-controller.js'
@@ -252,22 +251,6 @@ test('tolerations', () => {
   assert.equal(tolerationSeconds([{ operator: 'Exists' }], taint), Infinity)
   assert.equal(tolerationSeconds([{ operator: 'Exists' }, { key: 'k', value: 'v', tolerationSeconds: 7 }], taint), 7)
   assert.equal(tolerationSeconds([{ operator: 'Exists', tolerationSeconds: -1 }], taint), 0)
-})
-
-test('pod networks: one for each node, none twice, told when there is none left', async () => {
-  const cluster = new FakeCluster({ clusterCidr: '10.244.0.0/22', nodeCidrMaskBits: 24 })
-  const { api } = cluster
-  api.seed<Node>(RESOURCES.nodes, { metadata: { name: 'old' }, spec: { podCIDR: '10.244.1.0/24' } })
-  api.seed<Node>(RESOURCES.nodes, ...['a', 'b', 'c', 'd'].map((name) => ({ metadata: { name }, spec: {} })))
-  await cluster.start(startNodeCidrs)
-  await cluster.clock.advance(100)
-  const networks = () => api.objects<Node>(RESOURCES.nodes).map((n) => n.spec?.podCIDR)
-  assert.deepEqual(networks(), ['10.244.0.0/24', '10.244.2.0/24', '10.244.3.0/24', undefined, '10.244.1.0/24'])
-  api.drop(RESOURCES.nodes, 'b')
-  await cluster.clock.advance(11_000)
-  assert.deepEqual(networks(), ['10.244.0.0/24', '10.244.3.0/24', '10.244.2.0/24', '10.244.1.0/24'])
-  for (const bad of ['10.244.0.0', '300.0.0.0/16', 'fd00::/64']) assert.throws(() => new CidrPool(bad, 24), RangeError)
-  assert.throws(() => new CidrPool('10.244.0.0/16', 8), RangeError)
 })
 
 test('pod GC: pods of nodes that are gone, after a while; terminating ones never bound; ended ones above the number', async () => {
