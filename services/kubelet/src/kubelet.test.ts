@@ -515,3 +515,29 @@ describe('logs over the bus', () => {
     await node.kubelet.stop()
   })
 })
+
+test('a node that was told no pod network registers, is NotReady and says why, and takes the one its Node gets', async () => {
+  const node = new TestNode()
+  const configured: string[] = []
+  const configureNetwork = async (podCidr: string) => void configured.push(podCidr)
+  const runtime = Object.assign(node.runtime, { configureNetwork })
+  const { world, api: client, host, clock } = node
+  const kubelet = await startKubelet(
+    world,
+    { cluster: 'c1', nodeName: 'n0', client, host, nodeIp: '10.0.0.1' },
+    runtime,
+  )
+  await clock.advance(10_000)
+  const ready = () => node.node()?.status?.conditions?.find((c) => c.type === 'Ready')
+  assert.equal(node.node()?.spec?.podCIDR, undefined)
+  assert.equal(ready()?.status, 'False')
+  assert.equal(ready()?.reason, 'KubeletNotReady')
+  assert.match(ready()?.message ?? '', /network not ready: .*spec.podCIDR of this Node is empty/)
+  assert.equal(kubelet.ready, false)
+  assert.deepEqual(configured, [])
+  client.change<Node>(RESOURCES.nodes, 'n0', (n) => void (n.spec = { ...n.spec, podCIDR: '10.244.7.0/24' }))
+  await clock.until(() => kubelet.ready)
+  assert.deepEqual(configured, ['10.244.7.0/24'])
+  await clock.until(() => ready()?.status === 'True')
+  await kubelet.stop()
+})

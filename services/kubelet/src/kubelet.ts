@@ -35,7 +35,7 @@ export interface KubeletOptions {
   host: NodeHost
   /** Address of the node: `status.hostIP` of its pods. */
   nodeIp: string
-  /** Pod network of this node. Default: what `spec.podCIDR` of the Node says. */
+  /** Pod network of this node. Default: what `spec.podCIDR` of the Node says; the node is not Ready before it does. */
   podCidr?: string
   labels?: Record<string, string>
   /** What the node has, where it is not to be what the machine has. */

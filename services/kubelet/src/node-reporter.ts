@@ -61,7 +61,16 @@ export class NodeReporter {
 
   /** The runtime says that pods can be run. */
   get ready(): boolean {
-    return this.registered && (this.runtimeInfo?.ready ?? false) && (this.runtimeInfo?.networkReady ?? false)
+    return this.registered && (this.runtimeInfo?.ready ?? false) && this.networkReady
+  }
+
+  /** A runtime may still hold the network of an earlier life; until this one's is known, nothing is started in it. */
+  private get networkReady(): boolean {
+    return (this.runtimeInfo?.networkReady ?? false) && !this.awaitsNetwork
+  }
+
+  private get awaitsNetwork(): boolean {
+    return this.options.runtime.configureNetwork !== undefined && this.configuredCidr === undefined
   }
 
   start(): void {
@@ -111,7 +120,7 @@ export class NodeReporter {
 
   private async askRuntime(): Promise<void> {
     const nowMs = this.world.clock.monotonicMs()
-    const well = this.runtimeInfo?.ready && this.runtimeInfo.networkReady
+    const well = this.runtimeInfo?.ready && this.networkReady
     if (nowMs - this.runtimeAskedMs < (well ? RUNTIME_PERIOD_MS : 0)) return
     this.runtimeAskedMs = nowMs
     this.runtimeInfo = await this.options.runtime.info()
@@ -219,10 +228,13 @@ export class NodeReporter {
 
   private conditionsOf(before: NodeCondition[], keepHeartbeat: boolean): NodeCondition[] {
     const info = this.runtimeInfo
-    const ready = (info?.ready ?? false) && (info?.networkReady ?? false)
+    const ready = (info?.ready ?? false) && this.networkReady
+    const lack = this.awaitsNetwork
+      ? 'spec.podCIDR of this Node is empty: the controller-manager has yet to give it a pod network'
+      : info?.message
     const why = !info?.ready
       ? `container runtime is down: ${info?.message ?? 'not asked yet'}`
-      : `container runtime network not ready: ${info.message}`
+      : `container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:${lack}`
     const states: [type: string, isTrue: boolean, reason: string, message: string][] = [
       ['MemoryPressure', false, 'KubeletHasSufficientMemory', 'kubelet has sufficient memory available'],
       ['DiskPressure', false, 'KubeletHasNoDiskPressure', 'kubelet has no disk pressure'],

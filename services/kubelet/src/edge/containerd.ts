@@ -423,6 +423,9 @@ export function cniConfig(paths: ContainerdPaths, options: { podCidr: string; br
     isGateway: true,
     // Sets the default route; a route in ipam beside it would set it twice, which fails.
     isDefaultGateway: true,
+    // A node that was removed and has joined again has another network; its bridge may be there still.
+    forceAddress: true,
+    // Would hide a pod from pods of other nodes: kube-proxy masquerades what leaves the cluster's networks.
     ipMasq: false,
     // A pod that asks its own Service may be sent back to itself.
     hairpinMode: true,
