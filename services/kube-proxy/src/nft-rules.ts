@@ -8,6 +8,13 @@ export interface NftTable {
   maps: Map<string, Map<string, string>>
 }
 
+/** The address ranges of the cluster; without them nothing is said about traffic between the cluster and what is outside. */
+export interface NetworkScope {
+  /** All nodes' pod networks. */
+  clusterCidr: string
+  serviceCidr: string
+}
+
 /** Mark of packets that must leave with the node's address. */
 const MASQUERADE = '0x4000'
 const MAPS = {
@@ -57,7 +64,7 @@ function balance(forward: Forward, targets: readonly Target[], chains: Map<strin
 }
 
 /** The script that creates the table anew, whatever was there: one transaction. */
-export function fullScript(name: string, table: NftTable): string {
+export function fullScript(name: string, table: NftTable, scope?: NetworkScope): string {
   const lines = [`add table ip ${name}`, `delete table ip ${name}`, `add table ip ${name}`]
   for (const [map, type] of Object.entries(MAPS)) lines.push(`add map ip ${name} ${map} { type ${type} : verdict; }`)
   const chain = (chainName: string, hook?: string) =>
@@ -67,6 +74,11 @@ export function fullScript(name: string, table: NftTable): string {
   rule('refuse', 'meta l4proto tcp reject with tcp reset')
   rule('refuse', 'reject')
   chain('services')
+  if (scope) {
+    // From a machine, or from outside through one: the pod's answer must come back by the same machine.
+    const outside = `ip saddr != ${scope.clusterCidr} ip daddr ${scope.serviceCidr}`
+    rule('services', `${outside} meta mark set meta mark or ${MASQUERADE}`)
+  }
   rule('services', 'ip daddr . meta l4proto . th dport vmap @service-ips')
   rule('services', 'fib daddr type local ip daddr != 127.0.0.0/8 meta l4proto . th dport vmap @service-nodeports')
   chain('prerouting', 'type nat hook prerouting priority -100;')
@@ -75,12 +87,19 @@ export function fullScript(name: string, table: NftTable): string {
   rule('output', 'jump services')
   chain('postrouting', 'type nat hook postrouting priority 100;')
   rule('postrouting', `meta mark and ${MASQUERADE} == ${MASQUERADE} masquerade`)
+  // Pods are known to the cluster's machines only; outside, their node's address stands in for theirs.
+  if (scope) {
+    const leaves = `ip saddr ${scope.clusterCidr} ip daddr != ${scope.clusterCidr} ip daddr != 224.0.0.0/4`
+    rule('postrouting', `${leaves} masquerade`)
+  }
   for (const [filter, hook] of [
     ['filter-forward', 'forward'],
     ['filter-output', 'output'],
   ] as const) {
     chain(filter, `type filter hook ${hook} priority 0;`)
     rule(filter, 'ip daddr . meta l4proto . th dport vmap @no-endpoints')
+    // Nobody's address: an answer at once, and no way out for what belongs to the cluster.
+    if (scope) rule(filter, `ip daddr ${scope.serviceCidr} goto refuse`)
   }
   const empty: NftTable = { chains: new Map(), maps: new Map(Object.keys(MAPS).map((map) => [map, new Map()])) }
   return `${lines.join('\n')}\n${differenceScript(name, empty, table)}`
