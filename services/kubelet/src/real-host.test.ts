@@ -80,13 +80,18 @@ describe('the machine', () => {
     })
     await new Promise<void>((resolve) => server.listen(0, '127.0.0.1', resolve))
     const { port } = server.address() as AddressInfo
-    const get = (path: string) => host.httpGet({ scheme: 'http', host: '127.0.0.1', port, path, headers: [] }, 300)
-    assert.equal((await get('/')).ok, true)
-    assert.deepEqual(await get('/bad'), { ok: false, message: 'HTTP probe failed with statuscode: 500' })
-    assert.match((await get('/never')).message, /no answer within 300 ms/)
-    assert.equal((await host.tcpConnect('127.0.0.1', port, 300)).ok, true)
-    server.closeAllConnections()
-    await new Promise((resolve) => server.close(resolve))
-    assert.equal((await host.tcpConnect('127.0.0.1', port, 300)).ok, false)
+    const get = (path: string, timeoutMs = 20_000) =>
+      host.httpGet({ scheme: 'http', host: '127.0.0.1', port, path, headers: [] }, timeoutMs)
+    try {
+      assert.equal((await get('/')).ok, true)
+      assert.deepEqual(await get('/bad'), { ok: false, message: 'HTTP probe failed with statuscode: 500' })
+      assert.match((await get('/never', 300)).message, /no answer within 300 ms/)
+      assert.equal((await host.tcpConnect('127.0.0.1', port, 20_000)).ok, true)
+    } finally {
+      // One that stayed open would keep this process from its end, whatever the test said.
+      server.closeAllConnections()
+      await new Promise((resolve) => server.close(resolve))
+    }
+    assert.equal((await host.tcpConnect('127.0.0.1', port, 20_000)).ok, false)
   })
 })
