@@ -8,6 +8,7 @@ import { importImage } from './images.js'
 import { existingLayout } from './layout-file.js'
 import { IDENTITY_TIMES, Places } from './layout.js'
 import { machineCommand } from './machine-command.js'
+import { addDrainCommands } from './node-commands.js'
 import { printStatus } from './status.js'
 import {
   changeStoreMembers,
@@ -210,6 +211,7 @@ export async function main(args: string[]): Promise<void> {
     })
 
   addMachineCommands(program)
+  addDrainCommands(program)
 
   program
     .command('chaos')
