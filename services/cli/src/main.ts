@@ -7,6 +7,7 @@ import { UserError } from './console.js'
 import { importImage } from './images.js'
 import { existingLayout } from './layout-file.js'
 import { IDENTITY_TIMES, Places } from './layout.js'
+import { doctor } from './doctor/doctor.js'
 import { machineCommand } from './machine-command.js'
 import { addDrainCommands } from './node-commands.js'
 import { printStatus } from './status.js'
@@ -221,6 +222,18 @@ export async function main(args: string[]): Promise<void> {
     .allowUnknownOption()
     .passThroughOptions()
     .action(async (rest: string[]) => chaosCommand(rest))
+
+  program
+    .command('doctor')
+    .description('is this host fit for a machine of Capstan, and is its machine well? exit code 1 if something failed')
+    .addOption(
+      new Option('--data <directory>', "the machine's directory; need not exist yet")
+        .default('/var/lib/capstan')
+        .argParser((text: string) => resolve(text)),
+    )
+    .addOption(new Option('--role <role>', 'what it is to be; default: what it is').choices(['master', 'node']))
+    .addOption(output())
+    .action(async (options) => doctor(options))
 
   program.exitOverride()
   try {
