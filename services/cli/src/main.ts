@@ -22,6 +22,7 @@ import {
   storeStatus,
   storeVerify,
 } from './store-command.js'
+import { installSystemd } from './systemd/install.js'
 import { stop, up } from './up.js'
 import { addMachineCommands } from './vm/commands.js'
 import { stopMachine } from './vm/leave.js'
@@ -234,6 +235,20 @@ export async function main(args: string[]): Promise<void> {
     .addOption(new Option('--role <role>', 'what it is to be; default: what it is').choices(['master', 'node']))
     .addOption(output())
     .action(async (options) => doctor(options))
+
+  program
+    .command('install')
+    .description('let the host run the machine of a directory')
+    .command('systemd')
+    .description('as a unit: written, enabled and started')
+    .addOption(
+      new Option('--data <directory>', "the machine's directory")
+        .default('/var/lib/capstan')
+        .argParser((text: string) => resolve(text)),
+    )
+    .option('--root <directory>', 'write the files below it instead, and start nothing', '/')
+    .option('--no-start', 'only write the files')
+    .action(async (options) => installSystemd(options))
 
   program.exitOverride()
   try {

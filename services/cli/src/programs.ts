@@ -2,6 +2,7 @@ import { join } from 'node:path'
 
 /** What a machine runs. */
 export type ProgramName =
+  | 'capstan'
   | 'run-master'
   | 'run-node'
   | 'run-gateway'
