@@ -302,7 +302,9 @@ export interface StoreStatusReply {
   members: string[]
   /** Heard from within an election time-out. */
   peersHeard: string[]
+  /** Whose apply behaviour is in force; and what this member's program has (missing: an older program, which has 1). */
   clusterVersion: number
+  supportedVersions?: { min: number; max: number }
   errors: string[]
   /** Since start: elections won, snapshots installed, log truncations, longest sync (ms), … */
   counters: Record<string, number>

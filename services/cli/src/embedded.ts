@@ -57,6 +57,8 @@ export interface MasterState {
   term: number
   commitIndex: number
   slowSyncs: number
+  clusterVersion: number | null
+  supportedVersions: { min: number; max: number } | null
 }
 
 export interface NodeState {
@@ -194,6 +196,8 @@ export class EmbeddedCluster {
           term: status?.term ?? 0,
           commitIndex: status?.commitIndex ?? 0,
           slowSyncs: status?.counters['slowSyncs'] ?? 0,
+          clusterVersion: status?.clusterVersion ?? null,
+          supportedVersions: status?.supportedVersions ?? null,
         }
       }),
     )

@@ -19,6 +19,9 @@ export interface MasterStatus {
   url: string
   /** Syncs of the store's log that took over 200 ms, since it was started. */
   slowSyncs: number
+  /** Of the cluster, as this member has it, and what its program supports. Null: it does not say. */
+  clusterVersion: number | null
+  supportedVersions: { min: number; max: number } | null
 }
 
 export interface NodeStatus {
@@ -93,6 +96,8 @@ async function masterStatuses(layout: ClusterLayout, places: Places): Promise<Ma
       pid,
       url: `https://127.0.0.1:${master.apiPort}`,
       slowSyncs: status?.counters['slowSyncs'] ?? 0,
+      clusterVersion: status?.clusterVersion ?? null,
+      supportedVersions: status?.supportedVersions ?? null,
     }
   }
   const masters = await Promise.all(layout.masters.map(statusOf))
@@ -117,6 +122,8 @@ async function embeddedMasters(layout: ClusterLayout, places: Places, admin: Adm
         pid,
         url: `https://127.0.0.1:${apiPort}`,
         slowSyncs: state?.slowSyncs ?? 0,
+        clusterVersion: state?.clusterVersion ?? null,
+        supportedVersions: state?.supportedVersions ?? null,
       }
     }),
   )
@@ -155,6 +162,16 @@ export async function clusterReady(
   }
 }
 
+/** While a cluster is upgraded its members support different versions; the cluster's own rises when all support it. */
+export function versionText({
+  clusterVersion,
+  supportedVersions,
+}: Pick<MasterStatus, 'clusterVersion' | 'supportedVersions'>) {
+  if (clusterVersion === null) return 'version unknown'
+  if (supportedVersions === null || supportedVersions.max === clusterVersion) return `version ${clusterVersion}`
+  return `version ${clusterVersion} (its program supports ${supportedVersions.max})`
+}
+
 /** `capstan status`. */
 export async function printStatus(data: string, format: 'text' | 'json'): Promise<void> {
   const places = new Places(data)
@@ -166,7 +183,7 @@ export async function printStatus(data: string, format: 'text' | 'json'): Promis
       m.name,
       m.role,
       String(m.pid ?? '-'),
-      m.role === 'down' ? '' : `term ${m.term}, commit ${m.commitIndex}, ${m.url}`,
+      m.role === 'down' ? '' : `term ${m.term}, commit ${m.commitIndex}, ${versionText(m)}, ${m.url}`,
     ]),
     ...status.nodes.map((n) => [n.name, n.ready ? 'ready' : 'not ready', String(n.pid ?? '-'), n.runtime]),
   ]

@@ -10,3 +10,4 @@ export {
 export { type PlantedBug, PLANTED_BUGS, type StoreHandle, type StoreOptions, type StoreWorld } from './options.js'
 export { startStore } from './start-store.js'
 export { StoreError } from './store-error.js'
+export { SUPPORTED_VERSIONS, type VersionRange } from './versions.js'

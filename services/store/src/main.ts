@@ -8,7 +8,7 @@ import { join } from 'node:path'
 import type { Clock, Disk } from '@capstan/actor'
 import { grants, identityToken, Subjects } from '@capstan/protocol'
 import { LmdbStateEngine, NatsBus, RealClock, RealRandom, realLog, ThreadedDisk } from '@capstan/real'
-import { type StoreOptions, startStore } from './index.js'
+import { type StoreOptions, startStore, SUPPORTED_VERSIONS } from './index.js'
 
 /** The JSON file given on the command line. */
 interface StoreConfig extends Omit<StoreOptions, 'openEngine'> {
@@ -37,6 +37,8 @@ if (config.bugs !== undefined && config.chaos === undefined) {
   console.error(`${path}: planted bugs are for the tests of the checkers, never for a store that runs`)
   process.exit(2)
 }
+// A test may have this program pass for the next one: see versions.ts.
+const versionMax = Number(process.env['CAPSTAN_TEST_CLUSTER_VERSION_MAX'] ?? SUPPORTED_VERSIONS.max)
 const log = realLog({ name: `store/${config.member}`, level: config.logLevel ?? 'info', fd: 2 })
 const { dataDir, bus: busConfig, logLevel: _, chaos: chaosConfig, ...options } = config
 const subjects = new Subjects(config.cluster)
@@ -60,7 +62,11 @@ const [bus, raftBus] = await Promise.all([connect(`bulk-${incarnation}`), connec
 const { clock, disk } = await clockAndDisk()
 const store = await startStore(
   { clock, random: new RealRandom(), bus, raftBus, disk, log },
-  { ...options, openEngine: () => new LmdbStateEngine(join(dataDir, 'state')) },
+  {
+    ...options,
+    versions: { ...SUPPORTED_VERSIONS, max: versionMax },
+    openEngine: () => new LmdbStateEngine(join(dataDir, 'state')),
+  },
 ).catch(async (error: unknown) => {
   log.error({ err: error }, 'the store cannot start')
   await Promise.all([bus.close(), raftBus.close()])

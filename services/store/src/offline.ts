@@ -6,6 +6,7 @@ import { type BackupFile, type BackupHeader, backupPieces, readBackup, verifyBac
 import { loadIdentity, readIdentity, saveIdentity } from './identity.js'
 import { commandOf, LOG_DIR } from './replica.js'
 import { StoreError } from './store-error.js'
+import { commandUnder, SUPPORTED_VERSIONS, versionRefusal } from './versions.js'
 
 /** etcd's advice: more than a store writes in the time between a backup and its use. */
 export const BUMP_REVISIONS = 1_000_000_000
@@ -47,8 +48,12 @@ export async function backupDirectory(
   write: (piece: Uint8Array) => void | Promise<void>,
 ): Promise<BackupHeader> {
   return withDirectory(directory, async ({ summary, mvcc, entries }) => {
-    for (const entry of entries)
-      if (entry.index > mvcc.appliedIndex) mvcc.applyBatch([{ index: entry.index, command: commandOf(entry) }])
+    for (const entry of entries) {
+      if (entry.index <= mvcc.appliedIndex) continue
+      const command = commandUnder(mvcc.clusterVersion, commandOf(entry))
+      mvcc.applyBatch([{ index: entry.index, command }])
+      refuseUnknownVersion(mvcc)
+    }
     const header: BackupHeader = {
       format: 1,
       cluster: about.cluster,
@@ -130,6 +135,12 @@ export async function restoreDirectory(
   }
 }
 
+/** What a newer program made of entries nobody but a newer program can go on from. */
+function refuseUnknownVersion({ clusterVersion }: Mvcc): void {
+  const refusal = versionRefusal(clusterVersion, SUPPORTED_VERSIONS)
+  if (refusal) throw refusal
+}
+
 interface Opened {
   summary: DirectorySummary
   mvcc: Mvcc
@@ -148,6 +159,7 @@ async function withDirectory<T>(
   const engine = await openEngine()
   try {
     const mvcc = new Mvcc(engine)
+    refuseUnknownVersion(mvcc)
     const base = recovered.snapshot ?? { index: 0, term: 0, configuration: { voters: [], learners: [] } }
     if (mvcc.appliedIndex < base.index)
       throw new StoreError(

@@ -1,5 +1,6 @@
 import type { Bus, Disk, World } from '@capstan/actor'
 import type { StateEngine } from '@capstan/mvcc'
+import type { VersionRange } from './versions.js'
 
 export const HEARTBEAT_MS = 50
 export const ELECTION_TIMEOUT_MS = 300
@@ -83,6 +84,8 @@ export interface StoreOptions {
   /** Free disk bytes below which writes are refused as NO_SPACE. Default 64 MiB. */
   freeBytesMin?: number
   bugs?: readonly PlantedBug[]
+  /** For the tests of upgrades: what this program is to pretend to support. Default: `SUPPORTED_VERSIONS`. */
+  versions?: VersionRange
 }
 
 export interface StoreHandle {

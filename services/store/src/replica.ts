@@ -32,9 +32,14 @@ import type { SessionId } from './requests.js'
 import { OutgoingSnapshot } from './snapshots.js'
 import { type Difference, StateComparison } from './state-comparison.js'
 import { maybeApplied, notApplied, StoreError } from './store-error.js'
+import {
+  commandUnder,
+  SUPPORTED_VERSIONS,
+  VersionAnnouncements,
+  type VersionRange,
+  versionRefusal,
+} from './versions.js'
 
-/** Newest cluster version whose apply behaviour this code knows. */
-const CLUSTER_VERSION_MAX = 1
 /** Entries applied between two returns to the event loop. */
 const APPLY_SLICE = 500
 /** State held back from the disk above which applying waits for the checkpoint. */
@@ -78,6 +83,8 @@ export interface ReplicaHooks {
   checkpointTook(durationMs: number): void
   /** This member takes part no more. */
   removed(error: StoreError): void
+  /** This program does not know what the cluster does from here on: only another one can go on. */
+  outgrown(error: StoreError): void
 }
 
 /** What one member has applied, to all others, every second. Travels between raft's messages, too. */
@@ -86,6 +93,8 @@ interface StateNotice {
   from: string
   to: string
   hashes: readonly IndexedHash[]
+  /** What its program supports. Missing: it is of before there were versions to choose from. */
+  versions?: VersionRange
 }
 
 /** From a leader to one that asks for votes and is a member no more. Travels between raft's messages; not one of them. */
@@ -146,6 +155,10 @@ export class Replica {
   private notingLog = false
   private readonly comparison = new StateComparison()
   private differs: Difference | undefined
+  private readonly announcements = new VersionAnnouncements()
+  private raisingVersion = false
+  /** Nothing is applied any more. */
+  private isOutgrown = false
   private wasRemoved = false
   /** Since when no configuration names this member and no leader is heard. */
   private unnamedSinceMs: number | undefined
@@ -229,12 +242,8 @@ export class Replica {
     mvcc: Mvcc,
   ): Promise<Replica> {
     const { member } = options
-    if (mvcc.clusterVersion > CLUSTER_VERSION_MAX)
-      throw new StoreError(
-        'BAD_REQUEST',
-        'not-applied',
-        `the cluster is at version ${mvcc.clusterVersion}; this program knows ${CLUSTER_VERSION_MAX}`,
-      )
+    const refusal = versionRefusal(mvcc.clusterVersion, options.versions ?? SUPPORTED_VERSIONS)
+    if (refusal) throw refusal
     const configuration: Configuration = { voters: identity.joined ? [] : [...options.members], learners: [] }
     const sync = { longestMs: 0, count: 0, slow: 0 }
     const { log: raftLog, recovered } = await openLog(world, options, mvcc, configuration, identity, (durationMs) => {
@@ -243,6 +252,11 @@ export class Replica {
       if (durationMs > SLOW_SYNC_MS) sync.slow++
       hooks.syncTook(durationMs)
     })
+    const outgrown = committedVersionRefusal(recovered, mvcc.appliedIndex, options.versions ?? SUPPORTED_VERSIONS)
+    if (outgrown) {
+      await raftLog.close()
+      throw outgrown
+    }
     if (!recovered.empty && !identity.logBegun) {
       identity = { ...identity, logBegun: true }
       await saveIdentity(world.disk, identity)
@@ -363,12 +377,39 @@ export class Replica {
     const hashes = this.mvcc.recentChainHashes().slice(-HASHES_TOLD)
     for (const to of [...voters, ...learners])
       if (to !== this.options.member) {
-        const notice: StateNotice = { type: 'state', from: this.options.member, to, hashes }
+        const notice: StateNotice = { type: 'state', from: this.options.member, to, hashes, versions: this.versions }
         this.link.send(to, [notice])
       }
   }
 
-  private compareState({ from, hashes }: StateNotice): void {
+  /** What this program supports. */
+  get versions(): VersionRange {
+    return this.options.versions ?? SUPPORTED_VERSIONS
+  }
+
+  /** As leader: has the next version put in force, once every member supports it. */
+  raiseVersion(): void {
+    const { configuration, changePending, role } = this.state
+    if (role !== 'leader' || changePending || this.raisingVersion) return
+    const { clusterVersion } = this.mvcc
+    const others = [...configuration.voters, ...configuration.learners].filter((one) => one !== this.options.member)
+    const version = this.announcements.next(clusterVersion, this.versions, others, this.world.clock.monotonicMs())
+    if (version === undefined) return
+    this.raisingVersion = true
+    this.log.info({ from: clusterVersion, to: version }, 'all members support it: the cluster version is raised')
+    this.propose({ type: 'clusterVersion', version })
+      .catch((error: unknown) => this.log.info({ err: error }, 'cluster version not raised'))
+      .finally(() => (this.raisingVersion = false))
+  }
+
+  private outgrown(error: StoreError): void {
+    this.isOutgrown = true
+    this.lastError = error.message
+    this.hooks.outgrown(error)
+  }
+
+  private compareState({ from, hashes, versions }: StateNotice): void {
+    this.announcements.note(from, versions, this.world.clock.monotonicMs())
     this.comparison.note(from, hashes)
     if (this.installing || this.differs?.decided) return
     const { member } = this.options
@@ -712,15 +753,14 @@ export class Replica {
   // ------------------------------------------------------------------------------------------------------------- apply
 
   private applySome(): void {
-    if (this.installing) return
-    while (this.applyQueue.length > 0) {
+    if (this.installing || this.isOutgrown) return
+    while (this.applyQueue.length > 0 && !this.isOutgrown) {
       const { engine } = this.mvcc
       if (engine.unsavedBytes > UNSAVED_BYTES_MAX) {
         this.startCheckpoint()
         return
       }
-      const batch = this.applyQueue.splice(0, APPLY_SLICE)
-      this.apply(batch)
+      this.apply(this.applyQueue.splice(0, this.sliceLength()))
       if (this.applyQueue.length > 0) {
         this.pumpSoon()
         break
@@ -729,13 +769,28 @@ export class Replica {
     this.releaseReads()
   }
 
+  /** A new version is the last of its slice: what follows is applied by it. */
+  private sliceLength(): number {
+    const most = Math.min(APPLY_SLICE, this.applyQueue.length)
+    for (let at = 0; at < most; at++) if (this.applyQueue[at]?.kind === 'clusterVersion') return at + 1
+    return most
+  }
+
   private apply(batch: readonly LogEntry[]): void {
+    const refusal = this.refusalOf(batch[batch.length - 1] as LogEntry)
+    if (refusal) {
+      if (batch.length > 1) this.apply(batch.slice(0, -1))
+      return this.outgrown(refusal)
+    }
     // After a restart raft may give again what the state holds already.
     const fresh = batch.filter(({ index }) => index > this.mvcc.appliedIndex)
     const last = batch[batch.length - 1] as LogEntry
     this.logSizes.push({ index: last.index, bytes: batch.reduce((sum, { payload }) => sum + payload.length, 0) })
     if (fresh.length > 0) {
-      const entries = fresh.map((entry): Entry => ({ index: entry.index, command: this.commandAt(entry) }))
+      const { clusterVersion } = this.mvcc
+      const entries = fresh.map(
+        (entry): Entry => ({ index: entry.index, command: this.commandAt(entry, clusterVersion) }),
+      )
       const extra: [string, Uint8Array][] = [['raft', encode([last.index, last.term])]]
       for (const { kind, payload } of fresh) if (kind === 'config') extra.push(['members', payload])
       const results = this.mvcc.applyBatch(entries, extra)
@@ -748,17 +803,20 @@ export class Replica {
         if (waiting.term === entry.term) waiting.resolve(result)
         else waiting.reject(notApplied('LEADER_CHANGED', 'another leader put something else in its place'))
       })
-      if (this.mvcc.clusterVersion > CLUSTER_VERSION_MAX)
-        throw new Error(
-          `the cluster moved to version ${this.mvcc.clusterVersion}; this program knows ${CLUSTER_VERSION_MAX}`,
-        )
     }
     this.raft.appliedTo(last.index)
   }
 
-  private commandAt(entry: LogEntry): Command {
+  private commandAt(entry: LogEntry, clusterVersion: number): Command {
     const waiting = this.pending.get(entry.index)
-    return (waiting?.term === entry.term ? waiting.command : undefined) ?? commandOf(entry)
+    const command = (waiting?.term === entry.term ? waiting.command : undefined) ?? commandOf(entry)
+    return commandUnder(clusterVersion, command)
+  }
+
+  /** An entry that makes the cluster what this program does not know. */
+  private refusalOf(entry: LogEntry): StoreError | undefined {
+    if (entry.kind !== 'clusterVersion' || entry.index <= this.mvcc.appliedIndex) return undefined
+    return versionRefusal(versionOf(entry), this.versions)
   }
 
   private releaseReads(): void {
@@ -968,7 +1026,26 @@ export class Replica {
     this.counters.snapshotsInstalled = (this.counters.snapshotsInstalled ?? 0) + 1
     this.log.info({ index: meta.index, revision: this.mvcc.revision }, 'snapshot installed')
     this.hooks.installed()
+    const refusal = versionRefusal(this.mvcc.clusterVersion, this.versions)
+    if (refusal) this.outgrown(refusal)
   }
+}
+
+const versionOf = (entry: LogEntry): number =>
+  (commandOf(entry) as Extract<Command, { type: 'clusterVersion' }>).version
+
+/** Told at the start rather than when the entry is applied again: whoever starts an older program is to hear of it at once. */
+function committedVersionRefusal(
+  { entries, hardState }: { entries: readonly LogEntry[]; hardState: { commit: number } },
+  appliedIndex: number,
+  versions: VersionRange,
+): StoreError | undefined {
+  for (const entry of entries) {
+    const isToCome = entry.kind === 'clusterVersion' && entry.index > appliedIndex && entry.index <= hardState.commit
+    const refusal = isToCome ? versionRefusal(versionOf(entry), versions) : undefined
+    if (refusal) return refusal
+  }
+  return undefined
 }
 
 /**

@@ -172,6 +172,10 @@ export class StoreMember implements Behaviour<StoreMessage> {
         // Whoever asked for it is to have the answer.
         world.clock.setTimer(REMOVED_LINGER_MS, () => this.report.refused(error))
       },
+      outgrown: (error) => {
+        this.log.error({ err: error }, 'this program is too old for the cluster')
+        this.report.refused(error)
+      },
     })
     this.lessor.load(world.clock.monotonicMs(), this.replica.mvcc.leases())
     const bugs = options.bugs ?? []
@@ -259,6 +263,7 @@ export class StoreMember implements Behaviour<StoreMessage> {
       this.secondMs = now
       this.heedQuota()
       this.replica.tellState()
+      this.replica.raiseVersion()
     }
   }
 
@@ -880,6 +885,7 @@ export class StoreMember implements Behaviour<StoreMessage> {
       members: this.members().map(({ name }) => name),
       peersHeard: replica.peersHeard(),
       clusterVersion: mvcc.clusterVersion,
+      supportedVersions: replica.versions,
       errors: [
         ...(this.corrupt === undefined ? [] : [this.corrupt]),
         ...(this.noSpace ? ['NO_SPACE: the disk is nearly full: only what frees space is taken'] : []),
