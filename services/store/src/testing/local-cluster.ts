@@ -51,6 +51,14 @@ export class LocalCluster {
     return cluster
   }
 
+  /** Members whose directories are there already, below `dir`; `end` removes it. */
+  static async over(dir: string, size: number, options: Partial<StoreOptions> = {}): Promise<LocalCluster> {
+    const members = Array.from({ length: size }, (_, i) => `s${i}`)
+    const cluster = new LocalCluster(dir, members, options)
+    await Promise.all(members.map((member) => cluster.startMember(member)))
+    return cluster
+  }
+
   private connect(component: 'store' | 'apiserver', name: string): MemoryBus {
     const identity = { component, name }
     const token = identityToken(identity)
