@@ -26,11 +26,15 @@ export interface NodePartsOptions {
   podCidr?: string
   identity?: IdentityTimes
   rules: PacketRules
+  /** Largest packet of the link between the machines; the pods' links get the same. Missing: 1,500. */
+  mtu?: number | undefined
 }
 
 export interface NodeParts {
-  /** The node is taken down, its containers with it; within 4 s. The bus connections stay the caller's. */
-  stop(): Promise<void>
+  /**
+   * The node is taken down, its containers with it unless `keepPods`; within 4 s. The bus connections stay the caller's.
+   */
+  stop(options?: { keepPods: boolean }): Promise<void>
 }
 
 /**
@@ -75,10 +79,10 @@ export async function startNodeParts(
   const proxy = startKubeProxy(proxyWorld, { client: client(proxyWorld), nodeName: name, rules: options.rules })
   return {
     worlds: [kubeletWorld, proxyWorld],
-    async stop() {
+    async stop({ keepPods } = { keepPods: false }) {
       const work = async () => {
         await Promise.all([kubelet.stop(), proxy.stop()])
-        await runtime.teardown()
+        await (keepPods ? runtime.leave() : runtime.teardown())
       }
       await within(STOP_TIMEOUT_MS, work())
     },
@@ -90,6 +94,8 @@ interface StartedRuntime {
   guard: Guard
   /** The node is stopped: no container stays. */
   teardown(): Promise<void>
+  /** Containers and their guard go on. */
+  leave(): Promise<void>
 }
 
 /** `ready`: what can wait until the node is Ready waits for it. */
@@ -108,22 +114,23 @@ async function startRuntime(
         cgroupParent: options.cgroupParent,
         archives: imageArchives(places),
         importAfter: ready,
+        ...(options.mtu === undefined ? {} : { mtu: options.mtu }),
         log: log.child({ component: 'containerd' }),
       })
       containerd.imported.catch((error: unknown) => log.error({ err: error }, 'an image archive was not imported'))
-      return { runtime: containerd.runtime, ...guard.upTo(() => containerd.teardown()) }
+      return { runtime: containerd.runtime, leave: () => containerd.stop(), ...guard.upTo(() => containerd.teardown()) }
     }
     case 'process': {
       const guard = startGuard(places, log, options.name, ready)
       const runtime = new ProcessRuntime({ directory: join(directory, 'p'), hostIp: options.address, log })
-      return { runtime, ...guard.upTo(() => runtime.teardown()) }
+      return { runtime, leave: () => runtime.close(), ...guard.upTo(() => runtime.teardown()) }
     }
     case 'hollow': {
       // What it pretends to run is in this process, and ends or stands still with it.
       const clock = new RealClock()
       const runtime = new HollowRuntime({ clock })
       const guard = new LocalGuard(clock, ({ podUid }) => runtime.endPod(podUid))
-      return { runtime, guard, teardown: async () => guard.stop() }
+      return { runtime, guard, teardown: async () => guard.stop(), leave: async () => guard.stop() }
     }
   }
 }

@@ -1,5 +1,5 @@
 /** `capstan install systemd`: the machine of a directory as a unit. */
-import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { dirname, join, resolve } from 'node:path'
 import { Progress, UserError } from '../console.js'
 import { programPath } from '../programs.js'
@@ -54,6 +54,16 @@ export async function installSystemd(options: InstallOptions): Promise<void> {
   await must('systemctl', ['daemon-reload'])
   await must('systemctl', ['enable', '--now', unit])
   progress.done(`${unit} runs: systemctl status ${unit}, journalctl -u ${unit}`)
+}
+
+/** Before its machine is stopped: the unit would start it again. False: there is none. */
+export async function stopUnit(role: 'master' | 'node', { forGood } = { forGood: false }): Promise<boolean> {
+  const unit = unitName(role)
+  if (!existsSync('/run/systemd/system') || !existsSync(`/etc/systemd/system/${unit}`)) return false
+  const ran = await run('systemctl', forGood ? ['disable', '--now', unit] : ['stop', unit], { timeoutMs: 60_000 })
+  if (ran.code !== 0) throw new UserError(`systemctl cannot stop ${unit}: ${ran.stderr.trim()}`)
+  if (forGood) rmSync(`/etc/systemd/system/${unit}`)
+  return true
 }
 
 function machineOf(data: string): { role: 'master' | 'node'; name: string } {

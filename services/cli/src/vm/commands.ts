@@ -163,9 +163,10 @@ export function addMachineCommands(program: Command): void {
     .description('run the machine of a directory, until SIGTERM')
     .addOption(data())
     .option('--detach', 'in the background', false)
+    .option('--keep-pods', "when it ends, let a node's containers go on; its next start finds them", false)
     .action(async (options) => {
       const places = new Places(dataOf(options))
-      if (!options.detach) return serve(places.data)
+      if (!options.detach) return serve(places.data, { keepPods: options.keepPods })
       const machine = existingMachine(places)
       startMachineProcess(places, machine)
       new Progress().done(`${machine.name} starts; its log: ${places.log(machine.name)}`)

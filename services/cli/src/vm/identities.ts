@@ -6,7 +6,7 @@ import { write } from '../pki.js'
 import type { Role } from './machine-file.js'
 
 const COMPONENTS = {
-  master: ['store', 'apiserver', 'scheduler', 'controller-manager', 'etcd', 'machine', 'admin'],
+  master: ['store', 'apiserver', 'scheduler', 'controller-manager', 'etcd', 'kube-proxy', 'machine', 'admin'],
   node: ['kubelet', 'kube-proxy', 'machine'],
 } as const
 

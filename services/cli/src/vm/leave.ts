@@ -6,7 +6,9 @@ import { Progress, UserError } from '../console.js'
 import { Places } from '../layout.js'
 import { mountsBelow } from '../network.js'
 import { isRoot, run } from '../shell.js'
+import { stopUnit } from '../systemd/install.js'
 import { existingMachine, type NodeMachine, readMachine } from './machine-file.js'
+import { clearNetwork } from './machine-network.js'
 import { stopMachineProcess } from './machine-process.js'
 
 /** False: the directory holds no machine of this kind. */
@@ -15,7 +17,8 @@ export async function stopMachine(data: string): Promise<boolean> {
   const machine = readMachine(places)
   if (!machine) return false
   const progress = new Progress()
-  const ran = await stopMachineProcess(places, machine)
+  const hadUnit = await stopUnit(machine.role)
+  const ran = (await stopMachineProcess(places, machine)) || hadUnit
   progress.done(ran ? `${machine.name} is stopped; its data stays in ${data}` : `${machine.name} does not run`)
   return true
 }
@@ -25,8 +28,10 @@ export async function leave(data: string): Promise<void> {
   const places = new Places(data)
   const machine = existingMachine(places)
   const progress = new Progress()
+  await stopUnit(machine.role, { forGood: true })
   await stopMachineProcess(places, machine)
   if (machine.role === 'node' && isRoot()) await clearNode(places, machine)
+  await clearNetwork(machine)
   const mounts = mountsBelow(places.data)
   if (mounts.length > 0) throw new UserError(`still mounted: ${mounts.join(', ')}; nothing was removed`)
   removeDirectory(places.data)
@@ -52,6 +57,5 @@ async function clearNode(places: Places, { name, runtime, cgroupParent }: NodeMa
     await clearContainerd({ dir, cgroupParent })
   }
   for (const mount of mountsBelow(places.data)) await run('umount', ['-l', mount])
-  if (runtime !== 'hollow') await run('nft', ['delete', 'table', 'ip', 'capstan'])
   removeCgroup(cgroupParent)
 }

@@ -25,6 +25,7 @@ import { lookAgainMs, readPair, renewMaster } from './certificates.js'
 import { type DoorCertificates, openJoinDoor } from './join-door.js'
 import { busAccess, MachineBus } from './machine-bus.js'
 import { busServersOf, machineFiles, masterRecord, type MasterMachine } from './machine-file.js'
+import { startGateway } from './machine-network.js'
 import { MastersList } from './masters-list.js'
 import { ClusterRecords } from './records.js'
 import { repeat } from './repeat.js'
@@ -37,8 +38,8 @@ const LOOK_MS = 2000
 const MEMBERSHIP_MS = 1000
 
 export interface ServedMachine {
-  /** Clean end, within some seconds. */
-  stop(): Promise<void>
+  /** Clean end, within some seconds. `keepPods`: of a node, containers go on, and are found again by its next start. */
+  stop(keepPods: boolean): Promise<void>
 }
 
 /** @throws a listener's error (`EADDRINUSE`). */
@@ -118,6 +119,7 @@ export async function serveMaster(places: Places, machine: MasterMachine, log: L
     connect: () => bus.world('etcd'),
   })
 
+  const gateway = await startGateway(bus, machine, log)
   const client = new BusApiClient(apiserver, { cluster: settings.cluster, machine: name, callerName: 'machine' })
   const records = new ClusterRecords(client)
   const members = new StoreMembers(apiserver, settings.cluster, () => masters.all.map((master) => master.name))
@@ -201,6 +203,7 @@ export async function serveMaster(places: Places, machine: MasterMachine, log: L
       await parts.handOver()
       members.close()
       client.close()
+      await gateway?.stop()
       await within(STOP_TIMEOUT_MS, Promise.all([parts.close(), etcd.close(), door.close()]))
       await store.stop(STOP_TIMEOUT_MS)
       await within(STOP_TIMEOUT_MS, bus.close())

@@ -3,17 +3,17 @@ import { readFileSync } from 'node:fs'
 import type { Log } from '@capstan/actor'
 import { makeCertificateRequest } from '@capstan/certs'
 import { BusApiClient } from '@capstan/client'
-import { HollowRules, NftablesRules, type PacketRules } from '@capstan/kube-proxy'
 import type { Places } from '../layout.js'
 import { startNodeParts } from '../node-parts.js'
 import { within } from '../patience.js'
 import { writePair } from '../pki.js'
-import { isRoot } from '../shell.js'
+import { linkOf } from '../doctor/probe.js'
 import { isDue, lookAgainMs, notAfterMs, readPair } from './certificates.js'
 import { askDoor } from './join-client.js'
 import type { RenewAnswer } from './join-messages.js'
 import { MachineBus } from './machine-bus.js'
 import { machineFiles, type NodeMachine } from './machine-file.js'
+import { packetRules, startRoutes } from './machine-network.js'
 import { MastersList } from './masters-list.js'
 import { ClusterRecords } from './records.js'
 import { repeat } from './repeat.js'
@@ -40,9 +40,11 @@ export async function serveNode(places: Places, machine: NodeMachine, log: Log):
     runtime,
     cgroupParent,
     identity: settings.identity,
-    rules: rulesFor(machine),
+    rules: packetRules(machine),
+    mtu: linkOf(address)?.mtu,
   })
-  const world = parts.worlds[0]
+  const [world, proxyWorld] = parts.worlds
+  const routes = proxyWorld && startRoutes(proxyWorld, machine, log)
   const client = world && new BusApiClient(world, { cluster: settings.cluster, machine: name, callerName: 'machine' })
   const following = repeat(
     LOOK_MS,
@@ -51,18 +53,14 @@ export async function serveNode(places: Places, machine: NodeMachine, log: Log):
     'what the cluster knows of its masters cannot be read',
   )
   return {
-    async stop() {
+    async stop(keepPods) {
       certificates.stop()
       following.stop()
       client?.close()
-      await parts.stop()
+      await Promise.all([parts.stop({ keepPods }), routes?.stop()])
       await within(CLOSE_TIMEOUT_MS, bus.close())
     },
   }
-}
-
-function rulesFor({ runtime }: NodeMachine): PacketRules {
-  return runtime === 'hollow' || !isRoot() ? new HollowRules() : new NftablesRules('capstan')
 }
 
 /** Asks the masters' doors, one after the other, with the certificate that it still has. Its key is a new one each time. */

@@ -7,10 +7,10 @@ import { realLog } from '@capstan/real'
 import { existingMachine, type MachineFile } from './machine-file.js'
 
 /**
- * Resolves when the machine has begun; it ends with SIGTERM or SIGINT, and the process with it.
+ * Resolves when the machine has begun; it ends with SIGTERM or SIGINT, and the process with it. `keepPods`: its containers do not.
  * @throws UserError if it runs already, or there is none.
  */
-export async function serve(data: string): Promise<void> {
+export async function serve(data: string, options: { keepPods: boolean } = { keepPods: false }): Promise<void> {
   const places = new Places(data)
   const machine = existingMachine(places)
   const { name } = machine
@@ -23,7 +23,7 @@ export async function serve(data: string): Promise<void> {
   const stop = once(async (signal: string) => {
     log.info({ signal }, 'stopping')
     await served.then(
-      (one) => one.stop(),
+      (one) => one.stop(options.keepPods),
       () => undefined,
     )
     removeProcessFile(places.pidFile(name))
