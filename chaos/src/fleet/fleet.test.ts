@@ -55,6 +55,18 @@ describe('a fleet', { skip }, () => {
     assert.equal((await one.run(['cat'], { input: 'told' })).stdout, 'told')
   })
 
+  test("processes of a machine are known by its numbers and the host's, those of containers too", async () => {
+    const two = fleet.machine('two')
+    const log = join(directory, 'contained.log')
+    const outer = await two.spawn('echo $$; exec unshare --pid --fork sh -c "echo $$; exec sleep 100"', { log })
+    const own = () => readFileSync(log, 'utf8').trim().split('\n').map(Number)
+    assert.ok(await until(() => own().length === 2 && two.pids().length === 2, 5000), two.pids().join())
+    assert.ok(two.pids().includes(outer))
+    assert.equal(two.hostPid(own()[0] as number), outer)
+    assert.match(await two.kill(), /SIGKILL to 2 processes of two/)
+    assert.deepEqual(two.pids(), [])
+  })
+
   test('machines reach each other by name, as far away as their zones', async () => {
     const near = await answer('one', 'two')
     const far = await answer('one', 'three')

@@ -244,21 +244,23 @@ export class Machine {
     return `/proc/${this.init}/root${path}`
   }
 
-  /** What runs in it, by the host's numbers; its own first process is left out. */
+  /** What runs in it, containers too, by the host's numbers; its own first process is left out. */
   pids(): number[] {
     const init = this.findInit()
     if (init === undefined) return []
-    const here = namespaceOf(init)
+    const host = namespaceOf(process.pid)
     // Beside them the cgroup holds those who wait outside for what they started inside.
-    return this.cgroup.pids().filter((pid) => pid !== init && namespaceOf(pid) === here)
+    return this.cgroup.pids().filter((pid) => pid !== init && namespaceOf(pid) !== host)
   }
 
   /** The host's number of a process that the machine knows as `pid`, as in its records of processes. */
   hostPid(pid: number): number | undefined {
+    const here = namespaceOf(this.init)
     return this.pids().find((candidate) => {
       try {
         const names = /^NSpid:\s+(.*)$/m.exec(readFileSync(`/proc/${candidate}/status`, 'utf8'))?.[1]
-        return names?.split(/\s+/).at(-1) === String(pid)
+        // Of the machine's own processes: those of containers have numbers of their own beside.
+        return names?.split(/\s+/).at(-1) === String(pid) && namespaceOf(candidate) === here
       } catch {
         return false
       }
