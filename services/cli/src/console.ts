@@ -21,6 +21,15 @@ export class Progress {
   }
 }
 
+/** On stdout, the first row as a heading. */
+export function printTable(rows: readonly (readonly string[])[]): void {
+  const widths = (rows[0] ?? []).map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)))
+  for (const row of rows) {
+    const line = row.map((cell, at) => cell.padEnd(widths[at] ?? 0)).join('   ')
+    process.stdout.write(`${line.trimEnd()}\n`)
+  }
+}
+
 /** What a user did wrong or the host lacks: told without a stack trace, exit code 1. */
 export class UserError extends Error {
   override readonly name = 'UserError'

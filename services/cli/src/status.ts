@@ -3,11 +3,14 @@ import { type StoreStatusReply, Subjects } from '@capstan/protocol'
 import { silentLog } from '@capstan/real'
 import pc from 'picocolors'
 import { AdminClient } from './admin-client.js'
+import { printTable } from './console.js'
 import { readEmbeddedStatus } from './embedded-status.js'
 import { etcdUrls } from './etcd-face.js'
 import { existingLayout } from './layout-file.js'
 import { type ClusterLayout, type MasterLayout, Places } from './layout.js'
 import { machinePid } from './machines.js'
+import { readMachine } from './vm/machine-file.js'
+import { machineStatus } from './vm/machine-status.js'
 import { realWorld } from './worlds.js'
 
 export interface MasterStatus {
@@ -28,6 +31,7 @@ export interface NodeStatus {
   name: string
   ready: boolean
   pid: number | null
+  /** Empty: a machine of its own knows that, we don't. */
   runtime: string
 }
 
@@ -87,24 +91,32 @@ async function masterStatuses(layout: ClusterLayout, places: Places): Promise<Ma
             .call(subjects.store(master.name, world.bus.identity, 'status'), {}, { timeoutMs: ANSWER_MS })
             .catch(() => undefined)
         : undefined
-    const status = answer as StoreStatusReply | undefined
-    return {
-      name: master.name,
-      role: status === undefined ? 'down' : status.role === 'leader' ? 'leader' : 'follower',
-      term: status?.term ?? 0,
-      commitIndex: status?.commitIndex ?? 0,
+    return masterStatus(master.name, answer as StoreStatusReply | undefined, {
       pid,
       url: `https://127.0.0.1:${master.apiPort}`,
-      slowSyncs: status?.counters['slowSyncs'] ?? 0,
-      clusterVersion: status?.clusterVersion ?? null,
-      supportedVersions: status?.supportedVersions ?? null,
-    }
+    })
   }
   const masters = await Promise.all(layout.masters.map(statusOf))
   caller?.close()
   await world?.bus.close()
   return masters
 }
+
+/** Of what a master's store says of itself; undefined: it does not answer. */
+export const masterStatus = (
+  name: string,
+  status: StoreStatusReply | undefined,
+  where: { pid: number | null; url: string },
+): MasterStatus => ({
+  name,
+  role: status === undefined ? 'down' : status.role === 'leader' ? 'leader' : 'follower',
+  term: status?.term ?? 0,
+  commitIndex: status?.commitIndex ?? 0,
+  ...where,
+  slowSyncs: status?.counters['slowSyncs'] ?? 0,
+  clusterVersion: status?.clusterVersion ?? null,
+  supportedVersions: status?.supportedVersions ?? null,
+})
 
 /** Nobody outside its process hears the in-process bus: that process says who leads, and each API server answers itself. */
 async function embeddedMasters(layout: ClusterLayout, places: Places, admin: AdminClient): Promise<MasterStatus[]> {
@@ -131,16 +143,25 @@ async function embeddedMasters(layout: ClusterLayout, places: Places, admin: Adm
 
 /** Names of the Ready nodes as the API states them; undefined: no API server answers. */
 async function readyNodes(layout: ClusterLayout, admin: AdminClient): Promise<Set<string> | undefined> {
-  const answer = await admin.request({ host: '127.0.0.1', port: layout.port, path: '/api/v1/nodes' })
+  const nodes = await apiNodes(admin, '127.0.0.1', layout.port)
+  return nodes && new Set(nodes.filter(({ ready }) => ready).map(({ name }) => name))
+}
+
+/** Nodes as an API server states them; undefined: it does not answer. */
+export async function apiNodes(
+  admin: AdminClient,
+  host: string,
+  port: number,
+): Promise<{ name: string; ready: boolean }[] | undefined> {
+  const answer = await admin.request({ host, port, path: '/api/v1/nodes' })
   if (answer?.status !== 200) return undefined
   const { items } = JSON.parse(answer.body) as {
     items: { metadata: { name: string }; status?: { conditions?: { type: string; status: string }[] } }[]
   }
-  return new Set(
-    items
-      .filter((n) => n.status?.conditions?.some((c) => c.type === 'Ready' && c.status === 'True'))
-      .map((n) => n.metadata.name),
-  )
+  return items.map(({ metadata, status }) => ({
+    name: metadata.name,
+    ready: status?.conditions?.some((c) => c.type === 'Ready' && c.status === 'True') ?? false,
+  }))
 }
 
 /** Is every node Ready and every API server in order? With a line for people on what is still awaited. */
@@ -175,9 +196,10 @@ export function versionText({
 /** `capstan status`. */
 export async function printStatus(data: string, format: 'text' | 'json'): Promise<void> {
   const places = new Places(data)
-  const status = await clusterStatus(existingLayout(places), places)
+  const machine = readMachine(places)
+  const status = machine ? await machineStatus(places, machine) : await clusterStatus(existingLayout(places), places)
   if (format === 'json') return void process.stdout.write(`${JSON.stringify(status, null, 2)}\n`)
-  const rows = [
+  printTable([
     ['MACHINE', 'STATE', 'PID', ''],
     ...status.masters.map((m) => [
       m.name,
@@ -186,15 +208,7 @@ export async function printStatus(data: string, format: 'text' | 'json'): Promis
       m.role === 'down' ? '' : `term ${m.term}, commit ${m.commitIndex}, ${versionText(m)}, ${m.url}`,
     ]),
     ...status.nodes.map((n) => [n.name, n.ready ? 'ready' : 'not ready', String(n.pid ?? '-'), n.runtime]),
-  ]
-  const widths = [0, 1, 2].map((column) => Math.max(...rows.map((row) => (row[column] as string).length)))
-  for (const row of rows)
-    process.stdout.write(
-      `${row
-        .map((cell, i) => cell.padEnd(widths[i] ?? 0))
-        .join('   ')
-        .trimEnd()}\n`,
-    )
+  ])
   process.stdout.write(pc.dim(`bus: ${status.bus}   kubeconfig: ${status.kubeconfig}\n`))
   if (status.etcd)
     process.stdout.write(pc.dim(`etcd: ${status.etcd.endpoints.join(',')}   certificate: ${status.etcd.cert}\n`))

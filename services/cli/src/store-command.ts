@@ -24,13 +24,14 @@ import {
   restoreDirectory,
   StoreError,
 } from '@capstan/store'
-import { Progress, UserError } from './console.js'
+import { printTable, Progress, UserError } from './console.js'
 import { existingLayout } from './layout-file.js'
 import { type ClusterLayout, Places } from './layout.js'
 import { runningProcesses } from './machines.js'
 import { renewClusterId } from './pki.js'
-import { asAdmin } from './vm/admin-access.js'
-import { readMachine } from './vm/machine-file.js'
+import { adminWorld } from './vm/admin-access.js'
+import { existingMaster, readMachine } from './vm/machine-file.js'
+import { MastersList } from './vm/masters-list.js'
 import { type BusWorld, realWorld } from './worlds.js'
 
 const ANSWER_MS = 5000
@@ -45,52 +46,35 @@ type Format = 'text' | 'json'
 
 class StoreAdmin {
   private constructor(
-    readonly layout: Pick<ClusterLayout, 'cluster'> & { masters: readonly { name: string }[] },
+    /** Masters as the directory knows them. */
+    readonly masters: readonly string[],
     private readonly caller: Caller,
     private readonly world: BusWorld,
     private readonly subjects: Subjects,
   ) {}
 
   static async use<T>(data: string, work: (admin: StoreAdmin) => Promise<T>): Promise<T> {
-    const places = new Places(data)
-    if (readMachine(places))
-      return asAdmin(data, ({ machine, masters, world }) =>
-        StoreAdmin.over(world, { cluster: machine.settings.cluster, masters: masters.all }, work),
-      )
-    const layout = existingLayout(places)
-    if (layout.bus === 'memory')
-      throw new UserError('this cluster has the in-process bus: nobody outside its process can ask its store')
-    const identity = { component: 'admin', name: 'cli' } as const
-    const giveUp = AbortSignal.timeout(ANSWER_MS)
-    const world = await realWorld(layout, places, identity, { log: silentLog, machine: '', signal: giveUp }).catch(
-      () => {
-        throw new UserError('no bus server answers: is the cluster running?')
-      },
-    )
-    return StoreAdmin.over(world, layout, work).finally(() => world.bus.close())
-  }
-
-  private static async over<T>(
-    world: BusWorld,
-    layout: StoreAdmin['layout'],
-    work: (admin: StoreAdmin) => Promise<T>,
-  ): Promise<T> {
+    const { cluster, masters, connect } = whoIsAsked(data)
+    const world = await connect(AbortSignal.timeout(ANSWER_MS)).catch(() => {
+      throw new UserError('no bus server answers: is the cluster running?')
+    })
     const caller = new Caller(world)
     try {
-      return await work(new StoreAdmin(layout, caller, world, new Subjects(layout.cluster)))
+      return await work(new StoreAdmin(masters, caller, world, new Subjects(cluster)))
     } catch (error) {
       if (error instanceof CallError) throw new UserError(tellFailure(error))
       throw error
     } finally {
       caller.close()
+      await world.bus.close()
     }
   }
 
-  /** The masters of the layout, and who else is a member. */
+  /** The masters, and who else is a member. */
   async names(): Promise<string[]> {
-    const asked = await Promise.all(this.layout.masters.map(({ name }) => this.status(name)))
+    const asked = await Promise.all(this.masters.map((name) => this.status(name)))
     const told = asked.flatMap((status) => status?.members ?? [])
-    return [...new Set([...this.layout.masters.map(({ name }) => name), ...told])].sort()
+    return [...new Set([...this.masters, ...told])].sort()
   }
 
   ask(member: string, verb: StoreVerb, body: unknown, timeoutMs = ANSWER_MS): Promise<unknown> {
@@ -100,7 +84,7 @@ class StoreAdmin {
   /** Asks one member after the other until one takes it. What may have happened is not asked twice. */
   async askAny(verb: StoreVerb, body: unknown): Promise<unknown> {
     let last: unknown
-    for (const { name } of this.layout.masters)
+    for (const name of this.masters)
       try {
         return await this.ask(name, verb, body)
       } catch (error) {
@@ -142,6 +126,36 @@ class StoreAdmin {
   }
 }
 
+interface Asked {
+  cluster: string
+  masters: string[]
+  /** As an administrator. */
+  connect(signal: AbortSignal): Promise<BusWorld>
+}
+
+/** Of a cluster of `capstan up`, or of a master on a machine of its own. @throws UserError */
+function whoIsAsked(data: string): Asked {
+  const places = new Places(data)
+  if (readMachine(places)) {
+    const machine = existingMaster(places)
+    const masters = new MastersList(places)
+    return {
+      cluster: machine.settings.cluster,
+      masters: masters.all.map(({ name }) => name),
+      connect: (signal) => adminWorld(places, machine, masters, signal),
+    }
+  }
+  const layout = existingLayout(places)
+  if (layout.bus === 'memory')
+    throw new UserError('this cluster has the in-process bus: nobody outside its process can ask its store')
+  return {
+    cluster: layout.cluster,
+    masters: layout.masters.map(({ name }) => name),
+    connect: (signal) =>
+      realWorld(layout, places, { component: 'admin', name: 'cli' }, { log: silentLog, machine: '', signal }),
+  }
+}
+
 function tellFailure({ code, message, outcome }: CallError): string {
   return `${code}: ${message} (${outcome === 'not-applied' ? 'it did not happen' : 'it may have happened: look before repeating'})`
 }
@@ -151,7 +165,7 @@ export async function storeStatus(data: string, format: Format): Promise<void> {
     const names = await admin.names()
     const all = await Promise.all(names.map(async (name) => ({ name, status: await admin.status(name) })))
     if (format === 'json') return print(JSON.stringify(all, null, 2))
-    table([
+    printTable([
       ['MEMBER', 'ROLE', 'TERM', 'COMMIT', 'APPLIED', 'REVISION', 'SIZE', 'HEARS'],
       ...all.map(({ name, status: s }) =>
         s
@@ -176,7 +190,7 @@ export async function storeMembers(data: string, format: Format): Promise<void> 
   await StoreAdmin.use(data, async (admin) => {
     const { members } = (await admin.askAny('members', {})) as MembersReply
     if (format === 'json') return print(JSON.stringify(members, null, 2))
-    table([['MEMBER', 'KIND'], ...members.map(({ name, learner }) => [name, learner ? 'learner' : 'voter'])])
+    printTable([['MEMBER', 'KIND'], ...members.map(({ name, learner }) => [name, learner ? 'learner' : 'voter'])])
   })
 }
 
@@ -221,7 +235,7 @@ export async function storeAlarms(data: string, clear: string | undefined, forma
     const { alarms } = (await admin.askAny('alarm', { action: 'list' })) as AlarmReply
     if (format === 'json') return print(JSON.stringify(alarms, null, 2))
     if (alarms.length === 0) return print('no alarms')
-    table([['MEMBER', 'ALARM'], ...alarms.map(({ member, alarm }) => [member, alarm])])
+    printTable([['MEMBER', 'ALARM'], ...alarms.map(({ member, alarm }) => [member, alarm])])
   })
 }
 
@@ -245,9 +259,7 @@ export async function storeBackup(data: string, file: string, member: string | u
 
 /** One that is well and does not lead: the leader has enough to do. */
 async function followerOf(admin: StoreAdmin): Promise<string> {
-  const all = await Promise.all(
-    admin.layout.masters.map(async ({ name }) => ({ name, status: await admin.status(name) })),
-  )
+  const all = await Promise.all(admin.masters.map(async (name) => ({ name, status: await admin.status(name) })))
   const well = all.filter(({ status }) => status?.leader !== undefined)
   const best = well.find(({ status }) => status?.role === 'follower') ?? well[0]
   if (!best) throw new UserError('no member has a leader; what one member has can be kept by: capstan store recover')
@@ -260,9 +272,7 @@ export async function storeVerify(file: string): Promise<void> {
 
 /** Makes all members of a stopped cluster anew from a backup. What they had stays beside, until the next time. */
 export async function storeRestore(data: string, file: string): Promise<void> {
-  const places = new Places(data)
-  const layout = existingLayout(places)
-  refuseRunning(layout, places)
+  const { places, layout } = stoppedCluster(data)
   const progress = new Progress()
   progress.step(`${file}: ${describe(await check(file))}`)
   const revision = await restoreAll(layout, places, file, progress)
@@ -273,9 +283,7 @@ export async function storeRestore(data: string, file: string): Promise<void> {
  * For a quorum that is lost for good. Without `confirmed` it only says what would be kept and what could be lost.
  */
 export async function storeRecover(data: string, from: string | undefined, confirmed: boolean): Promise<void> {
-  const places = new Places(data)
-  const layout = existingLayout(places)
-  refuseRunning(layout, places)
+  const { places, layout } = stoppedCluster(data)
   const progress = new Progress()
   const found: DirectorySummary[] = []
   for (const { name } of layout.masters)
@@ -339,9 +347,17 @@ async function restoreAll(layout: ClusterLayout, places: Places, file: string, p
   return revision
 }
 
-function refuseRunning(layout: ClusterLayout, places: Places): void {
+function stoppedCluster(data: string): { places: Places; layout: ClusterLayout } {
+  const places = new Places(data)
+  if (readMachine(places))
+    throw new UserError(
+      `${data} is one machine of several: restore and recover work on the directories of capstan up only. ` +
+        'With a majority lost, make a new cluster and apply from a backup of the objects',
+    )
+  const layout = existingLayout(places)
   const running = runningProcesses(layout, places)
   if (running.length > 0) throw new UserError(`${running.join(', ')} still run: capstan stop first`)
+  return { places, layout }
 }
 
 const storeOf = (places: Places, member: string) => join(places.machine(member), 'store')
@@ -404,15 +420,4 @@ function sizeText(bytes: number): string {
 
 function print(text: string): void {
   process.stdout.write(`${text}\n`)
-}
-
-function table(rows: string[][]): void {
-  const widths = (rows[0] as string[]).map((_, column) => Math.max(...rows.map((row) => row[column]?.length ?? 0)))
-  for (const row of rows)
-    print(
-      row
-        .map((cell, at) => cell.padEnd(widths[at] ?? 0))
-        .join('   ')
-        .trimEnd(),
-    )
 }

@@ -20,16 +20,27 @@ export interface AdminAccess {
   world: BusWorld
 }
 
+/** A master's administrator on the bus. @throws BusError CLOSED by `signal` */
+export function adminWorld(
+  places: Places,
+  machine: MasterMachine,
+  masters: MastersList,
+  signal: AbortSignal,
+): Promise<BusWorld> {
+  const identity = { component: 'admin', name: machine.name } as const
+  return busWorld(busAccess(places, machine, masters, 'admin'), identity, {
+    log: silentLog,
+    disk: new MemoryDisk(),
+    signal,
+  })
+}
+
 /** Work on the cluster from a master, as its administrator. @throws UserError if this is no master, or no bus answers. */
 export async function asAdmin<T>(data: string, work: (admin: AdminAccess) => Promise<T>): Promise<T> {
   const places = new Places(data)
   const machine = existingMaster(places)
   const masters = new MastersList(places)
-  const world = await busWorld(
-    busAccess(places, machine, masters, 'admin'),
-    { component: 'admin', name: machine.name },
-    { log: silentLog, disk: new MemoryDisk(), signal: AbortSignal.timeout(CONNECT_MS) },
-  ).catch(() => {
+  const world = await adminWorld(places, machine, masters, AbortSignal.timeout(CONNECT_MS)).catch(() => {
     throw new UserError(`no bus server answers: does ${machine.name} run? capstan serve --data ${data}`)
   })
   const { cluster } = machine.settings

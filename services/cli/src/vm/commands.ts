@@ -6,7 +6,9 @@ import { Progress } from '../console.js'
 import { Places } from '../layout.js'
 import { initMaster } from './init.js'
 import { joinMaster, joinNode } from './join.js'
+import { printCertificates } from './certs-list.js'
 import { joinCommand } from './join-command.js'
+import { printTokens, removeToken } from './token-commands.js'
 import { parseTtlMs } from './join-tokens.js'
 import { DATA_DIRECTORY, existingMachine, MASTER_PORTS, portFault, type Role } from './machine-file.js'
 import { leave } from './leave.js'
@@ -20,6 +22,7 @@ const data = () =>
   new Option('--data <directory>', "the machine's directory")
     .default(DATA_DIRECTORY)
     .argParser((text: string) => resolve(text))
+const output = () => new Option('-o, --output <format>', 'format').choices(['text', 'json']).default('text')
 const dataOf = (options: { data: string }) => resolve(options.data)
 
 function port(text: string): number {
@@ -151,6 +154,25 @@ export function addMachineCommands(program: Command): void {
       })
       process.stdout.write(`${command}\n`)
     })
+  token
+    .command('list')
+    .description('list those that there are')
+    .addOption(data())
+    .addOption(output())
+    .action((options) => printTokens(dataOf(options), options.output))
+  token
+    .command('delete')
+    .description('nobody joins by it any more; who has joined stays')
+    .argument('<token>', 'the token, or its first six characters')
+    .addOption(data())
+    .action((text: string, options) => removeToken(dataOf(options), text))
+
+  program
+    .command('certs')
+    .description("list this machine's certificates: until when, whose, by which authority")
+    .addOption(data())
+    .addOption(output())
+    .action((options) => printCertificates(dataOf(options), options.output))
 
   program
     .command('leave')

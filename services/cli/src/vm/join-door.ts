@@ -36,9 +36,16 @@ export interface JoinDoor {
 /** @throws the listener's error (`EADDRINUSE`). */
 export async function openJoinDoor(
   context: DoorContext,
-  options: { host: string; port: number; certificates: DoorCertificates; log: Log },
+  options: {
+    host: string
+    port: number
+    certificates: DoorCertificates
+    log: Log
+    /** How long a client may keep silent before it has said what it wants. Default 5,000. */
+    idleMs?: number
+  },
 ): Promise<JoinDoor> {
-  const { log } = options
+  const { log, idleMs = IDLE_MS } = options
   const limit = new AttemptLimit()
   const server = createServer(
     {
@@ -47,22 +54,23 @@ export async function openJoinDoor(
       // Who joins has none yet; who renews is looked at below.
       rejectUnauthorized: false,
       minVersion: 'TLSv1.2',
-      handshakeTimeout: IDLE_MS,
+      handshakeTimeout: idleMs,
       requestTimeout: REQUEST_MS,
-      headersTimeout: IDLE_MS,
-      keepAliveTimeout: IDLE_MS,
+      headersTimeout: idleMs,
+      keepAliveTimeout: idleMs,
+      connectionsCheckingInterval: idleMs / 4,
       maxHeaderSize: 8192,
     },
     (request, response) => {
-      answer(request)
+      // Later there may be no socket any more.
+      const from = request.socket.remoteAddress ?? ''
+      answer(request, from)
         .then((body) => send(response, 200, body))
         .catch((error: unknown) => {
           const { status, message } = refusalOf(error)
-          const from = request.socket.remoteAddress
           if (status === 500) log.error({ err: error, from }, 'the join door failed')
           else log.warn({ from, status, path: request.url, reason: message }, 'refused at the join door')
-          // What is left of a body that was too long is not read.
-          if (!request.complete) response.setHeader('connection', 'close')
+          if (!request.complete && !response.headersSent) response.setHeader('connection', 'close')
           send(response, status, { error: message })
         })
     },
@@ -88,10 +96,9 @@ export async function openJoinDoor(
       }),
   }
 
-  async function answer(request: IncomingMessage): Promise<object> {
+  async function answer(request: IncomingMessage, from: string): Promise<object> {
     if (request.method !== 'POST' || (request.url !== '/v1/join' && request.url !== '/v1/renew'))
       throw new Refused(404, 'this is the join door of a Capstan master: POST /v1/join or /v1/renew')
-    const from = request.socket.remoteAddress ?? ''
     if (limit.isExhausted(from, performance.now()))
       throw new Refused(429, 'too many attempts were refused; try again in a minute')
     try {
@@ -147,15 +154,20 @@ function machineOf(socket: TLSSocket): { role: Role; name: string } {
   throw new Refused(403, `${user} is no machine`)
 }
 
-async function readBody(request: IncomingMessage): Promise<Buffer> {
-  const pieces: Buffer[] = []
-  let bytes = 0
-  for await (const piece of request as AsyncIterable<Buffer>) {
-    bytes += piece.length
-    if (bytes > REQUEST_BYTES_MAX) throw new Refused(413, `the request is longer than ${REQUEST_BYTES_MAX} bytes`)
-    pieces.push(piece)
-  }
-  return Buffer.concat(pieces)
+function readBody(request: IncomingMessage): Promise<Buffer> {
+  return new Promise((resolve, reject) => {
+    const pieces: Buffer[] = []
+    let bytes = 0
+    request.on('data', (piece: Buffer) => {
+      bytes += piece.length
+      if (bytes <= REQUEST_BYTES_MAX) pieces.push(piece)
+      // The rest is thrown away unread for as long as a request may take, so that the answer is heard.
+      else reject(new Refused(413, `the request is longer than ${REQUEST_BYTES_MAX} bytes`))
+    })
+    request.on('end', () => resolve(Buffer.concat(pieces)))
+    request.on('close', () => reject(new Refused(400, 'the request ended early')))
+    request.on('error', (error) => reject(new Refused(400, error.message)))
+  })
 }
 
 function send(response: ServerResponse, status: number, body: object): void {
