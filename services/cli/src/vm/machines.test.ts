@@ -20,7 +20,8 @@ import { existingMachine, machineFiles, MASTER_PORTS, readMasters, type Role } f
 import { removeMachine } from './remove.js'
 
 const lacks = hasCommand('nats-server') && hasCommand('setpriv') ? false : 'needs nats-server and setpriv'
-const NET = '127.0.77'
+/** A network of its own for each run: the ports are everybody's. */
+const NET = `127.77.${process.pid % 250}`
 const root = mkdtempSync(join(tmpdir(), 'vm-'))
 const data = (machine: string) => join(root, machine)
 
