@@ -6,7 +6,13 @@ import { deleteToken, type JoinToken, listTokens, tokenText } from './join-token
 export async function printTokens(data: string, format: 'text' | 'json'): Promise<void> {
   const tokens = await asAdmin(data, ({ client }) => listTokens(client))
   if (format === 'json') {
-    const shown = tokens.map(({ secret: _, expiresMs, ...token }) => ({ ...token, expires: timeOf(expiresMs) }))
+    const shown = tokens.map(({ id, role, usesLeft, description, expiresMs }) => ({
+      id,
+      role,
+      usesLeft,
+      description,
+      expires: timeOf(expiresMs),
+    }))
     return void process.stdout.write(`${JSON.stringify(shown, null, 2)}\n`)
   }
   if (tokens.length === 0) return void process.stdout.write('no tokens\n')
