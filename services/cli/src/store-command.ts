@@ -26,11 +26,12 @@ import {
 } from '@capstan/store'
 import { printTable, Progress, UserError } from './console.js'
 import { existingLayout } from './layout-file.js'
-import { type ClusterLayout, Places } from './layout.js'
+import { Places } from './layout.js'
 import { runningProcesses } from './machines.js'
 import { renewClusterId } from './pki.js'
 import { adminWorld } from './vm/admin-access.js'
-import { existingMaster, readMachine } from './vm/machine-file.js'
+import { beginAnew, existingMaster, readMachine, readMasters } from './vm/machine-file.js'
+import { machinePid } from './vm/machine-process.js'
 import { MastersList } from './vm/masters-list.js'
 import { type BusWorld, realWorld } from './worlds.js'
 
@@ -270,23 +271,24 @@ export async function storeVerify(file: string): Promise<void> {
   print(`${file}: ${describe(await check(file))}`)
 }
 
-/** Makes all members of a stopped cluster anew from a backup. What they had stays beside, until the next time. */
+/** Makes the members of a stopped cluster anew from a backup. What they had stays beside, until the next time. */
 export async function storeRestore(data: string, file: string): Promise<void> {
-  const { places, layout } = stoppedCluster(data)
+  const stopped = stoppedStore(data)
   const progress = new Progress()
   progress.step(`${file}: ${describe(await check(file))}`)
-  const revision = await restoreAll(layout, places, file, progress)
-  progress.done(`restored at revision ${revision}; start it with: capstan up`)
+  const revision = await restoreAll(stopped, file, progress)
+  progress.done(`restored at revision ${revision}; ${stopped.whatNext}`)
 }
 
 /**
  * For a quorum that is lost for good. Without `confirmed` it only says what would be kept and what could be lost.
  */
 export async function storeRecover(data: string, from: string | undefined, confirmed: boolean): Promise<void> {
-  const { places, layout } = stoppedCluster(data)
+  const stopped = stoppedStore(data)
+  const { places, masters } = stopped
   const progress = new Progress()
   const found: DirectorySummary[] = []
-  for (const { name } of layout.masters)
+  for (const name of stopped.members)
     try {
       found.push(await inspectDirectory(directoryAt(storeOf(places, name))))
     } catch (error) {
@@ -299,11 +301,10 @@ export async function storeRecover(data: string, from: string | undefined, confi
     progress.step(
       `${one.member}: entries up to ${one.lastIndex} of term ${one.lastTerm}, known as committed up to ${one.commitIndex}`,
     )
-  const majority = Math.floor(layout.masters.length / 2) + 1
-  const enough = found.length >= majority
+  const enough = found.length >= Math.floor(masters / 2) + 1
   if (enough)
     progress.warn(
-      `${found.length} of ${layout.masters.length} members can be used, a majority: capstan up loses nothing`,
+      `${found.length} of ${masters} members can be used, a majority: to start them as they are loses nothing`,
     )
   const lost =
     `kept: all that ${best.member} has, its last ${best.lastIndex - best.commitIndex} entries not known as committed among it. ` +
@@ -314,18 +315,18 @@ export async function storeRecover(data: string, from: string | undefined, confi
   await writeWhole(file, async (write) => {
     await backupDirectory(
       directoryAt(storeOf(places, best.member)),
-      { cluster: layout.cluster, clock: new RealClock() },
+      { cluster: stopped.cluster, clock: new RealClock() },
       write,
     )
   })
   progress.step(`${file}: ${describe(await check(file))}`)
-  const revision = await restoreAll(layout, places, file, progress)
-  progress.done(`a new cluster at revision ${revision}; start it with: capstan up`)
+  const revision = await restoreAll(stopped, file, progress)
+  progress.done(`a new cluster at revision ${revision}; ${stopped.whatNext}`)
 }
 
-async function restoreAll(layout: ClusterLayout, places: Places, file: string, progress: Progress): Promise<number> {
-  const clusterId = renewClusterId(places)
-  const members = layout.masters.map(({ name }) => name)
+async function restoreAll(stopped: StoppedStore, file: string, progress: Progress): Promise<number> {
+  const { places, members } = stopped
+  const clusterId = stopped.renewClusterId()
   let revision = 0
   for (const member of members) {
     const made = `${storeOf(places, member)}.restored`
@@ -347,17 +348,50 @@ async function restoreAll(layout: ClusterLayout, places: Places, file: string, p
   return revision
 }
 
-function stoppedCluster(data: string): { places: Places; layout: ClusterLayout } {
+/** What can be made anew in one place: of `capstan up` all members, of a master on a machine of its own that one alone. */
+interface StoppedStore {
+  places: Places
+  cluster: string
+  /** Those whose directories are here; afterwards they are all that there are. */
+  members: string[]
+  /** How many the cluster had. */
+  masters: number
+  /** No directory of the former cluster is taken for one of the new. */
+  renewClusterId(): string
+  whatNext: string
+}
+
+/** @throws UserError if it runs */
+function stoppedStore(data: string): StoppedStore {
   const places = new Places(data)
-  if (readMachine(places))
-    throw new UserError(
-      `${data} is one machine of several: restore and recover work on the directories of capstan up only. ` +
-        'With a majority lost, make a new cluster and apply from a backup of the objects',
-    )
+  if (readMachine(places)) {
+    const machine = existingMaster(places)
+    refuseRunning(machinePid(places, machine) === undefined ? [] : [machine.name])
+    return {
+      places,
+      cluster: machine.settings.cluster,
+      members: [machine.name],
+      masters: readMasters(places).length,
+      renewClusterId: () => beginAnew(places, machine),
+      whatNext:
+        `start it by: capstan serve. The other masters must not be started again: capstan leave on each, ` +
+        `capstan master remove NAME here, and then they may join`,
+    }
+  }
   const layout = existingLayout(places)
-  const running = runningProcesses(layout, places)
+  refuseRunning(runningProcesses(layout, places))
+  return {
+    places,
+    cluster: layout.cluster,
+    members: layout.masters.map(({ name }) => name),
+    masters: layout.masters.length,
+    renewClusterId: () => renewClusterId(places),
+    whatNext: 'start it with: capstan up',
+  }
+}
+
+function refuseRunning(running: readonly string[]): void {
   if (running.length > 0) throw new UserError(`${running.join(', ')} still run: capstan stop first`)
-  return { places, layout }
 }
 
 const storeOf = (places: Places, member: string) => join(places.machine(member), 'store')

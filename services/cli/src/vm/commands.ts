@@ -3,7 +3,7 @@ import { hostname } from 'node:os'
 import { resolve } from 'node:path'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { Progress } from '../console.js'
-import { Places } from '../layout.js'
+import { IDENTITY_TIMES, Places } from '../layout.js'
 import { initMaster } from './init.js'
 import { joinMaster, joinNode } from './join.js'
 import { printCertificates } from './certs-list.js'
@@ -103,12 +103,25 @@ export function addMachineCommands(program: Command): void {
       wholeNumber,
       2,
     )
+    .option(
+      '--identity-lease-seconds <seconds>',
+      'how long pods of StatefulSets go on when their node cannot renew its lease',
+      wholeNumber,
+      IDENTITY_TIMES.leaseMs / 1000,
+    )
+    .option(
+      '--identity-margin-seconds <seconds>',
+      "how much longer their replacement waits, for a node's guard that is late",
+      wholeNumber,
+      IDENTITY_TIMES.marginMs / 1000,
+    )
     .action(async (options) => {
       const commands = await initMaster({
         ...options,
         data: dataOf(options),
         certificateSeconds: options.certificateValidity / 1000,
         tolerationSeconds: options.defaultTolerationSeconds,
+        identity: { leaseMs: options.identityLeaseSeconds * 1000, marginMs: options.identityMarginSeconds * 1000 },
       })
       for (const { role, command } of commands)
         process.stdout.write(`# another ${role} joins by this, within 24 hours:\n${command}\n`)

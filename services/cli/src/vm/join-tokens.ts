@@ -87,6 +87,12 @@ export async function deleteToken(client: ApiClient, token: string): Promise<boo
   }
 }
 
+/** Those that expired more than `keptMs` ago go; until then whoever shows one is told that it expired. */
+export async function sweepTokens(client: ApiClient, nowMs: number, keptMs: number): Promise<void> {
+  for (const { id, expiresMs } of await listTokens(client))
+    if (expiresMs !== undefined && expiresMs < nowMs - keptMs) await deleteToken(client, id)
+}
+
 /** Why a token opens no door; each says what to do. */
 export class TokenRefused extends Error {
   override readonly name = 'TokenRefused'

@@ -1,4 +1,5 @@
 /** What a machine keeps about itself and its cluster below its directory: `machine.json` and `masters.json`. */
+import { randomBytes } from 'node:crypto'
 import { existsSync, readFileSync } from 'node:fs'
 import { isIPv4 } from 'node:net'
 import { join } from 'node:path'
@@ -133,6 +134,15 @@ function parse<T>(path: string): T {
 export const masterRecord = (machine: MasterMachine): MasterRecord => {
   const { name, address, apiPort, busPort, routePort, etcdPort, joinPort } = machine
   return { name, address, apiPort, busPort, routePort, etcdPort, joinPort }
+}
+
+/** A master whose store is made anew makes another cluster, of which it is the first. Answers its id. */
+export function beginAnew(places: Places, machine: MasterMachine): string {
+  const clusterId = randomBytes(8).toString('hex')
+  const settings = { ...machine.settings, clusterId, firstMaster: machine.name }
+  writeMachine(places, { ...machine, origin: 'init', settings })
+  writeMasters(places, [masterRecord(machine)])
+  return clusterId
 }
 
 /** The machine's own server first. */

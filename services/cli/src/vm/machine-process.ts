@@ -11,6 +11,8 @@ import type { MachineFile } from './machine-file.js'
 
 const STOP_TIMEOUT_MS = 20_000
 const RESTART_SECONDS = 1
+/** A second or three where there is a processor to be had. */
+const READY_TIMEOUT_MS = 120_000
 const LOG_LINES = 12
 
 export const machineCommand = (machine: MachineFile, data: string): string[] => [
@@ -52,7 +54,7 @@ export async function awaitMachine(
   machine: MachineFile,
   isReady: () => Promise<boolean>,
   what: string,
-  timeoutMs = 60_000,
+  timeoutMs = READY_TIMEOUT_MS,
 ): Promise<void> {
   if (await waitFor(isReady, timeoutMs, 100)) return
   throw new UserError(

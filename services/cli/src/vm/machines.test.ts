@@ -5,18 +5,27 @@ import { request } from 'node:https'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, test } from 'node:test'
+import { BusError, CallError, encode, type Log } from '@capstan/actor'
+import { makeCa, makeClientCertificate } from '@capstan/certs'
+import { BusApiClient, RESOURCES } from '@capstan/client'
+import { Subjects } from '@capstan/protocol'
+import { MemoryDisk, NatsBus, silentLog } from '@capstan/real'
 import { UserError } from '../console.js'
-import { Places } from '../layout.js'
+import { IDENTITY_TIMES, Places } from '../layout.js'
 import { signal } from '../machines.js'
+import { writePair } from '../pki.js'
 import { liveProcess, waitFor } from '../process-file.js'
 import { hasCommand } from '../shell.js'
+import { busWorld } from '../worlds.js'
 import { asAdmin } from './admin-access.js'
-import { readPair } from './certificates.js'
+import { machineUser, readPair } from './certificates.js'
 import { initMaster } from './init.js'
 import { joinCommand } from './join-command.js'
 import { joinMaster, joinNode } from './join.js'
 import { leave, stopMachine } from './leave.js'
 import { existingMachine, machineFiles, MASTER_PORTS, readMasters, type Role } from './machine-file.js'
+import { MastersList } from './masters-list.js'
+import { busAccess } from './machine-bus.js'
 import { removeMachine } from './remove.js'
 
 const lacks = hasCommand('nats-server') && hasCommand('setpriv') ? false : 'needs nats-server and setpriv'
@@ -44,7 +53,13 @@ async function joining(by: string, role: Role, name: string, address: string) {
 }
 
 /** With a master's admin certificate, to its own API server. */
-function api(master: string, method: string, path: string, body?: object): Promise<{ status: number; body: never }> {
+function api(
+  master: string,
+  method: string,
+  path: string,
+  body?: object,
+  pair?: { cert: string; key: string },
+): Promise<{ status: number; body: never }> {
   const places = new Places(data(master))
   const { address } = existingMachine(places)
   const ca = readFileSync(machineFiles(places).ca, 'utf8')
@@ -55,7 +70,7 @@ function api(master: string, method: string, path: string, body?: object): Promi
         port: MASTER_PORTS.apiPort,
         path,
         method,
-        ...readPair(places, 'admin'),
+        ...(pair ?? readPair(places, 'admin')),
         ca,
         agent: false,
         headers: { 'content-type': method === 'PATCH' ? 'application/merge-patch+json' : 'application/json' },
@@ -85,7 +100,7 @@ const deployment = (replicas: number) => ({
 })
 
 async function until(what: string, condition: () => Promise<boolean>): Promise<void> {
-  assert.ok(await waitFor(() => condition().catch(() => false), 20_000, 100), `${what} within 20 s`)
+  assert.ok(await waitFor(() => condition().catch(() => false), 60_000, 100), `${what} within 60 s`)
 }
 
 const ready = (master: string, replicas: number) =>
@@ -112,6 +127,7 @@ before(async () => {
     serviceCidr: '10.96.0.0/16',
     certificateSeconds: 3600,
     tolerationSeconds: 2,
+    identity: IDENTITY_TIMES,
     start: true,
   })
   await Promise.all([
@@ -146,6 +162,86 @@ test('three masters and a node serve; the first master is killed, removed and re
   await ready('m0', 3)
   const masters = () => readMasters(new Places(data('m1'))).map(({ name }) => name)
   await until('the others know the new master', async () => masters().includes('m0'))
+})
+
+test("a node's credentials open nothing but what is the node's (promise A2)", { skip: lacks }, async () => {
+  const places = new Places(data('n0'))
+  const machine = existingMachine(places)
+  const identity = { component: 'kubelet', name: 'n0' } as const
+  const access = busAccess(places, machine, new MastersList(places), 'kubelet')
+  const errors: string[] = []
+  const log: Log = {
+    ...silentLog,
+    error: (fields, text) => errors.push(`${JSON.stringify(fields)} ${text}`),
+    child: () => log,
+  }
+  // A kubelet that was taken over checks nothing by itself.
+  const { cluster: _, ...connection } = access
+  const s = new Subjects(access.cluster)
+  const bus = await NatsBus.connect(
+    {
+      ...connection,
+      identity: 'kubelet~n0',
+      inbox: s.inbox('kubelet~n0', 'thief'),
+      grants: { publish: ['>'], subscribe: ['>'] },
+      log,
+    },
+    AbortSignal.timeout(10_000),
+  )
+  const said = encode({})
+  const forbidden = [
+    s.store('m1', 'kubelet~n0', 'range'),
+    s.store('m1', 'apiserver~m1', 'range'),
+    s.api('m1', 'kubelet~other', 'list'),
+    s.api('m1', 'admin~m1', 'list'),
+    s.raft('m1', 'm2'),
+    s.beat('kubelet', 'other'),
+    s.node('other', 'apiserver~m1', 'logs'),
+  ]
+  for (const subject of forbidden)
+    await assert.rejects(
+      bus.request(subject, said, { timeoutMs: 3000 }),
+      (error) => error instanceof BusError && error.code === 'DENIED',
+      subject,
+    )
+  for (const pattern of ['>', `${s.root}.inbox.>`, s.raftTo('m1'), s.nodeServed('other'), s.apiServed('m1')]) {
+    errors.length = 0
+    bus.subscribe(pattern, () => assert.fail(`heard something on ${pattern}`))
+    assert.ok(await waitFor(() => errors.some((text) => text.includes('refused a subscription')), 3000, 20), pattern)
+  }
+  await bus.close()
+
+  const world = await busWorld(access, identity, { log: silentLog, disk: new MemoryDisk() })
+  const client = new BusApiClient(world, { cluster: access.cluster, machine: 'n0' })
+  const isForbidden = (error: unknown) => error instanceof CallError && error.code === 'Forbidden'
+  await assert.rejects(client.list(RESOURCES.secrets, { namespace: 'kube-system' }), isForbidden)
+  await assert.rejects(client.delete(RESOURCES.nodes, { name: 'other' }), isForbidden)
+  client.close()
+  await world.bus.close()
+
+  // Its credentials without a certificate, or with one that somebody else made.
+  const foreign = await makeCa('capstan-machines', { notBeforeMs: Date.now() - 1000, notAfterMs: Date.now() + 60_000 })
+  const forged = await makeClientCertificate(foreign, {
+    ...machineUser('node', 'n0'),
+    notBeforeMs: Date.now() - 1000,
+    notAfterMs: Date.now() + 60_000,
+  })
+  writePair(new Places(join(root, 'forger')), 'machine', forged)
+  const { clientCertificate: _own, ...without } = access
+  const others = [
+    without,
+    { ...access, clientCertificate: machineFiles(new Places(join(root, 'forger'))).pair('machine') },
+  ]
+  for (const other of others)
+    await assert.rejects(
+      busWorld(other, identity, { log: silentLog, disk: new MemoryDisk(), signal: AbortSignal.timeout(1500) }),
+      (error) => error instanceof BusError && error.code === 'CLOSED',
+    )
+  // Its certificate is none of the API's users.
+  assert.equal(
+    (await api('m1', 'GET', '/api/v1/namespaces/kube-system/secrets', undefined, readPair(places, 'machine'))).status,
+    401,
+  )
 })
 
 test('names are unique, and a removed node hears and says nothing any more', { skip: lacks }, async () => {

@@ -26,6 +26,7 @@ import { type DoorCertificates, openJoinDoor } from './join-door.js'
 import { busAccess, MachineBus } from './machine-bus.js'
 import { busServersOf, machineFiles, masterRecord, type MasterMachine } from './machine-file.js'
 import { startGateway } from './machine-network.js'
+import { sweepTokens } from './join-tokens.js'
 import { MastersList } from './masters-list.js'
 import { ClusterRecords } from './records.js'
 import { repeat } from './repeat.js'
@@ -36,6 +37,8 @@ const STOP_TIMEOUT_MS = 4000
 /** How soon a master hears of others that come and go, and of revocations. */
 const LOOK_MS = 2000
 const MEMBERSHIP_MS = 1000
+const SWEEP_MS = 600_000
+const EXPIRED_KEPT_MS = 24 * 3_600_000
 
 export interface ServedMachine {
   /** Clean end, within some seconds. `keepPods`: of a node, containers go on, and are found again by its next start. */
@@ -138,6 +141,7 @@ export async function serveMaster(places: Places, machine: MasterMachine, log: L
   const keepers = [
     repeat(LOOK_MS, followCluster, log, 'what the cluster knows of its masters cannot be read'),
     repeat(lookAgainMs(settings), renewCertificates, log, 'certificates cannot be renewed'),
+    repeat(SWEEP_MS, () => sweepTokens(client, Date.now(), EXPIRED_KEPT_MS), log, 'old tokens cannot be removed'),
   ]
   const voting = repeat(MEMBERSHIP_MS, becomeVoter, log, 'this master does not vote in the store yet')
 

@@ -1,4 +1,5 @@
 /** `capstan serve`: the machine of a directory, in this process. */
+import { mkdirSync } from 'node:fs'
 import { UserError } from '../console.js'
 import { Places } from '../layout.js'
 import { once } from '../patience.js'
@@ -17,6 +18,7 @@ export async function serve(data: string, options: { keepPods: boolean } = { kee
   const running = liveProcess(places.pidFile(name))
   if (running !== undefined && running !== process.pid)
     throw new UserError(`${name} runs already, as process ${running}; capstan stop --data ${data} ends it`)
+  mkdirSync(places.logs, { recursive: true })
   writeProcessFile(places.pidFile(name), process.pid)
   const log = realLog({ name })
   const served = start(places, machine, log)
