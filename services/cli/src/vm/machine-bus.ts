@@ -1,5 +1,5 @@
 import { readFileSync } from 'node:fs'
-import type { Log } from '@capstan/actor'
+import type { Clock, Log } from '@capstan/actor'
 import type { Component } from '@capstan/protocol'
 import { MemoryDisk } from '@capstan/real'
 import type { Places } from '../layout.js'
@@ -30,6 +30,7 @@ export class MachineBus {
     private readonly machine: MachineFile,
     private readonly masters: MastersList,
     private readonly log: Log,
+    private readonly clock: Clock,
   ) {
     masters.onChange(() => {
       const servers = busServersOf(masters.all, machine.name)
@@ -38,12 +39,12 @@ export class MachineBus {
   }
 
   async world(component: Component): Promise<BusWorld> {
-    const { places, machine, masters, log } = this
+    const { places, machine, masters, log, clock } = this
     const made = await busWorld(
       busAccess(places, machine, masters, component),
       { component, name: machine.name },
       // What a machine's parts must remember is in the store, or in files of their own.
-      { log: log.child({ component }), disk: new MemoryDisk() },
+      { log: log.child({ component }), disk: new MemoryDisk(), clock },
     )
     this.worlds.push(made)
     return made

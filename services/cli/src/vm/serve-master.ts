@@ -7,6 +7,7 @@ import { accountJwt, busServerConfig, makeSystemUser } from '@capstan/certs'
 import { BusApiClient } from '@capstan/client'
 import { identityToken } from '@capstan/protocol'
 import { pushAccountJwt } from '@capstan/real'
+import { processClock } from '../chaos-door.js'
 import { openEtcdFace } from '../etcd-face.js'
 import type { Places } from '../layout.js'
 import {
@@ -93,7 +94,7 @@ export async function serveMaster(places: Places, machine: MasterMachine, log: L
 
   // Its own server comes first: who connects to another one dies a little with that machine.
   await waitFor(() => accepts(address, machine.busPort), OWN_BUS_TIMEOUT_MS, 20)
-  const bus = new MachineBus(places, machine, masters, log)
+  const bus = new MachineBus(places, machine, masters, log, await processClock(places, name, log))
   const [apiserver, scheduler, manager] = (await Promise.all(
     (['apiserver', 'scheduler', 'controller-manager'] as const).map((component) => bus.world(component)),
   )) as [BusWorld, BusWorld, BusWorld]

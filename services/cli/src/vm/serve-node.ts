@@ -3,6 +3,7 @@ import { readFileSync } from 'node:fs'
 import type { Log } from '@capstan/actor'
 import { makeCertificateRequest } from '@capstan/certs'
 import { BusApiClient } from '@capstan/client'
+import { processClock } from '../chaos-door.js'
 import type { Places } from '../layout.js'
 import { startNodeParts } from '../node-parts.js'
 import { within } from '../patience.js'
@@ -32,7 +33,7 @@ export async function serveNode(places: Places, machine: NodeMachine, log: Log):
     log,
     "this machine's certificate cannot be renewed",
   )
-  const bus = new MachineBus(places, machine, masters, log)
+  const bus = new MachineBus(places, machine, masters, log, await processClock(places, name, log))
   const parts = await startNodeParts(places, log, (component) => bus.world(component), {
     cluster: settings.cluster,
     name,
