@@ -44,8 +44,8 @@ export function apiWorkload(connect: (access: Access) => Connections): Workload 
 }
 
 class ApiWork implements Running {
-  private readonly clock: Clock
-  private readonly recording: Recording
+  readonly clock: Clock
+  readonly recording: Recording
   private readonly crew: Crew
   private readonly namespace: string
   private readonly pauseMs: number
@@ -268,7 +268,7 @@ class ApiWork implements Running {
   }
 
   private async get(client: Client, name: string, known: Map<string, ApiObject>): Promise<void> {
-    await withRetry(this.recording, client.random, client.ports, (port) =>
+    await withRetry(this, client.random, client.ports, (port) =>
       this.recording.request(
         {
           process: client.name,
@@ -289,7 +289,7 @@ class ApiWork implements Running {
 
   private async list(client: Client, generation: string): Promise<void> {
     const key = `${this.prefix}${generation}-`
-    await withRetry(this.recording, client.random, client.ports, (port) =>
+    await withRetry(this, client.random, client.ports, (port) =>
       this.recording.request(
         { process: client.name, operation: 'list', key, endpoint: port.endpoint, isWrite: false },
         () => port.request<ApiList>('GET', `${this.path()}?labelSelector=generation%3D${generation}`),
@@ -318,7 +318,7 @@ class ApiWork implements Running {
       done?: (object: ApiObject) => void
     },
   ): Promise<Answer<ApiObject>> {
-    return withRetry(this.recording, client.random, client.ports, (port) => {
+    return withRetry(this, client.random, client.ports, (port) => {
       const { argument, method, path, body, done } = make(`${client.name}#${++this.values}`)
       return this.recording.request(
         {

@@ -60,8 +60,8 @@ export function desiredWorkload(connect: (access: Access) => Connections): Workl
 }
 
 class DesiredWork implements Running {
-  private readonly clock: Clock
-  private readonly recording: Recording
+  readonly clock: Clock
+  readonly recording: Recording
   private readonly crew: Crew
   private readonly namespace: string
   private readonly ports: ApiPort[] = []
@@ -450,7 +450,7 @@ class DesiredWork implements Running {
   ): Promise<void> {
     let refusal: string | undefined
     const done = await until(this.clock, CHANGE_MS, 100, async () => {
-      const answer: Answer<ApiObject> = await withRetry(this.recording, this.random, client, (port) =>
+      const answer: Answer<ApiObject> = await withRetry(this, this.random, client, (port) =>
         this.recording.request(
           { process: 'desire', operation, key, endpoint: port.endpoint, isWrite: true },
           () => port.request(method, path, body),

@@ -52,8 +52,8 @@ export function storeWorkload(connect: (access: Access) => Connections): Workloa
 }
 
 class StoreWork implements Running {
-  private readonly clock: Clock
-  private readonly recording: Recording
+  readonly clock: Clock
+  readonly recording: Recording
   private readonly crew: Crew
   private readonly prefix: string
   private readonly operationsMax: number
@@ -363,7 +363,7 @@ class StoreWork implements Running {
   // ---------------------------------------------------------------------------------------------------- the requests
 
   private read(client: Client, from: string, to?: string): Promise<Answer<{ revision: number; keys: SeenKey[] }>> {
-    return withRetry(this.recording, client.random, client.ports, (port) =>
+    return withRetry(this, client.random, client.ports, (port) =>
       this.recording.request(
         {
           process: client.name,
@@ -389,7 +389,7 @@ class StoreWork implements Running {
     key: string,
     make: (value: string) => { argument?: Json; txn: StoreTxn },
   ): Promise<Answer<StoreTxnDone>> {
-    return withRetry(this.recording, client.random, client.ports, (port) => {
+    return withRetry(this, client.random, client.ports, (port) => {
       const { argument, txn } = make(this.value(client))
       return this.recording.request(
         {

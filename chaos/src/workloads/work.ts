@@ -84,18 +84,33 @@ export class Crew {
   }
 }
 
+/** So long a client leaves out an endpoint that did not serve it. */
+const AVOID_MS = 1000
+const failedMs = new WeakMap<object, number>()
+
+/** An endpoint that served this client well of late; if none did, any. */
+export function choose<P extends object>(clock: Clock, random: Random, ports: readonly P[]): P {
+  const well = ports.filter((port) => clock.monotonicMs() - (failedMs.get(port) ?? -AVOID_MS) >= AVOID_MS)
+  return pick(random, well.length > 0 ? well : ports)
+}
+
 /** Does it once more, elsewhere, if the first attempt failed for want of service; counts what failed twice. */
-export async function withRetry<P, T>(
-  recording: Recording,
+export async function withRetry<P extends object, T>(
+  { clock, recording }: { clock: Clock; recording: Recording },
   random: Random,
   ports: readonly P[],
   attempt: (port: P, repeated: boolean) => Promise<Answer<T>>,
 ): Promise<Answer<T>> {
-  const first = random.int(ports.length)
-  const answer = await attempt(ports[first] as P, false)
+  const once = async (port: P, repeated: boolean) => {
+    const answer = await attempt(port, repeated)
+    if (!answer.ok && !answer.answered) failedMs.set(port, clock.monotonicMs())
+    return answer
+  }
+  const first = choose(clock, random, ports)
+  const answer = await once(first, false)
   if (answer.ok || answer.answered) return answer
-  const other = ports[(first + 1) % ports.length] as P
-  const again = await attempt(other, true)
+  const others = ports.filter((port) => port !== first)
+  const again = await once(others.length > 0 ? choose(clock, random, others) : first, true)
   if (!again.ok && !again.answered) recording.count(REQUESTS.failedTwice)
   return again
 }
