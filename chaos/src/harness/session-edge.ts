@@ -6,12 +6,12 @@ import { join, relative } from 'node:path'
 import { RealClock } from '@capstan/real'
 import { SimRandom } from '@capstan/sim'
 import { UserError } from '@capstan/cli'
+import { judge } from '../verdict/index.js'
+import { WORKLOADS } from '../workloads/index.js'
 import { describeRun, LiveView } from './live-view-edge.js'
 import { runScenario } from './run.js'
-import { simpleJudge } from './simple-judge.js'
-import { steadyWrites } from './steady-writes-edge.js'
 import { localTarget } from './targets/local-edge.js'
-import type { Judge, PromiseState, RunRecord, Scenario, Schedule, Target, Workload } from './types.js'
+import type { PromiseState, RunRecord, Scenario, Schedule, Target } from './types.js'
 
 export interface SessionOptions {
   on: 'local' | 'fleet' | 'sim'
@@ -33,8 +33,6 @@ export interface OneRun {
 export class Session {
   private target: Target | undefined
   private readonly abort = new AbortController()
-  private readonly workloads: readonly Workload[] = [steadyWrites]
-  private readonly judge: Judge = simpleJudge
 
   constructor(private readonly options: SessionOptions) {}
 
@@ -55,8 +53,8 @@ export class Session {
       scenario,
       schedule,
       target,
-      workloads: this.workloads,
-      judge: this.judge,
+      workloads: WORKLOADS,
+      judge,
       seed,
       random,
       clock: new RealClock(),

@@ -117,12 +117,25 @@ export function liveContainersOf(options: { cgroup: string; machines: string }):
       const container = cgroup?.[3] ?? (below?.slice(2, 4).join('/') as string)
       const key = `${node}/${container}`
       if ((found.get(key)?.pid ?? Number.POSITIVE_INFINITY) < pid) continue
-      found.set(key, { node, pod, container, pid, ...(cgroup?.[2] ? { podUid: cgroup[2] } : {}) })
+      const podUid = cgroup?.[2] ?? uidOfProcessPod(`${options.machines}/${node}/p`, container)
+      found.set(key, { node, pod, container, pid, ...(podUid === undefined ? {} : { podUid }) })
     } catch {
       // It ended while we looked.
     }
   }
   return [...found.values()]
+}
+
+/** As the process runtime keeps it. */
+function uidOfProcessPod(directory: string, container: string): string | undefined {
+  try {
+    const { state } = JSON.parse(readFileSync(`${directory}/${container}/container.json`, 'utf8')) as {
+      state: { pod: { uid: string } }
+    }
+    return state.pod.uid
+  } catch {
+    return undefined // It is being made, or removed.
+  }
 }
 
 function environment(pid: number, name: string): string | undefined {
