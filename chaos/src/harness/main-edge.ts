@@ -1,9 +1,10 @@
 /** `capstan chaos …`: see chaos/README.md. Exit code: 0 ok, 1 violated, 2 unknown, 3 could not run or was not tested. */
 import { readFileSync } from 'node:fs'
-import { resolve } from 'node:path'
+import { join, resolve } from 'node:path'
 import { UserError } from '@capstan/cli'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import pc from 'picocolors'
+import { summariseDirectory } from '../report/index.js'
 import { readSchedule } from './draw-schedule.js'
 import { FAULTS } from './faults.js'
 import { EXIT_CODES } from './run.js'
@@ -107,6 +108,16 @@ export async function main(args: string[]): Promise<void> {
       ])
     },
   )
+
+  program
+    .command('report')
+    .description('one table over all runs below a directory: recovery times by kind of fault (median, worst)')
+    .argument('[directory]', 'where reports lie', join(DIRECTORY, 'runs'))
+    .option('-o, --output <format>', 'text or json', 'text')
+    .action((directory: string, { output }: { output: string }) => {
+      const { summary, text, page } = summariseDirectory(directory)
+      console.log(output === 'json' ? JSON.stringify(summary) : `${text}\n${page}`)
+    })
 
   program.command('fleet').description('machines on one host, on a wire that can be cut (capstan chaos fleet)')
   program.exitOverride()

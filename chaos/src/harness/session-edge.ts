@@ -1,11 +1,11 @@
 /** Targets and runs, one after the other: what the commands of `capstan chaos` share. */
 import { randomBytes } from 'node:crypto'
-import { mkdirSync, writeFileSync } from 'node:fs'
 import { cpus, release, totalmem } from 'node:os'
 import { join, relative } from 'node:path'
 import { RealClock } from '@capstan/real'
 import { SimRandom } from '@capstan/sim'
 import { UserError } from '@capstan/cli'
+import { writeReport } from '../report/index.js'
 import { judge } from '../verdict/index.js'
 import { WORKLOADS } from '../workloads/index.js'
 import { describeRun, LiveView } from './live-view-edge.js'
@@ -64,8 +64,10 @@ export class Session {
       signal: this.abort.signal,
     })
     const directory = join(this.options.directory, 'runs', `${scenario.name}-${run.on}-${seed}`)
-    const file = writeRun(run, directory)
-    for (const line of describeRun(run, `capstan chaos replay ${relative(process.cwd(), file)}`)) console.log(line)
+    const page = await writeReport(run, directory)
+    const again = `capstan chaos replay ${relative(process.cwd(), join(directory, 'run.json'))}`
+    for (const line of describeRun(run, again)) console.log(line)
+    console.log(`report: ${relative(process.cwd(), page)}`)
     return run
   }
 
@@ -115,11 +117,4 @@ function environment(): Record<string, string> {
     processors: `${cpus().length} × ${cpus()[0]?.model ?? 'unknown'}`,
     memory: `${Math.round(totalmem() / 2 ** 20)} MiB`,
   }
-}
-
-function writeRun(run: RunRecord, directory: string): string {
-  mkdirSync(directory, { recursive: true })
-  const file = join(directory, 'run.json')
-  writeFileSync(file, JSON.stringify(run))
-  return file
 }
