@@ -119,7 +119,7 @@ export function describeRun(run: RunRecord, repeat: string): string[] {
   ]
   for (const promise of verdict.promises) {
     lines.push(
-      `  ${STATE_COLORS[promise.state](promise.state.padEnd(10))} ${promise.promise.padEnd(4)} ${promise.text}`,
+      `  ${STATE_COLORS[promise.state](promise.state.padEnd(10))} ${promise.promise.padEnd(4)} ${promise.text.replaceAll('\n', `\n${' '.repeat(18)}`)}`,
     )
     for (const evidence of promise.evidence.slice(0, 5)) lines.push(pc.dim(`                  ${evidence}`))
   }

@@ -154,11 +154,11 @@ function recoveryTable(model: ReportModel): string {
   )
   const pairs = (name: string) => `<th class="n">${name}: median</th><th class="n">worst</th>`
   const grouped =
-    kinds.size < recoveries.length
+    kinds.size < recoveries.length && recoveries.length > 3
       ? `<div class="scroll"><table><thead><tr><th>Fault</th><th class="n">times</th>${pairs('First write')}${pairs('Gap in writes')}${hasDesired ? pairs('Desired state') : ''}</tr></thead><tbody>${perKind.join('\n')}</tbody></table></div>`
       : ''
   const single = `<div class="scroll"><table><thead><tr><th>Fault</th><th>struck</th><th class="n">in force at</th><th class="n">first write</th><th class="n">longest gap in writes</th>${hasDesired ? '<th class="n">desired state</th>' : ''}</tr></thead><tbody>${each.join('\n')}</tbody></table></div>`
-  const folded = grouped !== '' && recoveries.length > 3
+  const folded = grouped !== ''
   return `<section aria-labelledby="recovery"><h2 id="recovery">How fast it came back</h2>
 <p class="note">From the moment a fault was in force, until the next one: to the first write that was asked for after it and acknowledged; the longest time without an acknowledged write; to the desired state (0: it never went).</p>
 ${grouped}${folded ? `<details${recoveries.length > LISTED_MAX ? '' : ' open'}><summary>each of the ${recoveries.length}</summary>${single}</details>` : single}</section>`

@@ -1,4 +1,4 @@
-import type { FaultRecord, PromiseVerdict, Recovery, RunRecord, Sample, Series } from '../harness/types.js'
+import type { FaultRecord, Json, PromiseVerdict, Recovery, RunRecord, Sample, Series } from '../harness/types.js'
 import { PROMISES, undesiredOf } from '../verdict/judge.js'
 import type { Undesired } from '../verdict/recoveries.js'
 import { SERIES } from '../workloads/recording.js'
@@ -56,7 +56,8 @@ const BIN_WIDTHS_MS = [1000, 2000, 5000, 10_000, 15_000, 30_000, 60_000, 120_000
 /** A sample stands for the time until the next one; after a longer gap nobody knows. */
 const SAMPLE_LASTS_MS = 5000
 
-export function reportModel(run: RunRecord): ReportModel {
+export function reportModel(record: RunRecord): ReportModel {
+  const run = sinceItBegan(record)
   const { verdict } = run
   const series = (name: string, how: Combine) => binned(sumOf(run, name), run.endedMs, how)
   const models: ReportModel['series'] = {}
@@ -103,6 +104,46 @@ export function reportModel(run: RunRecord): ReportModel {
     lacks: run.finalState.lacks,
     memory: memoryOf(run.samples),
   }
+}
+
+/** The first thing that was done or seen is at 0: the clock of a target may have begun with an earlier run. */
+function sinceItBegan(run: RunRecord): RunRecord {
+  const firsts = [
+    run.samples[0]?.atMs,
+    ...run.workloads.map(({ history }) => history[0]?.invokedMs),
+    run.faults[0]?.askedMs,
+  ]
+  const offset = Math.min(...firsts.filter((ms) => ms !== undefined), run.healedMs)
+  if (offset < 1000) return run
+  const less = <T extends object>(object: T, names: readonly (keyof T)[]): T => {
+    const moved = { ...object }
+    for (const name of names) if (typeof moved[name] === 'number') (moved[name] as number) -= offset
+    return moved
+  }
+  return {
+    ...less(run, ['healedMs', 'endedMs']),
+    faults: run.faults.map((fault) => less(fault, ['askedMs', 'inForceMs', 'undoAskedMs', 'undoneMs'])),
+    samples: run.samples.map((sample) => less(sample, ['atMs'])),
+    workloads: run.workloads.map((workload) => ({
+      ...workload,
+      series: workload.series.map((series) => ({
+        ...series,
+        points: series.points.map(([atMs, value]): [number, number] => [atMs - offset, value]),
+      })),
+      more: movedUndesired(workload.more, offset),
+    })),
+  }
+}
+
+function movedUndesired(more: Json | undefined, offset: number): Json {
+  const { undesired, ...rest } = (more ?? {}) as { undesired?: { fromMs: number; toMs?: number }[] }
+  if (!undesired) return more ?? null
+  const moved = undesired.map((span) => ({
+    ...span,
+    fromMs: span.fromMs - offset,
+    ...(span.toMs === undefined ? {} : { toMs: span.toMs - offset }),
+  }))
+  return { ...rest, undesired: moved }
 }
 
 function phasesOf({ warmUpMs, troubleMs, healedMs, endedMs, faults, samples }: RunRecord): ReportModel['phases'] {

@@ -73,6 +73,27 @@ test('a long run is binned: the page stays small, dips and peaks stay to be seen
   assert.ok(JSON.stringify(model).length < 400_000)
 })
 
+test("a run that began late by its target's clock looks as if it had begun at 0", () => {
+  const run = plausibleRun({ seconds: 60, everyMs: 20_000 })
+  const late = JSON.parse(
+    JSON.stringify(run).replace(/"(\w+Ms)":([\d.]+)/g, (all, name: string, ms: string) =>
+      ['warmUpMs', 'troubleMs', 'settleMs', 'firstWriteMs', 'writeGapMs', 'desiredStateMs'].includes(name)
+        ? all
+        : `"${name}":${Number(ms) + 500_000}`,
+    ),
+  ) as RunRecord
+  for (const { series } of late.workloads)
+    for (const one of series) one.points = one.points.map(([atMs, value]) => [atMs + 500_000, value])
+  const [here, there] = [reportModel(run), reportModel(late)]
+  assert.ok(Math.abs(there.lastsMs - here.lastsMs) < 1000)
+  assert.deepEqual(
+    there.phases.map((one) => one.name),
+    ['warm-up', 'trouble', 'healing', 'settling'],
+  )
+  assert.ok((there.series.writes?.points[0]?.[0] ?? 0) < 2000)
+  assert.ok((there.masters[0]?.spans[0]?.fromMs ?? 0) < 1000)
+})
+
 test('a run in which nothing was recorded has a page too', () => {
   const run = plausibleRun({ seconds: 30, everyMs: 60_000 })
   const bare: RunRecord = {

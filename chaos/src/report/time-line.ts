@@ -176,6 +176,8 @@ const scale = ({ marks }: Chart) =>
   marks.map(({ y, label }) => `<span class="mark" style="top:${y}px">${label}</span>`).join('')
 
 const TOP = 18
+/** A sample may be late: only after so many bins without one nobody knows. */
+const HOLE = 3.5
 
 function areaChart(
   layers: readonly { points: Points; shape: 'area' | 'bad' | 'step' | 'dashes' }[],
@@ -187,7 +189,8 @@ function areaChart(
   const most = roundUp(Math.max(...all.map(([, value]) => value)))
   const y = (value: number) => round(CHART - (value / most) * (CHART - TOP))
   const shapes = layers.map(({ points = [], shape }) => {
-    const steps = stepPath(points, x, y, lastsMs)
+    const isLine = shape === 'step' || shape === 'dashes'
+    const steps = stepPath(points, x, y, lastsMs, isLine ? '' : `V${CHART}`)
     if (shape === 'dashes') return `<path class="dashes" d="${steps}"/>`
     if (shape === 'step') return `<path class="step" d="${steps}"/>`
     const [first] = points
@@ -205,14 +208,20 @@ function areaChart(
   }
 }
 
-/** A figure holds until the next one; over a hole (a bin without a figure) the line is lifted. */
-function stepPath(points: NonNullable<Points>, x: X, y: (value: number) => number, lastsMs: number): string {
+/** A figure holds until the next one, or for some bins; over a longer hole the line is lifted (`close`: what ends it first). */
+function stepPath(
+  points: NonNullable<Points>,
+  x: X,
+  y: (value: number) => number,
+  lastsMs: number,
+  close: string,
+): string {
   const width = binWidth(points)
   let path = ''
   points.forEach(([atMs, value], at) => {
     const before = points[at - 1]
-    const joins = before !== undefined && atMs - before[0] <= width * 1.5
-    path += `${joins ? 'V' : `${path === '' ? 'M' : `V${CHART}M`}${x(atMs)} `}${y(value)}H${x(Math.min(atMs + width, lastsMs))}`
+    const joins = before !== undefined && atMs - before[0] <= width * HOLE
+    path += `${joins ? 'V' : `${path === '' ? 'M' : `${close}M`}${x(atMs)} `}${y(value)}H${x(Math.min(atMs + width, lastsMs))}`
   })
   return path
 }
@@ -232,7 +241,7 @@ function logChart(medians: Points, slow: Points, x: X, { lastsMs }: ReportModel)
   let path = ''
   medians.forEach(([atMs, value], at) => {
     const before = medians[at - 1]
-    const joins = before !== undefined && atMs - before[0] <= width * 1.5
+    const joins = before !== undefined && atMs - before[0] <= width * HOLE
     path += `${joins ? 'L' : 'M'}${x(Math.min(atMs + width / 2, lastsMs))} ${y(value)}`
   })
   const dots = (slow ?? []).map(([atMs, value]) => `M${x(Math.min(atMs + width / 2, lastsMs))} ${y(value)}h0`).join('')

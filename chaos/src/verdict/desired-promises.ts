@@ -1,6 +1,7 @@
 import type { RunRecord, WorkloadResult } from '../harness/types.js'
 import { difference } from '../workloads/desired-state.js'
 import type { DesiredMore } from '../workloads/desired-workload.js'
+import type { SchedulingMore } from '../workloads/scheduling-workload.js'
 import { type Finding, finding } from './finding.js'
 
 /** A look at the process table that comes later than this proves little of what was in between. */
@@ -13,15 +14,29 @@ export function judgeDesired(run: Omit<RunRecord, 'verdict'>, result: WorkloadRe
     ...convergence(run, more),
     ...identities(more),
     finding('C4', `${result.workload}: ${more.bound} pods were bound once each`, more.rebound),
-    ...(more.overcommitted
-      ? [finding('C4', `${result.workload}: the pods on no node asked for more than it can take`, more.overcommitted)]
-      : []),
     ...more.lacks.map((text) => ({
       promise: 'C1',
       state: 'unknown' as const,
       text: `${result.workload}: ${text}`,
       evidence: [],
     })),
+  ]
+}
+
+/** C4 under bursts of pods. */
+export function judgeScheduling(_: Omit<RunRecord, 'verdict'>, { more }: WorkloadResult): Finding[] {
+  const { bursts, bound, rebound, overcommitted, fullest, leftOver, lacks } = more as unknown as SchedulingMore
+  return [
+    finding(
+      'C4',
+      `scheduling: in ${bursts} bursts ${bound} pods were bound once each, and no node was asked for more than it has (the fullest: ${Math.round(fullest * 100)} %)`,
+      [...rebound, ...overcommitted],
+    ),
+    finding('C1', 'scheduling: after the deletion of all pods none was left', leftOver),
+    ...(bound === 0
+      ? [{ promise: 'C4', state: 'unknown' as const, text: 'scheduling: no pod was bound at all', evidence: [] }]
+      : []),
+    ...lacks.map((text) => ({ promise: 'C4', state: 'unknown' as const, text: `scheduling: ${text}`, evidence: [] })),
   ]
 }
 

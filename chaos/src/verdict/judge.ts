@@ -4,7 +4,7 @@ import type { Judge, PromiseState, PromiseVerdict, RunRecord, Verdict, WorkloadR
 import type { DesiredMore } from '../workloads/desired-workload.js'
 import { REQUESTS } from '../workloads/recording.js'
 import { judgeApi } from './api-promises.js'
-import { judgeDesired } from './desired-promises.js'
+import { judgeDesired, judgeScheduling } from './desired-promises.js'
 import { EVIDENCE_MAX, type Finding, finding } from './finding.js'
 import { recoveries, type Undesired } from './recoveries.js'
 import { judgeStore } from './store-promises.js'
@@ -35,7 +35,7 @@ const CHECKERS: Readonly<Record<string, Checker>> = {
   store: judgeStore,
   api: judgeApi,
   'desired-state': judgeDesired,
-  scheduling: judgeDesired,
+  scheduling: judgeScheduling,
 }
 
 /**

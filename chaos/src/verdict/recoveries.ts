@@ -30,7 +30,8 @@ export function recoveries(run: Omit<RunRecord, 'verdict'>, undesired: readonly 
     if (writes.length > 0) {
       const first = firstAnswered(writes, inForceMs)
       if (first !== undefined && first <= untilMs) recovery.firstWriteMs = first - inForceMs
-      recovery.writeGapMs = longestGap(ended, fault, untilMs)
+      // When all is healed and settles, writers end of their own accord.
+      recovery.writeGapMs = longestGap(ended, fault, Math.max(inForceMs, Math.min(untilMs, run.healedMs)))
     }
     if (undesired) {
       const desired = desiredAt(undesired, inForceMs, untilMs)

@@ -25,8 +25,6 @@ export interface DesiredMore {
   rebound: string[]
   bound: number
   identity?: IdentityEvidence
-  /** Bound pods and what a node can take, where that was exceeded. */
-  overcommitted?: string[]
   lacks: string[]
 }
 

@@ -2,6 +2,7 @@ import type { Workload } from '../harness/types.js'
 import { apiWorkload } from './api-workload.js'
 import { desiredWorkload } from './desired-workload.js'
 import { connectTo } from './edge/connect.js'
+import { schedulingWorkload } from './scheduling-workload.js'
 import { storeWorkload } from './store-workload.js'
 
 /** Every workload, with the real ways to a cluster. */
@@ -9,4 +10,5 @@ export const WORKLOADS: readonly Workload[] = [
   storeWorkload(connectTo),
   apiWorkload(connectTo),
   desiredWorkload(connectTo),
+  schedulingWorkload(connectTo),
 ]

@@ -18,6 +18,7 @@ export type ApiBug =
   | 'rebound'
   | 'identity-twice'
   | 'deployment-back'
+  | 'overcommit'
 
 const ENDPOINTS = ['a0', 'a1', 'a2']
 /** From the wish for a pod to its being Ready, and from the end of it to its being gone. */
@@ -30,6 +31,10 @@ interface Change {
   type: 'ADDED' | 'MODIFIED' | 'DELETED'
   object: ApiObject
 }
+
+/** What a node can give. */
+const NODE_CPU = { cpu: '4' }
+const NODES = ['node-0', 'node-1', 'node-2']
 
 /** An API of three servers in memory, consistent but for its bug; and controllers that make pods of what is asked for. */
 export class FakeApi {
@@ -45,7 +50,10 @@ export class FakeApi {
   constructor(
     private readonly virtual: Virtual,
     private readonly bug?: ApiBug,
-  ) {}
+  ) {
+    for (const name of NODES)
+      this.write('/api/v1/nodes', { metadata: { name, uid: name }, status: { allocatable: NODE_CPU } }, 'ADDED')
+  }
 
   get ports(): { endpoint: string; open(): ApiPort }[] {
     return ENDPOINTS.map((endpoint) => ({ endpoint, open: () => this.port(endpoint) }))
@@ -135,7 +143,8 @@ export class FakeApi {
 
   private list(endpoint: string, collection: string, query: string): Answer<unknown> {
     const generation = /labelSelector=generation%3D(\w+)/.exec(query)?.[1]
-    const items = [...this.collection(collection).values()]
+    const all = collection === ALL_PODS ? this.allPods() : [...this.collection(collection).values()]
+    const items = all
       .filter(({ metadata }) => generation === undefined || metadata.labels?.['generation'] === generation)
       .filter(({ metadata }) => this.bug !== 'lost-on-one-master' || endpoint !== 'a1' || metadata.name !== this.hidden)
     if (generation === undefined) this.hidden ??= items[0]?.metadata.name
@@ -151,7 +160,9 @@ export class FakeApi {
         ok: true,
         value: { ...object, metadata: { ...object.metadata, resourceVersion: String(++this.revision) } },
       }
-    const made = { ...object, metadata: { ...object.metadata, uid: `uid-${++this.uids}` } }
+    const namespace = collection.split('/').at(-2)
+    const metadata = { ...object.metadata, uid: `uid-${++this.uids}`, ...(namespace ? { namespace } : {}) }
+    const made = { ...object, metadata }
     return { ok: true, value: this.write(collection, made, 'ADDED') }
   }
 
@@ -174,6 +185,7 @@ export class FakeApi {
     const change: Change = { revision, collection, type, object: written }
     this.changes.push(change)
     for (const watch of this.watches) watch.changed(change)
+    if (collection.endsWith('/pods')) this.schedule()
     if (/\/apis\/apps\//.test(collection))
       this.virtual.simulation.at(this.virtual.simulation.nowMs, () => this.control(collection))
     return written
@@ -199,7 +211,9 @@ export class FakeApi {
       simulation.at(simulation.nowMs, () => listener.end(reason))
     }
     const changed = (change: Change) => {
-      if (change.collection !== collection || (this.bug === 'watch-gap' && this.chance(0.03))) return
+      const isWatched =
+        change.collection === collection || (collection === ALL_PODS && change.collection.endsWith('/pods'))
+      if (!isWatched || (this.bug === 'watch-gap' && this.chance(0.03))) return
       const type = this.bug === 'watch-added-twice' && this.chance(0.03) ? 'ADDED' : change.type
       simulation.at(simulation.nowMs + 4, () => {
         if (!ended) listener.event({ type, object: change.object })
@@ -212,6 +226,27 @@ export class FakeApi {
   }
 
   // ------------------------------------------------------------------------------------------------------ controllers
+
+  private allPods(): ApiObject[] {
+    return [...this.collections].filter(([path]) => path.endsWith('/pods')).flatMap(([, pods]) => [...pods.values()])
+  }
+
+  /** Binds pods that nobody owns, each where there is room for it. */
+  private schedule(): void {
+    const { simulation } = this.virtual
+    simulation.at(simulation.nowMs + 50, () => {
+      for (const [path, pods] of this.collections)
+        for (const pod of path.endsWith('/pods') ? [...pods.values()] : []) {
+          if (pod.spec?.['nodeName'] !== undefined || pod.metadata.ownerReferences) continue
+          const roomMax = this.bug === 'overcommit' ? 4 : 3
+          const node = NODES.find(
+            (name) => this.allPods().filter((other) => other.spec?.['nodeName'] === name).length < roomMax,
+          )
+          if (node === undefined) continue
+          this.write(path, { ...pod, spec: { ...pod.spec, nodeName: node }, status: { phase: 'Running' } }, 'MODIFIED')
+        }
+    })
+  }
 
   /** Pods as they are asked for: what is too much goes, what is of an old template goes, what is missing comes. */
   private control(ownersPath: string): void {
@@ -274,6 +309,7 @@ export class FakeApi {
   }
 }
 
+const ALL_PODS = '/api/v1/pods'
 const LOST: Failure = { ok: false, outcome: 'unknown', answered: false, code: 'LOST', text: 'no answer' }
 const no = (code: string, text: string): Failure => ({ ok: false, outcome: 'not-applied', answered: true, code, text })
 
