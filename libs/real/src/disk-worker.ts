@@ -1,10 +1,11 @@
 /** The thread behind `ThreadedDisk`: writes and syncs, one after the other, and nothing else. */
 import { closeSync, constants, fdatasyncSync, ftruncateSync, openSync, writeSync } from 'node:fs'
-import { parentPort } from 'node:worker_threads'
-import type { DiskOrder, DiskWord } from './threaded-disk.js'
+import { parentPort, receiveMessageOnPort, workerData } from 'node:worker_threads'
+import type { DiskOrder, DiskWord, DiskWorkerData } from './threaded-disk.js'
 
-const port = parentPort
-if (!port) throw new Error('disk-worker runs as a worker thread only')
+const answers = parentPort
+if (!answers) throw new Error('disk-worker runs as a worker thread only')
+const { port, posted } = workerData as DiskWorkerData
 
 interface Open {
   fd: number
@@ -16,18 +17,27 @@ type Failure = { code: string | undefined; message: string }
 
 const files = new Map<number, Open>()
 
-port.on('message', (orders: DiskOrder[]) => {
+// Until it is terminated.
+for (let taken = 0; ; ) {
+  const message = receiveMessageOnPort(port)
+  if (message) {
+    taken = (taken + 1) | 0 // As the counter wraps.
+    obey(message.message as DiskOrder[])
+  } else Atomics.wait(posted, 0, taken)
+}
+
+function obey(orders: DiskOrder[]): void {
   let done: DiskWord[] = []
   for (const order of orders) {
     done.push(carryOut(order))
     // Who waits for this sync must not wait for the next one.
     if (order.kind === 'sync') {
-      port.postMessage(done)
+      answers?.postMessage(done)
       done = []
     }
   }
-  if (done.length > 0) port.postMessage(done)
-})
+  if (done.length > 0) answers?.postMessage(done)
+}
 
 function carryOut(order: DiskOrder): DiskWord {
   const { id } = order

@@ -1,7 +1,13 @@
 import { join } from 'node:path'
-import { Worker } from 'node:worker_threads'
+import { MessageChannel, type MessagePort, Worker } from 'node:worker_threads'
 import type { Disk, DiskFile } from '@capstan/actor'
 import { diskError, RealDisk, type RealFile } from './real-disk.js'
+
+/** What the worker begins with: orders come on the port, each message of them is counted in `posted`. */
+export interface DiskWorkerData {
+  port: MessagePort
+  posted: Int32Array
+}
 
 /** From this thread to the worker; answered by `id`, in order. */
 export type DiskOrder = { id: number; file: number } & (
@@ -28,12 +34,15 @@ interface Pending {
  * (lmdb, DNS, compression) nor work on the main thread delays a sync once it is ordered. For the store's log.
  *
  * All else (names, whole files, reads, the making of preallocated files) stays in the pool: it may be long, and a sync
- * must not wait for it. What one turn orders travels as one message. Bounds what waits no more than `RealDisk` does:
+ * must not wait for it. What one turn orders travels as one message, which the thread, having no event loop to go through,
+ * is woken for by a counter in shared memory. Bounds what waits no more than `RealDisk` does:
  * callers wait for their syncs.
  */
 export class ThreadedDisk implements Disk {
   private readonly pool: RealDisk
   private readonly worker: Worker
+  private readonly port: MessagePort
+  private readonly posted = new Int32Array(new SharedArrayBuffer(4))
   private readonly readers = new Set<RealFile>()
   private readonly pending = new Map<number, Pending>()
   private orders: DiskOrder[] = []
@@ -44,8 +53,14 @@ export class ThreadedDisk implements Disk {
 
   constructor(private readonly root: string) {
     this.pool = new RealDisk(root)
+    const { port1, port2 } = new MessageChannel()
+    this.port = port1
+    this.port.unref()
+    const workerData: DiskWorkerData = { port: port2, posted: this.posted }
     this.worker = new Worker(new URL('./disk-worker.js', import.meta.url), {
       name: 'disk',
+      workerData,
+      transferList: [port2],
       // Nothing of the main thread's arguments (inspector, loaders) is for it; it holds no more than one message.
       execArgv: [],
       resourceLimits: { maxYoungGenerationSizeMb: 4, maxOldGenerationSizeMb: 32 },
@@ -124,7 +139,10 @@ export class ThreadedDisk implements Disk {
     const { orders, transfers } = this
     this.orders = []
     this.transfers = []
-    if (!this.ended && orders.length > 0) this.worker.postMessage(orders, transfers)
+    if (this.ended || orders.length === 0) return
+    this.port.postMessage(orders, transfers)
+    Atomics.add(this.posted, 0, 1)
+    Atomics.notify(this.posted, 0)
   }
 
   private receive(words: DiskWord[]): void {
