@@ -139,7 +139,11 @@ export class CapstanSide implements Side {
         members: MEMBERS,
         emptyDirectory: 'new',
         dataDir: join(this.directory, name),
-        bus: { servers: this.servers(name), credentials: this.credentials({ component: 'store', name }) },
+        bus: {
+          servers: this.servers(name),
+          credentials: this.credentials({ component: 'store', name }),
+          beside: Object.fromEntries(MEMBERS.map((other, i) => [other, `127.0.0.1:${this.ports[i]}`])),
+        },
         logLevel: 'warn',
       }
       writeFileSync(join(this.directory, `${name}.json`), JSON.stringify(store))

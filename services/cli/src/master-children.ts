@@ -20,7 +20,13 @@ export interface StoreProcessConfig {
   members: string[]
   emptyDirectory: 'new' | 'existing' | 'join'
   dataDir: string
-  bus: { servers: string[]; credentials: string; ca?: string; clientCertificate?: { cert: string; key: string } }
+  bus: {
+    servers: string[]
+    credentials: string
+    ca?: string
+    clientCertificate?: { cert: string; key: string }
+    beside: Record<string, string>
+  }
 }
 
 const natsConfig = (places: Places, name: string) => join(places.machine(name), 'nats.conf')

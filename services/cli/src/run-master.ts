@@ -112,6 +112,7 @@ function startStoreProcess(cluster: ClusterLayout, master: MasterLayout, directo
     bus: {
       servers: busServers(cluster, master.name),
       credentials: places.creds(identityToken({ component: 'store', name: master.name })),
+      beside: Object.fromEntries(cluster.masters.map((m) => [m.name, `${cluster.hostAddress}:${m.natsPort}`])),
     },
   })
 }

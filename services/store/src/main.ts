@@ -8,6 +8,7 @@ import { join } from 'node:path'
 import type { Clock, Disk } from '@capstan/actor'
 import { grants, identityToken, Subjects } from '@capstan/protocol'
 import { LmdbStateEngine, NatsBus, RealClock, RealRandom, realLog, ThreadedDisk } from '@capstan/real'
+import { BusesBeside } from './buses-beside.js'
 import { type StoreOptions, startStore, SUPPORTED_VERSIONS } from './index.js'
 
 /** The JSON file given on the command line. */
@@ -21,6 +22,8 @@ interface StoreConfig extends Omit<StoreOptions, 'openEngine'> {
     credentials: string
     ca?: string
     clientCertificate?: { cert: string; key: string }
+    /** By member, where the server beside it listens: raft speaks to that one, if it can, and not through two servers. */
+    beside?: Record<string, string>
   }
   logLevel?: string
   /** Its clock and disk misbehave on demand, by this socket. */
@@ -45,23 +48,29 @@ const subjects = new Subjects(config.cluster)
 const identity = { component: 'store', name: config.member } as const
 const token = identityToken(identity)
 
-const connect = (instance: string) =>
-  NatsBus.connect({
-    servers: busConfig.servers,
-    identity: token,
-    inbox: subjects.inbox(token, instance),
-    grants: grants(config.cluster, identity),
-    credentials: readFileSync(busConfig.credentials),
-    ...(busConfig.ca ? { ca: readFileSync(busConfig.ca, 'utf8') } : {}),
-    ...(busConfig.clientCertificate ? { clientCertificate: busConfig.clientCertificate } : {}),
-    log,
-  })
-
 const incarnation = `${process.pid}-${Date.now()}`
-const [bus, raftBus] = await Promise.all([connect(`bulk-${incarnation}`), connect(`raft-${incarnation}`)])
+const connect = (instance: string, servers = busConfig.servers, signal?: AbortSignal) =>
+  NatsBus.connect(
+    {
+      servers,
+      identity: token,
+      inbox: subjects.inbox(token, `${instance}-${incarnation}`),
+      grants: grants(config.cluster, identity),
+      credentials: readFileSync(busConfig.credentials),
+      ...(busConfig.ca ? { ca: readFileSync(busConfig.ca, 'utf8') } : {}),
+      ...(busConfig.clientCertificate ? { clientCertificate: busConfig.clientCertificate } : {}),
+      log,
+    },
+    signal,
+  )
+
+const [bus, raftBus] = await Promise.all([connect('bulk'), connect('raft')])
+const beside = new BusesBeside(config.member, (member, server, signal) => connect(`raft-${member}`, [server], signal))
+beside.follow(busConfig.beside ?? {})
+const closeBuses = () => Promise.all([bus.close(), raftBus.close(), beside.close()])
 const { clock, disk } = await clockAndDisk()
 const store = await startStore(
-  { clock, random: new RealRandom(), bus, raftBus, disk, log },
+  { clock, random: new RealRandom(), bus, raftBus, busBeside: (member) => beside.get(member), disk, log },
   {
     ...options,
     versions: { ...SUPPORTED_VERSIONS, max: versionMax },
@@ -69,7 +78,7 @@ const store = await startStore(
   },
 ).catch(async (error: unknown) => {
   log.error({ err: error }, 'the store cannot start')
-  await Promise.all([bus.close(), raftBus.close()])
+  await closeBuses()
   process.exit(1)
 })
 process.stdout.write('ready\n')
@@ -79,22 +88,23 @@ process.on('SIGHUP', () => {
   try {
     const { bus: renewed } = JSON.parse(readFileSync(path, 'utf8')) as StoreConfig
     for (const connection of [bus, raftBus]) connection.setServers(renewed.servers)
+    beside.follow(renewed.beside ?? {})
   } catch (error) {
     log.error({ err: error }, 'the configuration cannot be read again; it stays as it was')
   }
 })
 
-let ending = false
+let stopping = false
 for (const signal of ['SIGTERM', 'SIGINT'] as const)
   process.on(signal, () => {
-    if (ending) return
-    ending = true
+    if (stopping) return
+    stopping = true
     log.info({ signal }, 'stopping')
     void store.stop()
   })
 
 const failure = await store.ended
-await Promise.all([bus.close(), raftBus.close()])
+await closeBuses()
 if (failure !== undefined) log.error({ err: failure }, 'the store gave up')
 process.exit(failure === undefined ? 0 : 1)
 

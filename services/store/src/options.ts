@@ -32,6 +32,11 @@ export type PlantedBug = (typeof PLANTED_BUGS)[keyof typeof PLANTED_BUGS][number
 export interface StoreWorld extends World {
   /** A connection of its own for raft, so that no other traffic delays a heartbeat. Default: `bus`. */
   readonly raftBus?: Bus
+  /**
+   * A connection to the bus server beside that member, if there is one that is up: raft's messages to it then take one
+   * server less. Only spoken on; what comes in comes by `raftBus`.
+   */
+  readonly busBeside?: (member: string) => Bus | undefined
 }
 
 export interface StoreOptions {

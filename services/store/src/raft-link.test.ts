@@ -96,3 +96,40 @@ test('a probe tells that nobody listens for a member, and nothing of one that li
   assert.deepEqual(a.gone, ['di.es'])
   assert.deepEqual(lives.frames[0]?.messages, [])
 })
+
+test('goes by the bus beside the other member while that is up, else by its own', async () => {
+  const broker = new MemoryBroker()
+  const subjects = new Subjects('c')
+  const connect = (name: string, instance = 'i') => {
+    const identity = { component: 'store', name } as const
+    const token = identityToken(identity)
+    return broker.connect({ identity: token, inbox: subjects.inbox(token, instance), grants: grants('c', identity) })
+  }
+  const said = { own: 0, beside: 0 }
+  const counted = (bus: ReturnType<typeof connect>, by: keyof typeof said) => {
+    const publish = bus.publish.bind(bus)
+    bus.publish = (...args) => {
+      said[by]++
+      publish(...args)
+    }
+    return bus
+  }
+  const own = counted(connect('a'), 'own')
+  const beside = counted(connect('a', 'beside'), 'beside')
+  const self = { cluster: 'c', clusterId: 'id', member: 'a', incarnation: 'i', origin: 'new' }
+  const ignore = () => undefined
+  const a = new RaftLink(own, silentLog, self, ignore, ignore, (member) => (member === 'b' ? beside : undefined))
+  const frames: RaftFrame[] = []
+  new RaftLink(connect('b'), silentLog, { ...self, member: 'b' }, (frame) => frames.push(frame), ignore)
+  a.send('b', [{ number: 1 }])
+  a.send('c', [{ number: 2 }])
+  await beside.close()
+  a.send('b', [{ number: 3 }])
+  const clock = new RealClock()
+  while (frames.length < 2) await new Promise<void>((resolve) => clock.defer(resolve))
+  assert.deepEqual(said, { own: 2, beside: 1 })
+  assert.deepEqual(
+    frames.map(({ messages }) => messages),
+    [[{ number: 1 }], [{ number: 3 }]],
+  )
+})

@@ -39,6 +39,8 @@ export class RaftLink {
     private readonly receive: (frame: RaftFrame) => void,
     /** The bus says that nobody listens for this member: its process, or its whole machine, is gone. */
     private readonly unreachable: (member: string) => void,
+    /** See `StoreWorld.busBeside`. */
+    private readonly busBeside?: (member: string) => Bus | undefined,
   ) {
     this.subjects = new Subjects(self.cluster)
     this.subscriptions = [
@@ -66,6 +68,8 @@ export class RaftLink {
 
   send(to: string, messages: readonly unknown[]): void {
     const subject = this.subjectTo(to)
+    const beside = this.busBeside?.(to)
+    const bus = beside?.connected ? beside : this.bus
     try {
       const frame = encode([
         VERSION,
@@ -74,12 +78,12 @@ export class RaftLink {
         this.self.origin,
         messages.map((one) => this.packed(one)),
       ])
-      if (frame.length <= this.bus.payloadBytesMax) return this.bus.publish(subject, frame)
-      const pieceBytes = this.bus.payloadBytesMax - PIECE_MARGIN_BYTES
+      if (frame.length <= bus.payloadBytesMax) return bus.publish(subject, frame)
+      const pieceBytes = bus.payloadBytesMax - PIECE_MARGIN_BYTES
       const count = Math.ceil(frame.length / pieceBytes)
       const key = this.nextKey++
       for (let at = 0; at < count; at++)
-        this.bus.publish(
+        bus.publish(
           subject,
           encode([VERSION, 'piece', key, at, count, frame.subarray(at * pieceBytes, (at + 1) * pieceBytes)]),
         )

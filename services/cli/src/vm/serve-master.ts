@@ -80,6 +80,7 @@ export async function serveMaster(places: Places, machine: MasterMachine, log: L
       credentials: places.creds(identityToken({ component: 'store', name })),
       ca: files.busCa,
       clientCertificate: files.pair('machine'),
+      beside: Object.fromEntries(masters.all.map((one) => [one.name, `${one.address}:${one.busPort}`])),
     },
   })
   const nats = startNats(places, log, name, natsConfig())
