@@ -35,6 +35,7 @@ export {
   type RaftOptions,
   type RaftPlantedBug,
   type RaftStatus,
+  type RaftSummary,
   type Ready,
   type Role,
   type SnapshotMeta,

@@ -285,11 +285,11 @@ export class RaftLog {
       return
     }
     writer.endBatch()
-    const head = this.head()
     if (!this.segment || this.segment.offset + writer.length > this.segmentBytes)
-      await this.roll(head.length + writer.length)
+      await this.roll(this.head().length + writer.length)
     const segment = this.segment as NonNullable<typeof this.segment>
     if (segment.offset === 0) {
+      const head = this.head()
       await segment.file.write(0, head)
       segment.offset = head.length
     }

@@ -21,6 +21,7 @@ import {
   type RaftOptions,
   type RaftPlantedBug,
   type RaftStatus,
+  type RaftSummary,
   type Ready,
   type Role,
   type SnapshotMeta,
@@ -534,21 +535,29 @@ export class RaftNode {
       )
   }
 
-  status(): RaftStatus {
-    const live = this.leader !== undefined && this.leaderLives() ? [this.leader] : []
+  /** Of the status, without what takes some work: for after every step. */
+  summary(): RaftSummary {
     return {
-      member: this.self,
       role: this.role,
       term: this.term,
       leader: this.leader,
       commit: this.commit,
-      applied: this.applied,
-      lastIndex: this.log.lastIndex,
-      stableIndex: this.stableIndex,
       firstIndex: this.log.firstIndex,
       configuration: this.configuration,
       configurationIndex: this.configurationIndex(),
       changePending: this.changePending(),
+      mayVote: this.forgetful === undefined && this.repairedBy === undefined,
+    }
+  }
+
+  status(): RaftStatus {
+    const live = this.leader !== undefined && this.leaderLives() ? [this.leader] : []
+    return {
+      ...this.summary(),
+      member: this.self,
+      applied: this.applied,
+      lastIndex: this.log.lastIndex,
+      stableIndex: this.stableIndex,
       heard: this.role === 'leader' ? this.heardVoters() : live,
       progress: Object.fromEntries(
         [...this.progress].map(([member, p]): [MemberId, FollowerStatus] => {
@@ -560,7 +569,6 @@ export class RaftNode {
           return [member, { match, next, state, inFlight: p.inFlight.length, heard, caughtUp }]
         }),
       ),
-      mayVote: this.forgetful === undefined && this.repairedBy === undefined,
       counters: { ...this.counters },
     }
   }

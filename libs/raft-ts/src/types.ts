@@ -186,6 +186,20 @@ export interface RaftStatus {
   >
 }
 
+/** What is looked at all the time. */
+export type RaftSummary = Pick<
+  RaftStatus,
+  | 'role'
+  | 'term'
+  | 'leader'
+  | 'commit'
+  | 'firstIndex'
+  | 'configuration'
+  | 'configurationIndex'
+  | 'changePending'
+  | 'mayVote'
+>
+
 /** Deliberate bugs, for the tests of the checkers; refused without `allowPlantedBugs`. */
 export type RaftPlantedBug =
   | 'ack-before-sync'

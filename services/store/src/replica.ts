@@ -19,6 +19,7 @@ import {
   RaftNode,
   type RaftPlantedBug,
   type RaftStatus,
+  type RaftSummary,
   type Ready,
   type SnapshotMeta,
 } from 'raft-ts'
@@ -28,7 +29,6 @@ import { loadIdentity, type MemberIdentity, saveIdentity } from './identity.js'
 import { ELECTION_TIMEOUT_MS, HEARTBEAT_MS, PLANTED_BUGS, type StoreOptions, type StoreWorld } from './options.js'
 import { type RaftFrame, RaftLink } from './raft-link.js'
 import { DAMAGED_DIR, damageIn, forget, openingState, setAside, StateUnusable } from './repair.js'
-import type { SessionId } from './requests.js'
 import { OutgoingSnapshot } from './snapshots.js'
 import { type Difference, StateComparison } from './state-comparison.js'
 import { maybeApplied, notApplied, StoreError } from './store-error.js'
@@ -165,7 +165,7 @@ export class Replica {
   /** Payload bytes of the entries that the log holds, by batches as they were applied. */
   private readonly logSizes: { index: number; bytes: number }[] = []
   /** As of the last pump. */
-  private state: RaftStatus
+  private state: RaftSummary
 
   private constructor(
     private readonly world: StoreWorld,
@@ -179,13 +179,14 @@ export class Replica {
     private readonly sync: { longestMs: number; count: number; slow: number },
   ) {
     this.checkpointedMs = world.clock.monotonicMs()
-    this.state = raft.status()
+    this.state = raft.summary()
     this.link = new RaftLink(
       world.raftBus ?? world.bus,
       log,
       { cluster: options.cluster, ...identity },
       (frame) => hooks.frame(frame),
       (member) => hooks.later(() => this.missed(member)),
+      world.busBeside,
     )
     this.pumpSoon()
   }
@@ -331,7 +332,7 @@ export class Replica {
 
   figures(): Record<string, number> {
     return {
-      ...this.state.counters,
+      ...this.raft.status().counters,
       ...this.counters,
       syncs: this.sync.count,
       syncLongestMs: Math.round(this.sync.longestMs),
@@ -537,23 +538,26 @@ export class Replica {
 
   /** Resolves when the command is applied here. @throws StoreError NO_LEADER, OVERLOADED (not-applied), LEADER_CHANGED. */
   propose(command: Command): Promise<CommandResult> {
-    return new Promise((resolve, reject) => {
-      if (this.state.role !== 'leader') return reject(notApplied('NO_LEADER', `${this.options.member} does not lead`))
-      const max = this.options.proposalsMax ?? 5000
-      if (this.proposals.length + this.pending.size >= max)
-        return reject(notApplied('OVERLOADED', `${max} proposals wait for their commit`))
-      this.counters.proposals = (this.counters.proposals ?? 0) + 1
+    return new Promise((resolve, reject) => this.submit(command, resolve, reject))
+  }
+
+  /** The same without a promise: one of the two is called, perhaps at once, or while the command's batch is applied. */
+  submit(command: Command, resolve: (result: CommandResult) => void, reject: (error: StoreError) => void): void {
+    if (this.state.role !== 'leader') return reject(notApplied('NO_LEADER', `${this.options.member} does not lead`))
+    const max = this.options.proposalsMax ?? 5000
+    if (this.proposals.length + this.pending.size >= max)
+      return reject(notApplied('OVERLOADED', `${max} proposals wait for their commit`))
+    this.counters.proposals = (this.counters.proposals ?? 0) + 1
+    const session = command.type === 'txn' ? command.session : undefined
+    const proposal: Proposal = {
+      kind: command.type === 'clusterVersion' ? 'clusterVersion' : 'command',
+      clientId: session?.clientId ?? '',
+      clientSeq: session?.seq ?? 0,
       // The session stands in the entry itself.
-      const { session, ...plain } = command as Command & { session?: SessionId }
-      const proposal: Proposal = {
-        kind: command.type === 'clusterVersion' ? 'clusterVersion' : 'command',
-        clientId: session?.clientId ?? '',
-        clientSeq: session?.seq ?? 0,
-        payload: encodeCommand(plain),
-      }
-      this.proposals.push({ proposal, command, resolve, reject })
-      this.pumpSoon()
-    })
+      payload: encodeCommand(command.type === 'txn' ? { type: 'txn', txn: command.txn } : command),
+    }
+    this.proposals.push({ proposal, command, resolve, reject })
+    this.pumpSoon()
   }
 
   /**
@@ -650,9 +654,20 @@ export class Replica {
     this.handOverProposals()
     this.handOverReads()
     for (let ready = this.raft.takeReady(); ready; ready = this.raft.takeReady()) this.carryOut(ready)
-    this.applySome()
+    this.applySoon()
     this.lookAtLeadership()
     this.tellCommitSoon()
+  }
+
+  /**
+   * As a message of its own: what this one has said, and ordered from the disk, leaves at its end. Applying a batch takes
+   * longer than all else here, and the others wait for the former only.
+   */
+  private applySoon(): void {
+    if (this.applyQueue.length === 0) return this.releaseReads()
+    this.hooks.later(() => {
+      if (!this.closed) this.applySome()
+    })
   }
 
   private tellCommitSoon(): void {
@@ -831,7 +846,7 @@ export class Replica {
   }
 
   private lookAtLeadership(): void {
-    this.state = this.raft.status()
+    this.state = this.raft.summary()
     const { role, leader, term, mayVote } = this.state
     if (mayVote && !this.identity.mayVote) {
       this.identity = { ...this.identity, mayVote: true, repairing: undefined }
