@@ -582,83 +582,67 @@ export function serve(world: WireWorld, options: ServeOptions): Server {
     }
     // The subject belongs to the name: it bears who asks, and nobody shall use up another one's reply subjects.
     if (seen.before(`${message.subject} ${message.replyTo}`)) return
-    const tokens = message.subject.split('.')
+    const origin = originOf(message.subject, message.replyTo, frame[2] as string | null, clock.monotonicMs())
     for (const request of frame[3] as unknown[]) {
       if (!Array.isArray(request) || typeof request[0] !== 'number' || typeof request[1] !== 'number') {
         log.warn({ subject: message.subject }, 'refused a malformed request in a frame')
         continue
       }
-      take(message, tokens, frame[2] as string | null, request as [number, number, unknown, number])
+      const [id, remainingMs, body, credits] = request as [number, number, unknown, number]
+      // Too late: nobody waits any more.
+      if (remainingMs > 0) take(new Incoming(origin, id, remainingMs, body, credits, open))
     }
   }
 
-  function take(
-    message: BusMessage,
-    tokens: readonly string[],
-    trace: string | null,
-    [id, remainingMs, body, credits]: [number, number, unknown, number],
-  ): void {
-    const replyTo = message.replyTo as string
-    const fail = (error: unknown) => answer(replyTo, id, true, errorData(error))
-    if (remainingMs <= 0) return // Too late: nobody waits any more.
-    if (inFlight >= inFlightMax) return fail(new CallError('OVERLOADED', 'not-applied', `${inFlight} calls in work`))
-    const fromAt = tokens.lastIndexOf('from')
-    let stream: Writer | undefined
-    const call: IncomingCall = {
-      subject: message.subject,
-      tokens,
-      from: fromAt >= 0 ? (tokens[fromAt + 1] ?? '') : '',
-      verb: tokens[tokens.length - 1] as string,
-      body,
-      deadlineMs: clock.monotonicMs() + remainingMs,
-      trace: trace ?? undefined,
-      wantsStream: credits > 0,
-      openStream(streamOptions = {}) {
-        if (credits <= 0) throw new CallError('BAD_FRAME', 'not-applied', 'the caller did not ask for a stream')
-        if (stream) throw new Error('openStream called twice')
-        if (streams.size >= streamsMax) throw new CallError('OVERLOADED', 'not-applied', `${streamsMax} streams open`)
-        const key = `${replyTo} ${id}`
-        // The acceptance leaves before the first message: both travel on the same subject.
-        answer(replyTo, id, false, null)
-        flush()
-        stream = new Writer(world, frames, message.subject, replyTo, id, credits, streamOptions, () =>
-          streams.delete(key),
-        )
-        streams.set(key, stream)
-        return stream
-      },
-    }
+  function take(call: Incoming): void {
+    if (inFlight >= inFlightMax)
+      return refuse(call, new CallError('OVERLOADED', 'not-applied', `${inFlight} calls in work`))
     inFlight++
     let result: unknown
     try {
       result = options.handle(call)
     } catch (error) {
       inFlight--
-      refuse(error)
-      return
+      return refuse(call, error)
     }
-    if (result instanceof Promise) {
+    if (result instanceof Promise)
       result.then(
-        (value) => {
-          inFlight--
-          if (!stream) answer(replyTo, id, false, value)
-        },
+        (value) => end(call, value),
         (error: unknown) => {
           inFlight--
-          refuse(error)
+          refuse(call, error)
         },
       )
-    } else {
-      inFlight--
-      if (!stream) answer(replyTo, id, false, result)
-    }
+    else end(call, result)
+  }
 
-    function refuse(error: unknown): void {
-      const data = errorData(error)
-      if (data.code === 'INTERNAL') log.error({ err: error, subject: message.subject }, 'a call failed by a bug')
-      if (stream) stream.end('failed', data)
-      else answer(replyTo, id, true, data)
-    }
+  function end(call: Incoming, value: unknown): void {
+    inFlight--
+    if (!call.stream) answer(call.origin.replyTo, call.id, false, value)
+  }
+
+  function refuse(call: Incoming, error: unknown): void {
+    const data = errorData(error)
+    if (data.code === 'INTERNAL') log.error({ err: error, subject: call.subject }, 'a call failed by a bug')
+    if (call.stream) call.stream.end('failed', data)
+    else answer(call.origin.replyTo, call.id, true, data)
+  }
+
+  function open(call: Incoming, streamOptions: OutStreamOptions): Writer {
+    const { id, credits } = call
+    const { replyTo } = call.origin
+    if (credits <= 0) throw new CallError('BAD_FRAME', 'not-applied', 'the caller did not ask for a stream')
+    if (call.stream) throw new Error('openStream called twice')
+    if (streams.size >= streamsMax) throw new CallError('OVERLOADED', 'not-applied', `${streamsMax} streams open`)
+    const key = `${replyTo} ${id}`
+    // The acceptance leaves before the first message: both travel on the same subject.
+    answer(replyTo, id, false, null)
+    flush()
+    const stream = new Writer(world, frames, call.subject, replyTo, id, credits, streamOptions, () =>
+      streams.delete(key),
+    )
+    streams.set(key, stream)
+    return stream
   }
 
   function answer(replyTo: string, id: number, failed: boolean, body: unknown): void {
@@ -682,6 +666,72 @@ export function serve(world: WireWorld, options: ServeOptions): Server {
         log.warn({ err: error, replyTo }, 'answers not sent')
       }
     }
+  }
+}
+
+/** What all requests of one frame have in common. */
+interface Origin {
+  subject: string
+  tokens: readonly string[]
+  from: string
+  verb: string
+  replyTo: string
+  trace: string | undefined
+  atMs: number
+}
+
+function originOf(subject: string, replyTo: string, trace: string | null, atMs: number): Origin {
+  const tokens = subject.split('.')
+  const fromAt = tokens.lastIndexOf('from')
+  return {
+    subject,
+    tokens,
+    from: fromAt >= 0 ? (tokens[fromAt + 1] ?? '') : '',
+    verb: tokens[tokens.length - 1] as string,
+    replyTo,
+    trace: trace ?? undefined,
+    atMs,
+  }
+}
+
+class Incoming implements IncomingCall {
+  stream: Writer | undefined
+  readonly deadlineMs: number
+
+  constructor(
+    readonly origin: Origin,
+    readonly id: number,
+    remainingMs: number,
+    readonly body: unknown,
+    readonly credits: number,
+    private readonly open: (call: Incoming, options: OutStreamOptions) => Writer,
+  ) {
+    this.deadlineMs = origin.atMs + remainingMs
+  }
+
+  get subject(): string {
+    return this.origin.subject
+  }
+  get tokens(): readonly string[] {
+    return this.origin.tokens
+  }
+  get from(): string {
+    return this.origin.from
+  }
+  get verb(): string {
+    return this.origin.verb
+  }
+  get trace(): string | undefined {
+    return this.origin.trace
+  }
+  get wantsStream(): boolean {
+    return this.credits > 0
+  }
+
+  openStream(options: OutStreamOptions = {}): OutStream {
+    const stream = this.open(this, options)
+    this.stream = stream
+    return stream
   }
 }
 

@@ -17,15 +17,22 @@ export const TXN_LIMITS: TxnLimits = { opsMax: 512, keyBytesMax: 1536 * 1024, de
 export function checkTxn(txn: unknown, limits: TxnLimits = TXN_LIMITS, depth = 1): asserts txn is Txn {
   const { compare, success, failure } = (typeof txn === 'object' && txn !== null ? txn : {}) as Partial<Txn>
   if (depth > limits.depthMax) throw bad(`transactions nested deeper than ${limits.depthMax}`)
-  for (const [name, list] of Object.entries({ compare, success, failure })) {
-    if (!Array.isArray(list)) throw bad(`txn.${name} must be a list`)
-    if (list.length > limits.opsMax) throw bad(`txn.${name} has ${list.length} members; at most ${limits.opsMax}`)
-  }
+  checkList('compare', compare, limits)
+  checkList('success', success, limits)
+  checkList('failure', failure, limits)
   for (const c of compare as Compare[]) checkCompare(c, limits)
-  for (const ops of [success as TxnOp[], failure as TxnOp[]]) {
-    for (const op of ops) checkOp(op, limits, depth)
-    if (ops.length > 1) checkTouched(ops)
-  }
+  checkOps(success as TxnOp[], limits, depth)
+  checkOps(failure as TxnOp[], limits, depth)
+}
+
+function checkList(name: string, list: unknown, limits: TxnLimits): void {
+  if (!Array.isArray(list)) throw bad(`txn.${name} must be a list`)
+  if (list.length > limits.opsMax) throw bad(`txn.${name} has ${list.length} members; at most ${limits.opsMax}`)
+}
+
+function checkOps(ops: TxnOp[], limits: TxnLimits, depth: number): void {
+  for (const op of ops) checkOp(op, limits, depth)
+  if (ops.length > 1) checkTouched(ops)
 }
 
 /** @throws MvccError BAD_REQUEST */

@@ -341,12 +341,22 @@ export class Mvcc {
 
   private applyTxn(txn: Txn, happened: RevisionEvents[]): TxnResult {
     checkTxn(txn)
-    const path = this.choosePath(txn)
-    this.checkPath(path)
     const writer = new Writer(this.revision + 1)
-    const replies = this.run(path, writer)
+    const only = onlyPut(txn)
+    let succeeded = true
+    let replies: TxnOpReply[]
+    // What nearly all are needs no path through conditions.
+    if (only) {
+      this.checkPut(only)
+      replies = [this.runPut(only, writer)]
+    } else {
+      const path = this.choosePath(txn)
+      this.checkPath(path)
+      succeeded = path.succeeded
+      replies = this.run(path, writer)
+    }
     this.endRevision(writer, happened)
-    return { revision: this.revision, succeeded: path.succeeded, replies }
+    return { revision: this.revision, succeeded, replies }
   }
 
   /** A remembered answer that only read is read again as of its revision; one that wrote cannot be had again. */
@@ -375,22 +385,23 @@ export class Mvcc {
 
   private checkPath(path: Path): void {
     path.ops.forEach((op, at) => {
-      if (op.type === 'put') {
-        if (op.lease && !op.ignoreLease && !this.leaseById.has(op.lease)) throw leaseNotFound(op.lease)
-        if ((op.ignoreValue || op.ignoreLease) && !this.index.at(toLatin1(op.key), op.key, 0))
-          throw new MvccError('BAD_REQUEST', 'ignoreValue and ignoreLease need a key that exists')
-      } else if (op.type === 'range') this.checkRevision(op.revision ?? 0)
+      if (op.type === 'put') this.checkPut(op)
+      else if (op.type === 'range') this.checkRevision(op.revision ?? 0)
       else if (op.type === 'txn') this.checkPath(path.nested[at] as Path)
     })
+  }
+
+  private checkPut(op: Put): void {
+    if (op.lease && !op.ignoreLease && !this.leaseById.has(op.lease)) throw leaseNotFound(op.lease)
+    if ((op.ignoreValue || op.ignoreLease) && !this.index.at(toLatin1(op.key), op.key, 0))
+      throw new MvccError('BAD_REQUEST', 'ignoreValue and ignoreLease need a key that exists')
   }
 
   private run(path: Path, writer: Writer): TxnOpReply[] {
     return path.ops.map((op, at): TxnOpReply => {
       switch (op.type) {
-        case 'put': {
-          const prevKv = this.put(op, writer)
-          return prevKv ? { type: 'put', prevKv } : { type: 'put' }
-        }
+        case 'put':
+          return this.runPut(op, writer)
         case 'delete': {
           const { deleted, prevKvs } = this.deleteSpan(op, writer)
           return { type: 'delete', deleted, prevKvs }
@@ -405,7 +416,12 @@ export class Mvcc {
     })
   }
 
-  private put(op: Extract<TxnOp, { type: 'put' }>, writer: Writer): KeyValue | undefined {
+  private runPut(op: Put, writer: Writer): TxnOpReply {
+    const prevKv = this.put(op, writer)
+    return prevKv ? { type: 'put', prevKv } : { type: 'put' }
+  }
+
+  private put(op: Put, writer: Writer): KeyValue | undefined {
     const { key } = op
     const name = toLatin1(key)
     const latest = this.index.latest(name, key)
@@ -900,6 +916,13 @@ export class Mvcc {
 /** Is this request well formed as a range of keys?
  *  @throws MvccError BAD_REQUEST */
 export const checkKeyRange: (range: KeyRange) => void = checkRange
+
+type Put = Extract<TxnOp, { type: 'put' }>
+
+function onlyPut({ compare, success }: Txn): Put | undefined {
+  const [op] = success
+  return compare.length === 0 && success.length === 1 && op?.type === 'put' ? op : undefined
+}
 
 interface Path {
   succeeded: boolean
