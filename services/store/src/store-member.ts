@@ -580,6 +580,9 @@ export class StoreMember implements Behaviour<StoreMessage> {
       const again =
         outcome === 'not-applied' ? AGAIN.includes(code) : this.repeatable(call) && AGAIN_REPEATABLE.includes(code)
       if (again && !this.stopping) this.park(outcome === 'not-applied' ? asked : begun(asked))
+      // Its own caller was closed.
+      else if ((code as string) === 'CLOSED' && this.stopping)
+        reject((outcome === 'not-applied' ? notApplied : maybeApplied)('STOPPED', `${this.options.member} stops`))
       else reject(error)
     }
     this.forwarded.add(entry)
