@@ -90,8 +90,8 @@ export class RaftNode {
 
   private nowMs: number
   private electionDeadlineMs = 0
-  /** Since we started. */
-  private leaderWasKnown = false
+  /** Since we started, a leader was heard of, or a vote given: what follows takes its time. */
+  private electionBegun = false
   private heartbeatDueMs = 0
   private heardLeaderMs: number
   /** Highest heartbeat round of the present leader. */
@@ -623,7 +623,7 @@ export class RaftNode {
     }
     this.role = 'follower'
     this.leader = leader
-    this.leaderWasKnown ||= leader !== undefined
+    this.electionBegun ||= leader !== undefined
     this.reads = []
     this.newReads = []
     this.transfer = undefined
@@ -634,9 +634,7 @@ export class RaftNode {
   }
 
   private resetElectionTimer(): void {
-    // A vote waits for disks: it gets its time.
-    const isFirst = !this.leaderWasKnown && this.role !== 'candidate'
-    const timeoutMs = isFirst ? this.firstElectionTimeoutMs : this.electionTimeoutMs
+    const timeoutMs = this.electionBegun ? this.electionTimeoutMs : this.firstElectionTimeoutMs
     this.electionDeadlineMs = this.nowMs + timeoutMs * (1 + this.options.random())
   }
 
@@ -670,6 +668,7 @@ export class RaftNode {
   private campaign(transfer: boolean): void {
     this.counters.elections++
     this.role = 'candidate'
+    this.electionBegun = true
     this.leader = undefined
     this.term++
     this.votedFor = this.self
@@ -719,6 +718,7 @@ export class RaftNode {
       this.role !== 'candidate'
     if (granted && this.votedFor === '') {
       this.role = 'follower'
+      this.electionBegun = true
       this.votedFor = m.from
       this.hardStateDirty = true
       this.resetElectionTimer()
@@ -755,7 +755,6 @@ export class RaftNode {
     this.counters.won++
     this.role = 'leader'
     this.leader = this.self
-    this.leaderWasKnown = true
     this.votes.clear()
     this.voidLease()
     this.progress = new Map()

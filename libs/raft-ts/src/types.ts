@@ -231,9 +231,9 @@ export interface RaftOptions {
   /** Least time without a leader before an election; the greatest is twice that. Default 300. */
   electionTimeoutMs?: number
   /**
-   * The same until a leader has been heard of since the start: a cluster that starts as a whole need not wait. Where there is
-   * a leader its followers refuse the pre-vote, so that nobody is disturbed. Default: `electionTimeoutMs`, which `leaseReads`
-   * insist on.
+   * The same until a leader was heard of or a vote given since the start: a cluster that starts as a whole need not wait. Where
+   * there is a leader its followers refuse the pre-vote, so that nobody is disturbed; a vote waits for disks and gets its time.
+   * Default: `electionTimeoutMs`, on which `leaseReads` insist.
    */
   firstElectionTimeoutMs?: number
   /**

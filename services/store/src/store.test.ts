@@ -245,11 +245,11 @@ describe('three members', () => {
 describe('failures', { concurrency: 4 }, () => {
   test('the leader dies under writes: others take over, nothing acknowledged is lost, it comes back', async () => {
     const cluster = await LocalCluster.start()
+    let writing = true
     try {
       const dead = await cluster.leader()
       const alive = cluster.members.filter((m) => m !== dead)
       const acknowledged: string[] = []
-      let writing = true
       const writer = (async () => {
         for (let i = 0; writing; i++) {
           const key = `k/${i}`
@@ -274,6 +274,8 @@ describe('failures', { concurrency: 4 }, () => {
       for (const member of cluster.members)
         for (const key of acknowledged) assert.equal(await cluster.get(member, key), key)
     } finally {
+      // Also after a failure: a writer that nobody ends keeps the process.
+      writing = false
       await cluster.end()
     }
   })

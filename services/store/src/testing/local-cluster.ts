@@ -84,8 +84,9 @@ export class LocalCluster {
         clusterId: 'c1',
         member,
         members: this.members,
-        heartbeatMs: 30,
-        electionTimeoutMs: 300,
+        heartbeatMs: 50,
+        // All members share one event loop with the tests beside them; a leader that dies is noticed without a time-out.
+        electionTimeoutMs: 600,
         openEngine: () => new LmdbStateEngine(join(dir, 'state')),
         ...this.options,
         ...more,
