@@ -159,9 +159,9 @@ export function plausibleRun(options: {
                 promise: 'S2',
                 text: 'store: /chaos/1/r/a.0 has no legal order; these 3 of 120 operations show it',
                 evidence: [
-                  '8.120..8.131 s client-0: {"type":"put","value":"client-0#31"} → {"type":"written","revision":91}',
-                  '8.140..8.155 s client-2: {"type":"put","value":"client-2#33"} → {"type":"written","revision":93}',
-                  '8.210..8.214 s client-1: {"type":"get"} → {"type":"read","value":"client-0#31","revision":91}',
+                  '8.120..8.131 s client-0: put value client-0#31 → written revision 91',
+                  '8.140..8.155 s client-2: put value client-2#33 → written revision 93',
+                  '8.210..8.214 s client-1: get → read value client-0#31 revision 91',
                 ],
               },
             ]

@@ -17,7 +17,7 @@ export function judgeApi(run: Omit<RunRecord, 'verdict'>, result: WorkloadResult
   const history = new TrueHistory(truth)
   return [
     ...durability(result, more, history),
-    ...order(result.history, more, history),
+    ...order(result, more, history),
     ...watches(result, truth, wrong),
     ...badRequests(result),
     ...more.lacks.map((text) => ({
@@ -76,6 +76,8 @@ function durability(result: WorkloadResult, more: ApiMore, history: TrueHistory)
   const judged = told.filter(({ told: t }) => t.type !== 'written' || t.revision <= last)
   const wrong = [...checkDurable(judged, history.events), ...checkOutcomes(judged, history.events)]
   for (const { endpoint, revision, objects } of more.last) {
+    // Of what is beyond their end the followers tell nothing.
+    if (revision > last) continue
     const seen = new Map(objects.map((object) => [object.key, object]))
     for (const due of history.range(more.prefix, `${more.prefix.slice(0, -1)}0`, revision)) {
       const got = seen.get(due.key)
@@ -120,26 +122,32 @@ function toldWrite(record: HistoryRecord): ToldWrite {
 
 // ------------------------------------------------------------------------------------------------------------------ S2
 
-function order(records: readonly HistoryRecord[], more: ApiMore, history: TrueHistory): Finding[] {
+function order(
+  { history: records, watches: followed }: WorkloadResult,
+  more: ApiMore,
+  history: TrueHistory,
+): Finding[] {
+  const covered = Math.max(0, ...followed.map((watch) => watch.toldUpTo))
   const objects = new Map<string, Operation<ObjectInput, ObjectOutput>[]>()
   const placed: PlacedOperation[] = []
   for (const record of records) {
     const operation = objectOperation(record)
     if (operation) objects.set(record.key, [...(objects.get(record.key) ?? []), operation])
     const placing = placedOperation(record)
-    if (placing) placed.push(placing)
+    if (placing && placing.revision <= covered) placed.push(placing)
   }
   for (const { endpoint, revision, objects: seen } of more.last)
-    placed.push({
-      client: 'last',
-      what: `list by ${endpoint}`,
-      // When it was asked is not recorded; its content is what counts.
-      invokedMs: 0,
-      returnedMs: Number.POSITIVE_INFINITY,
-      revision,
-      wrote: false,
-      read: { from: more.prefix, to: `${more.prefix.slice(0, -1)}0`, keys: keysOf(seen) },
-    })
+    if (revision <= covered)
+      placed.push({
+        client: 'last',
+        what: `list by ${endpoint}`,
+        // When it was asked is not recorded; its content is what counts.
+        invokedMs: 0,
+        returnedMs: Number.POSITIVE_INFINITY,
+        revision,
+        wrote: false,
+        read: { from: more.prefix, to: `${more.prefix.slice(0, -1)}0`, keys: keysOf(seen) },
+      })
   return [
     ...search('API', 'objects', objects, objectModel, (h) => h, objectNeeds),
     finding(

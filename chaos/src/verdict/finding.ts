@@ -1,4 +1,4 @@
-import type { HistoryRecord, Json, PromiseState } from '../harness/types.js'
+import type { PromiseState } from '../harness/types.js'
 
 /** What one checker found of one promise. */
 export interface Finding {
@@ -21,20 +21,3 @@ export function finding(promise: string, looked: string, wrong: readonly string[
 }
 
 const cut = (text: string) => (text.length > LINE_MAX ? `${text.slice(0, LINE_MAX)} …` : text)
-
-const seconds = (ms: number) => (ms / 1000).toFixed(3)
-
-/** `12.345..12.360 s register-1 by master-0: put /k value=x -> revision 5` */
-export function describe(record: HistoryRecord): string {
-  const { process, endpoint, operation, key, argument, value, revision, outcome, error } = record
-  const until = record.returnedMs === undefined ? '?' : seconds(record.returnedMs)
-  const told =
-    outcome === 'ok'
-      ? `${value === undefined ? 'done' : show(value)}${revision === undefined ? '' : ` at revision ${revision}`}`
-      : `${outcome === 'did-not-happen' ? 'did not happen' : 'may have happened'}${error ? ` (${error})` : ''}`
-  return `${seconds(record.invokedMs)}..${until} s ${process}${endpoint ? ` by ${endpoint}` : ''}: ${operation} ${key}${argument === undefined ? '' : ` ${show(argument)}`} → ${told}`
-}
-
-function show(json: Json): string {
-  return typeof json === 'string' ? json : JSON.stringify(json).slice(0, 160)
-}

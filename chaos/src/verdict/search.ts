@@ -24,10 +24,7 @@ export function search<S, I, O>(
     const isIllegal = (piece: readonly Operation<I, O>[]) =>
       checkLinearizable(piece, model, SEARCH_STEPS_MAX / 10).verdict === 'illegal'
     const piece = shortest(simple, isIllegal, needs)
-    const lines = piece.map(
-      (o) =>
-        `${(o.invokedMs / 1000).toFixed(3)}..${o.returnedMs === undefined ? '?' : (o.returnedMs / 1000).toFixed(3)} s ${o.client}: ${JSON.stringify(o.input)} → ${o.output === undefined ? 'may have happened' : JSON.stringify(o.output)}`,
-    )
+    const lines = piece.map(describe)
     const text = `${where}: ${key} has no legal order; these ${piece.length} of ${history.length} operations show it`
     return [{ promise: 'S2', state: 'violated', text, evidence: shortened(lines) }]
   }
@@ -39,4 +36,19 @@ export function search<S, I, O>(
 function shortened(lines: string[]): string[] {
   if (lines.length <= EVIDENCE_MAX) return lines
   return [`(${lines.length - EVIDENCE_MAX + 1} before)`, ...lines.slice(1 - EVIDENCE_MAX)]
+}
+
+/** `8.120..8.131 s client-0: put value client-0#31 → written revision 91` */
+function describe<I, O>({ client, input, output, invokedMs, returnedMs }: Operation<I, O>): string {
+  const seconds = (ms: number | undefined) => (ms === undefined ? '?' : (ms / 1000).toFixed(3))
+  const told = output === undefined ? 'may have happened' : words(output)
+  return `${seconds(invokedMs)}..${seconds(returnedMs)} s ${client}: ${words(input)} → ${told}`
+}
+
+function words(object: unknown): string {
+  return Object.entries(object as Record<string, unknown>)
+    .map(([name, value]) =>
+      name === 'type' ? String(value) : `${name} ${value === undefined ? 'none' : String(value)}`,
+    )
+    .join(' ')
 }

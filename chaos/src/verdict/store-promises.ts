@@ -36,7 +36,7 @@ export function judgeStore(run: Omit<RunRecord, 'verdict'>, result: WorkloadResu
   const history = new TrueHistory(truth)
   return [
     ...durability(result.history, truth, more),
-    ...order(result.history, history),
+    ...order(result.history, history, coveredUpTo(more.streams)),
     ...watches(more, history, disagreements),
     ...equalState(more),
     ...leases(run, more, history),
@@ -75,7 +75,8 @@ function truthOf(records: readonly HistoryRecord[], more: StoreMore): { truth: H
 function durability(records: readonly HistoryRecord[], truth: readonly HistoryEvent[], more: StoreMore): Finding[] {
   const all = records.filter((record) => WRITES.has(record.operation)).map(toldWrite)
   // What no watcher had come to says nothing of what is there.
-  const told = all.filter(({ told: t }) => t.type !== 'written' || isCovered(t.revision, more))
+  const covered = coveredUpTo(more.streams)
+  const told = all.filter(({ told: t }) => t.type !== 'written' || t.revision <= covered)
   const acknowledged = told.filter(({ told: t }) => t.type === 'written').length
   const wrong = [...checkDurable(told, truth), ...checkOutcomes(told, truth)]
   const members = new Set(more.streams.map((stream) => stream.reader)).size
@@ -98,8 +99,19 @@ function durability(records: readonly HistoryRecord[], truth: readonly HistoryEv
   ]
 }
 
-const isCovered = (revision: number, { streams }: StoreMore) =>
-  streams.some((s) => s.startRevision <= revision && (s.messages.at(-1)?.revision ?? 0) >= revision)
+/** The watches together tell everything up to this revision; what is beyond it, or beyond a hole between them, nobody tells. */
+export function coveredUpTo(streams: StoreMore['streams']): number {
+  const spans = streams
+    .map(({ startRevision, messages }) => [startRevision, messages.at(-1)?.revision ?? 0] as const)
+    .filter(([from, to]) => to >= from)
+    .sort(([a], [b]) => a - b)
+  let covered = (spans[0]?.[0] ?? 1) - 1
+  for (const [from, to] of spans) {
+    if (from > covered + 1) break
+    covered = Math.max(covered, to)
+  }
+  return covered
+}
 
 function toldWrite(record: HistoryRecord): ToldWrite {
   const { process, key, operation, outcome, revision = 0 } = record
@@ -120,8 +132,9 @@ function toldWrite(record: HistoryRecord): ToldWrite {
 
 // ------------------------------------------------------------------------------------------------------------------ S2
 
-function order(records: readonly HistoryRecord[], history: TrueHistory): Finding[] {
-  const placed = records.filter(toldSuccess).map((record) => placedOperation(record))
+function order(records: readonly HistoryRecord[], history: TrueHistory, covered: number): Finding[] {
+  const all = records.filter(toldSuccess).map((record) => placedOperation(record))
+  const placed = all.filter(({ revision }) => revision <= covered)
   const wrong = checkRevisionOrder(placed, history)
   const findings = [
     finding(
@@ -130,6 +143,13 @@ function order(records: readonly HistoryRecord[], history: TrueHistory): Finding
       wrong,
     ),
   ]
+  if (placed.length < all.length)
+    findings.push({
+      promise: 'S2',
+      state: 'unknown',
+      text: `store: of the revisions of ${all.length - placed.length} answers no watch tells`,
+      evidence: [],
+    })
   const registers = new Map<string, Operation<RegisterInput, RegisterOutput>[]>()
   const lists = new Map<string, Operation<ListInput, ListOutput>[]>()
   const sets = new Map<string, Operation<SetInput, SetOutput>[]>()

@@ -55,8 +55,8 @@ test('an API that keeps its promises is found to keep them, in calm and in troub
 for (const [bug, promise, says] of [
   ['lost-write', 'S1', /acknowledged at revision \d+; there is nothing/],
   ['lost-on-one-master', 'S1', /by a1 .* is not there/],
-  ['stale-get', 'S2', /"type":"object"/],
-  ['conflict-ignored', 'S2', /"type":"update"/],
+  ['stale-get', 'S2', /get → object value/],
+  ['conflict-ignored', 'S2', /update value .* expected \d+ → done/],
   ['watch-gap', 'S3', /it should have got|did not have/],
   ['watch-added-twice', 'S3', /ADDED of .*, which it already had/],
   ['bad-taken', 'A1', /took it/],
@@ -68,6 +68,12 @@ for (const [bug, promise, says] of [
     assert.equal(found?.state, 'violated', JSON.stringify(found))
     assert.match(found.evidence.join('\n'), says)
   })
+
+test('what no watch tells is unknown, neither ok nor violated', async () => {
+  const { verdict } = await run({ bug: 'watch-silent' })
+  const states = verdict.promises.filter(({ promise }) => /S[13]/.test(promise)).map(({ state }) => state)
+  assert.deepEqual(states, ['unknown', 'unknown'], JSON.stringify(verdict))
+})
 
 test('what shows an illegal order is short', async () => {
   const { verdict } = await run({ bug: 'conflict-ignored' })

@@ -120,26 +120,12 @@ class ApiWork implements Running {
     return this.ended
   }
 
-  /** A last write, which every follower must get; and all that is there, by every endpoint. */
+  /** All that is there, by every endpoint; then a last write, which every follower must get: what came late came before it. */
   private async finish(): Promise<void> {
     await this.crew.end()
     if (this.recording.isFull) this.lacks.push('it ended by itself at its bound: what came later was not tested')
     const { clock } = this
     const client = this.client('last')
-    const marker = await until(clock, SETTLE_MS, 200, async () => {
-      const answer = await this.create(client, `marker-${this.values}`)
-      return answer.ok ? Number(answer.value.metadata.resourceVersion) : undefined
-    })
-    if (marker === undefined) this.lacks.push(`no last write in ${SETTLE_MS / 1000} s`)
-    await Promise.all(
-      this.followers.map(async (follower, at) => {
-        const arrived = await until(clock, SETTLE_MS, 50, () =>
-          marker !== undefined && follower.reached >= marker ? true : undefined,
-        )
-        if (!arrived) this.lacks.push(`the watch of follower-${at} did not come to the end`)
-        await follower.stop()
-      }),
-    )
     await Promise.all(
       client.ports.map(async (port) => {
         const list = await until(clock, SETTLE_MS, 200, async () => {
@@ -156,6 +142,20 @@ class ApiWork implements Running {
             revision: Number(object.metadata.resourceVersion),
           })),
         })
+      }),
+    )
+    const marker = await until(clock, SETTLE_MS, 200, async () => {
+      const answer = await this.create(client, `marker-${this.values}`)
+      return answer.ok ? Number(answer.value.metadata.resourceVersion) : undefined
+    })
+    if (marker === undefined) this.lacks.push(`no last write in ${SETTLE_MS / 1000} s`)
+    await Promise.all(
+      this.followers.map(async (follower, at) => {
+        const arrived = await until(clock, SETTLE_MS, 50, () =>
+          marker !== undefined && follower.reached >= marker ? true : undefined,
+        )
+        if (!arrived) this.lacks.push(`the watch of follower-${at} did not come to the end`)
+        await follower.stop()
       }),
     )
   }

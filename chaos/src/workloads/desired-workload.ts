@@ -295,7 +295,7 @@ class DesiredWork implements Running {
   }
 
   private async liveOf(uids: ReadonlySet<string>): Promise<DesiredMore['live']> {
-    const all = await this.access.liveContainers?.()
+    const all = await this.access.liveContainers?.().catch(() => undefined)
     return all
       ?.filter(({ podUid }) => podUid !== undefined && uids.has(podUid))
       .map(({ node, pod, podUid }) => ({
@@ -324,7 +324,12 @@ class DesiredWork implements Running {
     if (!liveContainers) return
     this.crew.loop(async () => {
       const askedMs = this.clock.monotonicMs()
-      this.identity.saw(askedMs, await liveContainers())
+      try {
+        this.identity.saw(askedMs, await liveContainers())
+      } catch {
+        // A look that fails is a longer time without one: that is told.
+        this.recording.count('looks at containers that failed')
+      }
       return LIVE_MS
     })
   }

@@ -68,6 +68,17 @@ for (const [bug, promise, says] of [
     assert.equal(verdict.state, 'violated')
   })
 
+test('what no watch tells is unknown, neither ok nor violated', async () => {
+  const { verdict } = await run({ bug: 'watch-silent' })
+  const states = stateOf(verdict)
+  assert.deepEqual(
+    [states['S1'], states['S2'], states['S3']],
+    ['unknown', 'unknown', 'unknown'],
+    JSON.stringify(verdict),
+  )
+  assert.equal(verdict.state, 'unknown')
+})
+
 test('one seed is one history', async () => {
   const [one, other] = [await run({ seed: 's' }), await run({ seed: 's' })]
   assert.equal(JSON.stringify(one.result), JSON.stringify(other.result))

@@ -10,6 +10,8 @@ export type ApiBug =
   | 'conflict-ignored'
   | 'watch-gap'
   | 'watch-added-twice'
+  /** Nothing is violated: after ten seconds watches say nothing more. */
+  | 'watch-silent'
   | 'bad-taken'
   | 'vague-refusal'
   | 'pod-left-over'
@@ -216,7 +218,8 @@ export class FakeApi {
       if (!isWatched || (this.bug === 'watch-gap' && this.chance(0.03))) return
       const type = this.bug === 'watch-added-twice' && this.chance(0.03) ? 'ADDED' : change.type
       simulation.at(simulation.nowMs + 4, () => {
-        if (!ended) listener.event({ type, object: change.object })
+        const isSilent = this.bug === 'watch-silent' && simulation.nowMs > 10_000
+        if (!ended && !isSilent) listener.event({ type, object: change.object })
       })
     }
     const watch = { changed, lose: () => end('lost') }

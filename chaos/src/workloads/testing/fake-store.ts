@@ -12,6 +12,8 @@ export type StoreBug =
   | 'refused-but-done'
   | 'watch-gap'
   | 'watch-twice'
+  /** Nothing is violated: after ten seconds watches say nothing more. */
+  | 'watch-silent'
   | 'unequal-state'
   | 'lease-early'
   | 'lease-for-ever'
@@ -61,6 +63,10 @@ export class FakeStore {
   /** Ends every watch, as a server does that stops. */
   loseWatches(): void {
     for (const watch of [...this.watches]) watch.lose()
+  }
+
+  private get isSilent(): boolean {
+    return this.bug === 'watch-silent' && this.nowMs > 10_000
   }
 
   private get chance(): number {
@@ -216,7 +222,7 @@ export class FakeStore {
       const revision = own[0]?.revision ?? 0
       const times = this.bug === 'watch-twice' && random.chance(0.02) ? 2 : 1
       const deliver = () => {
-        for (let n = 0; n < times && !ended; n++) listener.message(revision, own)
+        for (let n = 0; n < times && !ended && !this.isSilent; n++) listener.message(revision, own)
       }
       // In order: all take the same time.
       simulation.at(simulation.nowMs + 5, deliver)
@@ -230,7 +236,7 @@ export class FakeStore {
     const progress = () => {
       if (ended) return
       const { revision } = this
-      simulation.at(simulation.nowMs + 5, () => !ended && listener.message(revision, []))
+      simulation.at(simulation.nowMs + 5, () => !ended && !this.isSilent && listener.message(revision, []))
       simulation.at(simulation.nowMs + 1000, progress)
     }
     progress()
