@@ -1,0 +1,165 @@
+import assert from 'node:assert/strict'
+import { test } from 'node:test'
+import type { Operation } from '../checkers/linearizability.js'
+import type { HistoryRecord } from '../harness/types.js'
+import { REQUESTS } from '../workloads/recording.js'
+import { judge } from './judge.js'
+import { recoveries } from './recoveries.js'
+import { shortest } from './shortest.js'
+import { coveredUpTo } from './store-promises.js'
+import { emptyRun, made, result } from './testing.js'
+
+const put = (invokedMs: number, returnedMs: number): HistoryRecord => ({
+  process: 'c',
+  operation: 'put',
+  key: '/k',
+  invokedMs,
+  returnedMs,
+  outcome: 'ok',
+  revision: 1,
+})
+/** A write every 100 ms but for a hole. */
+const writes = (holeFromMs: number, holeToMs: number) =>
+  Array.from({ length: 600 }, (_, n) => put(n * 100, n * 100 + 10)).filter(
+    ({ invokedMs }) => invokedMs < holeFromMs || invokedMs >= holeToMs,
+  )
+
+test('recovery: the first write that was asked for after the fault, and the longest gap until the next fault', () => {
+  const run = emptyRun({
+    faults: [made(0, 'kill', 10_000, 15_000), made(1, 'hang', 30_000, 35_000)],
+    workloads: [result('store', { history: [...writes(10_000, 11_300), put(9990, 10_400)] })],
+  })
+  const [first, second] = recoveries(run, undefined)
+  // The one that was under way when the fault struck does not count as recovered, but ends the gap.
+  assert.equal(first?.firstWriteMs, 1310)
+  assert.equal(first?.writeGapMs, 910)
+  assert.equal(first?.desiredStateMs, undefined)
+  assert.equal(second?.firstWriteMs, 10)
+  assert.equal(second?.writeGapMs, 100)
+})
+
+test('recovery: what had not come back before the next fault is missing, not good', () => {
+  const run = emptyRun({
+    faults: [made(0, 'kill', 10_000, 15_000), made(1, 'kill', 20_000, 25_000)],
+    workloads: [result('store', { history: writes(9900, 22_000) })],
+  })
+  const [first, second] = recoveries(run, [{ fromMs: 11_000, toMs: 24_000, why: 'x' }])
+  assert.deepEqual([first?.firstWriteMs, first?.desiredStateMs], [undefined, undefined])
+  assert.equal(first?.writeGapMs, 20_000 - 9995)
+  assert.deepEqual([second?.firstWriteMs, second?.desiredStateMs], [2010, 4000])
+})
+
+test('recovery: changes that were asked for are not the fault; what it caught in the middle of one is', () => {
+  const faults = [made(0, 'kill', 10_000, 15_000)]
+  const desired = (...spans: [from: number, to: number, byChange?: boolean][]) =>
+    recoveries(
+      emptyRun({ faults }),
+      spans.map(([fromMs, toMs, byChange = false]) => ({ fromMs, toMs, byChange, why: 'x' })),
+    )[0]?.desiredStateMs
+  assert.equal(desired(), 0)
+  assert.equal(desired([5000, 9000]), 0)
+  assert.equal(desired([12_000, 17_000]), 7000)
+  assert.equal(desired([20_000, 23_000, true]), 0)
+  assert.equal(desired([9000, 13_000, true]), 3000)
+  assert.equal(desired([12_000, 13_000], [14_000, 16_000]), 6000)
+})
+
+test('recovery: faults that were not made have none', () => {
+  const fault = { ...made(0, 'x', 1000, 2000), result: 'not tested' as const }
+  assert.deepEqual(recoveries(emptyRun({ faults: [fault] }), undefined), [])
+})
+
+const violation = { promise: 'C3', text: 'db-0 runs twice', evidence: ['5 s: db-0 …'] }
+
+test('one violation makes the run violated, whatever else held', () => {
+  const verdict = judge(emptyRun({ workloads: [result('x', { violations: [violation, violation] })] }))
+  assert.equal(verdict.state, 'violated')
+  assert.deepEqual(verdict.promises.find(({ promise }) => promise === 'C3')?.evidence, ['5 s: db-0 …', '5 s: db-0 …'])
+})
+
+test('a promise that must hold and that nothing tested is no pass', () => {
+  const members = ['a', 'b'].map((member) => ({ member, appliedIndex: 7, hash: 'h' }))
+  const finalState = { atMs: 0, objects: [], lacks: [], members }
+  assert.equal(judge(emptyRun({ finalState, mustHold: ['S4'] })).state, 'ok')
+  assert.equal(judge(emptyRun({ finalState, mustHold: ['S4', 'C3'] })).state, 'unknown')
+  assert.equal(judge(emptyRun()).state, 'not tested')
+})
+
+test('a fault that did not bite, or trouble with the run, is no pass', () => {
+  const members = ['a', 'b'].map((member) => ({ member, appliedIndex: 7, hash: 'h' }))
+  const finalState = { atMs: 0, objects: [], lacks: [], members }
+  const failed = { ...made(0, 'kill', 1, 2), result: 'failed' as const }
+  assert.equal(judge(emptyRun({ finalState, faults: [failed] })).state, 'unknown')
+  assert.equal(judge(emptyRun({ finalState, troubles: ['a fault could not be undone'] })).state, 'unknown')
+})
+
+test("the final state: members that differ, a pod that is bound twice by the store's own history", () => {
+  const members = ['a', 'b'].map((member, at) => ({ member, appliedIndex: 7, hash: `h${at}` }))
+  const bound = (revision: number, nodeName: string) => ({
+    revision,
+    key: '/registry/core/pods/default/p',
+    object: { metadata: { name: 'p', uid: 'u' }, spec: { nodeName } },
+  })
+  const finalState = { atMs: 0, objects: [], lacks: [], members, objectHistory: [bound(5, 'n1'), bound(6, 'n2')] }
+  const { promises } = judge(emptyRun({ finalState }))
+  const of = (name: string) => promises.find(({ promise }) => promise === name)
+  assert.match(of('S4')?.text ?? '', /at index 7 a holds h0, b h1/)
+  assert.match(of('C4')?.text ?? '', /was bound to n1 and at revision 6 to n2/)
+})
+
+test('why a promise was not tested is told', () => {
+  const { promises } = judge(emptyRun({ notTested: [{ what: 'S2', why: 'the store cannot be reached here' }] }))
+  assert.equal(promises.find(({ promise }) => promise === 'S2')?.text, 'the store cannot be reached here')
+  assert.match(promises.find(({ promise }) => promise === 'C2')?.text ?? '', /simulation/)
+})
+
+test('failed requests are summed over workloads', () => {
+  const counters = { [REQUESTS.all]: 100, [REQUESTS.failed]: 5, [REQUESTS.failedTwice]: 1 }
+  const { requests } = judge(emptyRun({ workloads: [result('a', { counters }), result('b', { counters })] }))
+  assert.deepEqual(requests, { total: 200, failed: 10, failedAfterRetry: 2 })
+})
+
+test('what several watches tell together ends at the first hole', () => {
+  const stream = (startRevision: number, revision: number) => ({
+    reader: 'r',
+    from: 'a',
+    to: 'b',
+    noPut: false,
+    noDelete: false,
+    prevKv: true,
+    startRevision,
+    messages: [{ kind: 'beat' as const, prevRevision: 0, revision, events: [] }],
+  })
+  assert.equal(coveredUpTo([stream(5, 20), stream(8, 30), stream(31, 40)]), 40)
+  assert.equal(coveredUpTo([stream(5, 20), stream(25, 40)]), 20)
+  assert.equal(coveredUpTo([]), 0)
+})
+
+test('the shortest piece keeps what the violation needs, and what a lie would be without', () => {
+  type Input = { type: string; value?: string }
+  const operation = (n: number, input: Input, output: string): Operation<Input, string> => ({
+    client: `c${n}`,
+    input,
+    output,
+    invokedMs: n * 10,
+    returnedMs: n * 10 + 5,
+  })
+  const history = [
+    ...Array.from({ length: 40 }, (_, n) => operation(n, { type: 'put', value: `v${n}` }, 'done')),
+    operation(41, { type: 'get' }, 'v39'),
+    operation(42, { type: 'get' }, 'v7'),
+    ...Array.from({ length: 40 }, (_, n) => operation(50 + n, { type: 'get' }, 'v39')),
+  ]
+  // Stale: a read of something older than what was read before it.
+  const isIllegal = (piece: readonly Operation<Input, string>[]) => {
+    const reads = piece.filter(({ input, output }) => input.type === 'get' && output !== undefined)
+    return reads.some((read, at) => at > 0 && Number(read.output?.slice(1)) < Number(reads[at - 1]?.output?.slice(1)))
+  }
+  const needs = ({ input, output }: Operation<Input, string>, all: readonly Operation<Input, string>[]) =>
+    input.type === 'get' ? all.filter((other) => other.input.value === output) : []
+  const piece = shortest(history, isIllegal, needs)
+  assert.deepEqual(
+    piece.map(({ client }) => client),
+    ['c7', 'c39', 'c41', 'c42'],
+  )
+})
