@@ -3,6 +3,7 @@
  * after the other, and ends with it.
  */
 import { readFileSync } from 'node:fs'
+import { BusError } from '@capstan/actor'
 import { NatsBus, silentLog } from '@capstan/real'
 import { type Connection, openConnection, type Target } from './bench-store-connection.js'
 
@@ -270,6 +271,16 @@ function floorBus(target: Target & { side: 'capstan' }, name: string): Promise<N
 async function ping(order: ClientOrder & { kind: 'ping' }): Promise<number> {
   const bus = await floorBus(order.target, 'ping')
   const payload = valueOf(KEY_BYTES + VALUE_BYTES, 1)
+  // The server may not know yet that the other one listens.
+  for (let heard = false; !heard; )
+    heard = await bus.request(FLOOR_SUBJECT, payload, { timeoutMs: CALL_MS }).then(
+      () => true,
+      async (error: unknown) => {
+        if (!(error instanceof BusError) || error.code !== 'NO_RESPONDERS') throw error
+        await new Promise((resolve) => setTimeout(resolve, 10))
+        return false
+      },
+    )
   const startedMs = performance.now()
   let count = 0
   const loop = async () => {

@@ -21,6 +21,8 @@ const WATCHERS = 1000
 const WATCH_WINDOW_EVENTS = 256
 /** Puts that the one writer keeps under way: the row is about the fan-out, not about how long one put takes. */
 const WATCH_PUTS = 16
+/** One load before the first row of each round. */
+const WARM_MS = 15_000
 const KEYS = 10_000
 const LARGE_VALUE_BYTES = 1024
 const LARGE_TXN = 100
@@ -184,9 +186,13 @@ class StoreBench {
     const wanted = loads.filter(({ row }) => this.wants(row))
     if (wanted.length === 0 && !this.wants('watch')) return
     this.tell(`round ${round} of ${this.rounds}, ${side.name}`)
-    // A store that serves is warm: neither side's first seconds count.
+    // A store that serves is warm: the time in which a compiler still makes its code counts for neither side.
     await this.withClients(side, this.processes, (clients) =>
-      Promise.all(clients.map((client, at) => client.order(this.loadOrder('put', 64, clients.length, at, 0)))),
+      Promise.all(
+        clients.map((client, at) =>
+          client.order({ ...this.loadOrder('put', 64, clients.length, at, 0), warmMs: 0, runMs: WARM_MS }),
+        ),
+      ),
     )
     for (const { row, what, clients } of wanted) await this.load(side, row, what, clients, round)
     if (this.wants('watch')) await this.watch(side)
@@ -230,7 +236,13 @@ class StoreBench {
     })
   }
 
-  private loadOrder(what: 'put' | 'get', count: number, processes: number, at: number, round: number): ClientOrder {
+  private loadOrder(
+    what: 'put' | 'get',
+    count: number,
+    processes: number,
+    at: number,
+    round: number,
+  ): ClientOrder & { kind: 'load' } {
     return {
       kind: 'load',
       what,
