@@ -119,6 +119,12 @@ cluster {
 {{- $bus := include "capstan.bus" .root | fromJson -}}
 {{- $_ := set $bus "credentials" "/etc/capstan/credentials/store.creds" -}}
 {{- $members := (include "capstan.members" .root | fromJson).list -}}
+{{- $root := .root -}}
+{{- $beside := dict -}}
+{{- range $members -}}
+{{- $_ = set $beside . (printf "%s:%d" (include "capstan.memberHost" (dict "root" $root "member" .)) (int $values.bus.port)) -}}
+{{- end -}}
+{{- $_ = set $bus "beside" $beside -}}
 {{- $config := dict "cluster" "capstan" "clusterId" $values.cluster.id "member" .member "members" $members -}}
 {{- $_ = set $config "emptyDirectory" .emptyDirectory -}}
 {{- $_ = set $config "dataDir" "/var/lib/capstan/store" -}}
