@@ -18,7 +18,8 @@ export class RealClock implements Clock {
 
   setTimer(delayMs: number, run: () => void): Timer {
     const dueMs = performance.now() + delayMs
-    let handle = setTimeout(fire, Math.min(Math.max(0, delayMs), TIMEOUT_MS_MAX))
+    // It takes whole milliseconds only: a fraction cut off would make it fire early, and then once more.
+    let handle = setTimeout(fire, Math.min(Math.max(0, Math.ceil(delayMs)), TIMEOUT_MS_MAX))
     return { cancel: () => clearTimeout(handle) }
 
     function fire(): void {
