@@ -10,8 +10,11 @@ import { judge } from '../verdict/index.js'
 import { WORKLOADS } from '../workloads/index.js'
 import { describeRun, LiveView } from './live-view-edge.js'
 import { runScenario } from './run.js'
+import { fleetTarget } from './targets/fleet-edge.js'
 import { localTarget } from './targets/local-edge.js'
 import type { PromiseState, RunRecord, Scenario, Schedule, Target } from './types.js'
+
+const ZONE_DELAY_MS = 2
 
 export interface SessionOptions {
   on: 'local' | 'fleet' | 'sim'
@@ -96,6 +99,14 @@ export class Session {
     switch (on) {
       case 'local':
         return localTarget({ ...rest, directory: join(directory, 'cluster') })
+      case 'fleet':
+        return fleetTarget({
+          ...rest,
+          directory: join(directory, 'fleet'),
+          zones: 2,
+          delayMs: ZONE_DELAY_MS,
+          say: (text) => process.stderr.write(`${text}\n`),
+        })
       default:
         throw new UserError(`--on ${on} is not built yet`)
     }

@@ -93,31 +93,36 @@ export async function burnCpu(mark: string, threads: number, adopt: (pid: number
 }
 
 /**
- * Containers of the machines below a directory of `capstan up`: by their cgroup (containerd) or working directory (process
- * runtime). Each container by its first process; the sandbox's own, and what stands still, is left out.
+ * Containers of machines: by their cgroup (containerd) or working directory (process runtime, which keeps all of a node below one
+ * directory). Each container by its first process; the sandbox's own, and what stands still, is left out. `nodeOf`: the machine of a process with this
+ * cgroup file and working directory; undefined: none of ours.
  */
-export function liveContainersOf(options: { cgroup: string; machines: string }): LiveContainer[] {
-  const inCgroup = new RegExp(`/${options.cgroup.replace(/[.\\]/g, '\\$&')}/([^/]+)/pods/pod([^/]+)/([^/\\n]+)`)
+export function liveContainersOf(options: {
+  pids?: readonly number[]
+  nodeOf(cgroup: string, cwd: string | undefined): string | undefined
+  /** Where the process runtime of a node keeps its containers. */
+  processDirectory(node: string): string
+}): LiveContainer[] {
   const found = new Map<string, LiveContainer>()
-  for (const pid of processIds()) {
+  for (const pid of options.pids ?? processIds()) {
     const state = processState(pid)
     if (!state || /^[ZTX]/.test(state.state)) continue
     try {
-      const cgroup = inCgroup.exec(readFileSync(`/proc/${pid}/cgroup`, 'utf8'))
-      const cwd = cgroup ? undefined : readlinkSync(`/proc/${pid}/cwd`)
-      const below = cwd?.startsWith(`${options.machines}/`)
-        ? cwd.slice(options.machines.length + 1).split('/')
-        : undefined
-      if (!cgroup && (below?.[1] !== 'p' || below.length < 4)) continue
+      const cgroups = readFileSync(`/proc/${pid}/cgroup`, 'utf8')
+      const inPod = /\/pod([0-9a-f-]{36})\/([^/\n]+)/.exec(cgroups)
+      const cwd = inPod ? undefined : readlinkSync(`/proc/${pid}/cwd`)
+      const own = cwd === undefined ? undefined : /\/p\/(containers\/[^/]+)\/root/.exec(cwd)?.[1]
+      const container = inPod?.[2] ?? own
+      if (container === undefined) continue
+      const node = options.nodeOf(cgroups, cwd)
+      if (node === undefined) continue
       const [command = ''] = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')
       if (command === '/pause') continue
       const pod = environment(pid, 'HOSTNAME')
       if (pod === undefined) continue
-      const node = cgroup?.[1] ?? (below?.[0] as string)
-      const container = cgroup?.[3] ?? (below?.slice(2, 4).join('/') as string)
       const key = `${node}/${container}`
       if ((found.get(key)?.pid ?? Number.POSITIVE_INFINITY) < pid) continue
-      const podUid = cgroup?.[2] ?? uidOfProcessPod(`${options.machines}/${node}/p`, container)
+      const podUid = inPod?.[1] ?? uidOfProcessPod(options.processDirectory(node), container)
       found.set(key, { node, pod, container, pid, ...(podUid === undefined ? {} : { podUid }) })
     } catch {
       // It ended while we looked.

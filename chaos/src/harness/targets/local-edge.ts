@@ -359,7 +359,17 @@ class LocalTarget implements Target {
   // ----------------------------------------------------------------------------------------------------- containers
 
   private liveContainers() {
-    return liveContainersOf({ cgroup: `capstan-${this.layout.id}`, machines: `${this.places.data}/machines` })
+    const { layout, places } = this
+    const machines = `${places.data}/machines/`
+    return liveContainersOf({
+      nodeOf: (cgroups, cwd) =>
+        cwd === undefined
+          ? new RegExp(`/capstan-${layout.id}/([^/]+)/pods/`).exec(cgroups)?.[1]
+          : cwd.startsWith(machines)
+            ? cwd.slice(machines.length).split('/')[0]
+            : undefined,
+      processDirectory: (node) => `${places.machine(node)}/p`,
+    })
   }
 
   private async killContainers(node: string, count: number): Promise<Done> {
