@@ -26,6 +26,8 @@ interface Flags {
   nodes: number
   runtime: SessionOptions['runtime']
   port: number
+  plant?: string
+  shrink?: boolean
 }
 
 export async function main(args: string[]): Promise<void> {
@@ -44,6 +46,7 @@ export async function main(args: string[]): Promise<void> {
           .choices(['auto', 'containerd', 'process', 'hollow'])
           .default('auto'),
       )
+      .option('--plant <bugs>', 'deliberate bugs of the store, for the test of the tester (ack-before-sync, …)')
       .option('--port <port>', 'of a local cluster; it uses ports above it', wholeNumber, PORT)
   const seeded = (command: Command) =>
     common(command)
@@ -61,16 +64,20 @@ export async function main(args: string[]): Promise<void> {
       for (const { name, about, lever } of FAULTS) console.log(`  ${name.padEnd(20)} ${about} ${pc.dim(lever)}`)
     })
   seeded(
-    program.command('run').description('one scenario, or several one after the other').argument('<scenario...>'),
+    program
+      .command('run')
+      .description('one scenario, or several one after the other')
+      .argument('<scenario...>')
+      .option('--shrink', 'if a promise is violated, look for the fewest faults that still do it', false),
   ).action(async (names: string[], flags: Flags) => {
     const scenarios = names.map(scenarioNamed)
     await withSession(flags, async (session) => {
       const states: PromiseState[] = []
-      for (const scenario of scenarios)
-        states.push(
-          (await session.run(scenario, { ...(flags.seed ? { seed: flags.seed } : {}), ...minutesOf(flags) })).verdict
-            .state,
-        )
+      for (const scenario of scenarios) {
+        const run = await session.run(scenario, { ...(flags.seed ? { seed: flags.seed } : {}), ...minutesOf(flags) })
+        states.push(run.verdict.state)
+        if (flags.shrink && run.verdict.state === 'violated') await session.shrink(scenario, run)
+      }
       return states
     })
   })
@@ -142,8 +149,13 @@ export async function main(args: string[]): Promise<void> {
 
 /** Runs within one session, and makes the worst state the exit code; the cluster goes on every way out. */
 async function withSession(flags: Flags, work: (session: Session) => Promise<PromiseState[]>): Promise<void> {
-  const { directory, seed: _seed, minutes: _minutes, ...rest } = flags
-  const session = new Session({ ...rest, directory: resolve(directory) })
+  const { on, against, masters, nodes, runtime, port, plant } = flags
+  const session = new Session({
+    ...{ on, masters, nodes, runtime, port },
+    ...(against === undefined ? {} : { against }),
+    ...(plant === undefined ? {} : { bugs: plant.split(',') }),
+    directory: resolve(flags.directory),
+  })
   let interrupts = 0
   const interrupt = () => {
     interrupts++

@@ -1,20 +1,23 @@
 /** Targets and runs, one after the other: what the commands of `capstan chaos` share. */
 import { randomBytes } from 'node:crypto'
+import { writeFileSync } from 'node:fs'
 import { cpus, release, totalmem } from 'node:os'
 import { join, relative } from 'node:path'
 import { RealClock } from '@capstan/real'
 import { SimRandom } from '@capstan/sim'
 import { UserError } from '@capstan/cli'
-import { writeReport } from '../report/index.js'
+import { summariseDirectory, writeReport } from '../report/index.js'
 import { judge } from '../verdict/index.js'
 import { WORKLOADS } from '../workloads/index.js'
 import { describeRun, LiveView } from './live-view-edge.js'
 import { runScenario } from './run.js'
+import { shrinkSchedule } from './shrink.js'
 import { fleetTarget } from './targets/fleet-edge.js'
 import { localTarget } from './targets/local-edge.js'
 import type { PromiseState, RunRecord, Scenario, Schedule, Target } from './types.js'
 
 const ZONE_DELAY_MS = 2
+const SHRINK_RUNS_MAX = 24
 
 export interface SessionOptions {
   on: 'local' | 'fleet' | 'sim'
@@ -24,6 +27,8 @@ export interface SessionOptions {
   nodes: number
   runtime: 'auto' | 'containerd' | 'process' | 'hollow'
   port: number
+  /** Deliberate bugs of the store. */
+  bugs?: string[]
 }
 
 export interface OneRun {
@@ -31,6 +36,8 @@ export interface OneRun {
   troubleMs?: number
   /** Instead of the scenario's own. */
   schedule?: Schedule
+  /** Tells the runs of one seed apart. */
+  label?: string
 }
 
 export class Session {
@@ -66,11 +73,13 @@ export class Session {
       events: view,
       signal: this.abort.signal,
     })
-    const directory = join(this.options.directory, 'runs', `${scenario.name}-${run.on}-${seed}`)
+    const name = `${scenario.name}-${run.on}-${seed}${one.label === undefined ? '' : `-${one.label}`}`
+    const directory = join(this.options.directory, 'runs', name)
     const page = await writeReport(run, directory)
-    const again = `capstan chaos replay ${relative(process.cwd(), join(directory, 'run.json'))}`
-    for (const line of describeRun(run, again)) console.log(line)
-    console.log(`report: ${relative(process.cwd(), page)}`)
+    const file = relative(process.cwd(), join(directory, 'run.json'))
+    const bug = this.options.bugs === undefined ? '' : ` --plant ${this.options.bugs.join(',')}`
+    for (const line of describeRun(run, `capstan chaos replay ${file} --on ${run.on}${bug}`)) console.log(line)
+    console.log(`  report: ${page}`)
     return run
   }
 
@@ -79,18 +88,57 @@ export class Session {
     const states: PromiseState[] = []
     for (const scenario of scenarios) {
       if (this.abort.signal.aborted) break
-      states.push((await this.run(scenario, one)).verdict.state)
+      try {
+        states.push((await this.run(scenario, one)).verdict.state)
+      } catch (error) {
+        // One that could not run must not hide what the others show.
+        console.log(`${scenario.name}: could not run: ${(error as Error).message}`)
+        states.push('not tested')
+      }
     }
+    const { text, page } = summariseDirectory(join(this.options.directory, 'runs'))
+    console.log(`${text}\n${page}`)
     return states
+  }
+
+  /**
+   * The fewest faults of a run that still violate the same promise, each candidate on a cluster of its own. On real processes a
+   * failure may come and go: a candidate counts as failing if one of `tries` runs does.
+   */
+  async shrink(scenario: Scenario, failed: RunRecord, tries = 2): Promise<Schedule> {
+    const promises = violatedOf(failed)
+    let number = 0
+    const fails = async (schedule: Schedule) => {
+      for (let attempt = 0; attempt < tries && !this.abort.signal.aborted; attempt++) {
+        await this.close()
+        const { seed, troubleMs } = failed
+        const run = await this.run(scenario, { seed, troubleMs, schedule, label: `shrink-${++number}` })
+        if (violatedOf(run).some((promise) => promises.includes(promise))) return true
+      }
+      return false
+    }
+    const { schedule, runs, isMinimal } = await shrinkSchedule(failed.schedule, fails, { runsMax: SHRINK_RUNS_MAX })
+    const file = join(this.options.directory, 'runs', `${scenario.name}-${failed.on}-${failed.seed}`, 'shrunk.json')
+    writeFileSync(
+      file,
+      `${JSON.stringify({ scenario: scenario.name, seed: failed.seed, troubleMs: failed.troubleMs, schedule }, null, 2)}\n`,
+    )
+    console.log(
+      `${failed.schedule.faults.length} faults shrunk to ${schedule.faults.length} in ${runs} runs${isMinimal ? '' : ' (the bound was reached: fewer may do)'}: ${schedule.faults.map((line) => `${line.atMs} ms ${line.fault} ${JSON.stringify(line.parameters)}`).join('; ')}`,
+    )
+    console.log(`  again: capstan chaos replay ${relative(process.cwd(), file)} --on ${failed.on}`)
+    return schedule
   }
 
   interrupt(): void {
     this.abort.abort()
   }
 
-  /** What could not be removed. */
+  /** What could not be removed. The next run begins with a new target. */
   async close(): Promise<string[]> {
-    return (await this.target?.clear()) ?? []
+    const { target } = this
+    this.target = undefined
+    return (await target?.clear()) ?? []
   }
 
   private async makeTarget(): Promise<Target> {
@@ -112,6 +160,9 @@ export class Session {
     }
   }
 }
+
+const violatedOf = (run: RunRecord) =>
+  run.verdict.promises.filter((one) => one.state === 'violated').map((one) => one.promise)
 
 function refuseIfTooSmall({ name, needs }: Scenario, target: Target): void {
   const count = (role: string) => target.machines.filter((machine) => machine.role === role).length
