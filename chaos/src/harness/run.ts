@@ -143,7 +143,9 @@ class Run {
   }
 
   private async startWorkloads(): Promise<void> {
-    const { scenario, target, random, workloads } = this.options
+    const { scenario, target, random, workloads, troubleMs = scenario.troubleMs } = this.options
+    // What is recorded has a bound: who knows how long it lasts can spread it.
+    const minutes = Math.max(1, troubleMs / 60_000)
     for (const { workload: name, options } of scenario.workloads) {
       const workload = workloads.find((one) => one.name === name)
       if (!workload) {
@@ -153,7 +155,7 @@ class Run {
       const why = workload.lack(target.access)
       if (why !== undefined) this.notTested.push({ what: `workload ${name}`, why })
       else {
-        const running = await workload.start(target.access, random.fork(`workload/${name}`), options)
+        const running = await workload.start(target.access, random.fork(`workload/${name}`), { minutes, ...options })
         this.running.push({ name, running })
       }
     }
