@@ -12,3 +12,4 @@ export const WORKLOADS: readonly Workload[] = [
   desiredWorkload(connectTo),
   schedulingWorkload(connectTo),
 ]
+export { apiWorkload, desiredWorkload, schedulingWorkload, storeWorkload }
