@@ -452,6 +452,7 @@ class DesiredWork implements Running {
     body?: unknown,
   ): Promise<void> {
     let refusal: string | undefined
+    let last = ''
     const done = await until(this.clock, CHANGE_MS, 100, async () => {
       const answer: Answer<ApiObject> = await withRetry(this, this.random, client, (port) =>
         this.recording.request(
@@ -461,12 +462,13 @@ class DesiredWork implements Running {
         ),
       )
       if (answer.ok || ['AlreadyExists', 'NotFound'].includes(answer.code)) return true
+      last = `${answer.code}: ${answer.text}`
       // A namespace that was just made may be unknown to another server for a moment; what is refused for good ends it.
       if (answer.answered && answer.code === 'Invalid') refusal = answer.text
       return refusal === undefined ? undefined : true
     })
     if (refusal !== undefined) throw new Error(`desired-state: ${operation} of ${key} was refused: ${refusal}`)
-    if (!done) this.lacks.push(`${operation} of ${key} was not acknowledged in ${CHANGE_MS / 1000} s`)
+    if (!done) this.lacks.push(`${operation} of ${key} was not acknowledged in ${CHANGE_MS / 1000} s; last: ${last}`)
   }
 
   private client(): ApiPort[] {
