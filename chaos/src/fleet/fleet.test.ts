@@ -237,8 +237,12 @@ test('a fleet whose builder was killed is removed without trace; another beside 
     assert.ok(uptime > Number(readFileSync('/proc/uptime', 'utf8').split('.')[0]) + 4900, 'its clocks are ahead')
     const names = namesOf(slot)
     assert.equal((await run(['ip', 'link', 'show', names.hostLink])).code, 0)
+    // With the record gone too, only the claim tells.
+    rmSync(join(directory, 'mine/fleet.json'))
+    await assert.rejects(Fleet.create({ directory: join(directory, 'mine'), machines: [{ name: 'one' }] }), /already/)
     await Fleet.clear(join(directory, 'mine'))
     await Fleet.clear(join(directory, 'mine'))
+    await Fleet.clear(join(directory, 'never-there'))
     assert.notEqual((await run(['ip', 'link', 'show', names.hostLink])).code, 0)
     assert.equal((await run(['losetup', '-a'])).stdout.includes(directory), false)
     const cgroups = readdirSync('/sys/fs/cgroup', { recursive: false }).map(String)

@@ -1,4 +1,3 @@
-import { existsSync } from 'node:fs'
 import { join, resolve } from 'node:path'
 import { parseArgs } from 'node:util'
 import { isolated, type MachineOptions } from '../plan.js'
@@ -81,7 +80,6 @@ export async function fleetCommand(args: readonly string[]): Promise<number> {
       say(list(Fleet.open(directory)))
       return 0
     case 'down':
-      if (!existsSync(directory)) throw new Error(`there is no directory ${directory}`)
       await Fleet.clear(directory)
       say(`taken down; the machines' directories stay in ${directory}`)
       return 0

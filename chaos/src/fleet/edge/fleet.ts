@@ -12,7 +12,7 @@ import {
   unlinkSync,
   writeFileSync,
 } from 'node:fs'
-import { join } from 'node:path'
+import { join, resolve } from 'node:path'
 import { between, type FleetOptions, type FleetRecord, keyOf, namesOf, planFleet, SLOTS } from '../plan.js'
 import { Cgroup } from './cgroups.js'
 import { environment, fleetLack, must, run, statOf, until } from './host.js'
@@ -58,7 +58,7 @@ export class Fleet {
     planFleet(options, 0)
     mkdirSync(options.directory, { recursive: true })
     const directory = realpathSync(options.directory)
-    if (existsSync(join(directory, 'fleet.json')))
+    if (existsSync(join(directory, 'fleet.json')) || claimedBy(directory).length > 0)
       throw new Error(
         `${directory} has a fleet already; Fleet.clear, or "fleet down --directory ${directory}", takes it down`,
       )
@@ -82,8 +82,8 @@ export class Fleet {
 
   /** Removes all of a fleet but the directories of its machines, whatever state it is in. Idempotent. */
   static async clear(directory: string): Promise<void> {
-    if (!existsSync(directory)) return
-    const path = realpathSync(directory)
+    // A directory that somebody removed may have a fleet that stands.
+    const path = existsSync(directory) ? realpathSync(directory) : resolve(directory)
     // By the claim, not by the record: a slot that was given up may be another's by now.
     for (const slot of claimedBy(path)) {
       const names = namesOf(slot)
@@ -102,7 +102,7 @@ export class Fleet {
     } catch {
       // Other fleets stand.
     }
-    for (const file of readdirSync(path))
+    for (const file of existsSync(path) ? readdirSync(path) : [])
       if (/^(fleet|network)\.json$|\.init\.json$/.test(file)) rmSync(join(path, file))
   }
 
@@ -211,7 +211,7 @@ function claimedBy(directory: string): number[] {
 
 /** Loop devices of machines' disks; they mostly go with the mount. */
 async function detachDisks(directory: string): Promise<void> {
-  for (const file of readdirSync(directory))
+  for (const file of existsSync(directory) ? readdirSync(directory) : [])
     if (file.endsWith('.disk')) {
       const listed = await run(['losetup', '-n', '-O', 'NAME', '-j', join(directory, file)])
       for (const device of listed.stdout.split('\n')) if (device.trim()) await run(['losetup', '-d', device.trim()])

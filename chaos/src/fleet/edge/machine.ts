@@ -159,7 +159,7 @@ export class Machine {
     if (!(await saysReady(child))) {
       await this.cgroup.kill()
       throw new Error(
-        `${this.name} does not start; its last words are in ${directory}.boot.log:\n${lastLine(`${directory}.boot.log`)}`,
+        `${this.name} does not start; its last words are in ${directory}.boot.log:\n${lastLines(`${directory}.boot.log`)}`,
       )
     }
     child.unref()
@@ -424,4 +424,4 @@ function namespaceOf(pid: number): string | undefined {
   }
 }
 
-const lastLine = (file: string): string => readFileSync(file, 'utf8').trim().split('\n').at(-1) ?? ''
+const lastLines = (file: string): string => readFileSync(file, 'utf8').trim().split('\n').slice(-3).join('\n')
