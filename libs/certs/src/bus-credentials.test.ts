@@ -1,7 +1,17 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { decode, type Account, type User } from '@nats-io/jwt'
-import { busServerConfig, makeBusAuthority, makeBusUser, makeSystemUser, revokeBusUser } from './bus-credentials.js'
+import {
+  busCredentials,
+  busServerConfig,
+  isBusUserKey,
+  makeBusAuthority,
+  makeBusKey,
+  makeBusUser,
+  makeSystemUser,
+  revokeBusUser,
+  signBusUser,
+} from './bus-credentials.js'
 
 const jwtOf = (credentials: Uint8Array) =>
   /-----BEGIN NATS USER JWT-----\s+(\S+)/.exec(new TextDecoder().decode(credentials))?.[1] as string
@@ -35,6 +45,37 @@ test('an authority survives being kept as JSON; its accounts have no hidden limi
   }
   const system = decode<User>(jwtOf(await makeSystemUser(authority)))
   assert.equal(system.iss, decode<Account>(authority.systemAccountJwt).sub)
+})
+
+test('whoever keeps its seed to itself gets credentials for its public key', async () => {
+  const authority = await makeBusAuthority()
+  const { seed, publicKey } = makeBusKey()
+  assert.ok(isBusUserKey(publicKey))
+  for (const other of ['', 'UABC', seed, publicKey.replace(/^U/, 'A'), `${publicKey.slice(0, -1)}=`])
+    assert.equal(isBusUserKey(other), false, other)
+  const jwt = await signBusUser(authority, 'kubelet~w1', publicKey, { publish: ['a'], subscribe: [] })
+  const user = decode<User>(jwt)
+  assert.equal(user.sub, publicKey)
+  assert.equal(user.iss, decode<Account>(authority.accountJwt).sub)
+  assert.equal(jwtOf(busCredentials(jwt, seed)), jwt)
+  assert.match(new TextDecoder().decode(busCredentials(jwt, seed)), new RegExp(seed))
+})
+
+test('clients may have to show a certificate; routes always do, of their own authority', async () => {
+  const config = busServerConfig(await makeBusAuthority(), {
+    name: 'm0',
+    cluster: 'c1',
+    listen: { host: '127.0.0.1', port: 4222 },
+    route: { host: '127.0.0.1', port: 6222 },
+    peers: [],
+    routePassword: 'p',
+    directory: '/var/lib/x',
+    tls: { cert: 's.crt', key: 's.key', ca: 'bus.crt', clientCa: 'machines.crt' },
+  })
+  const blocks = config.match(/tls \{.*\}/g) ?? []
+  assert.equal(blocks.length, 2)
+  assert.match(blocks[0] ?? '', /ca_file: "machines.crt", verify: true/)
+  assert.match(blocks[1] ?? '', /ca_file: "bus.crt", timeout/)
 })
 
 test('a revocation stays in the account until the end', async () => {

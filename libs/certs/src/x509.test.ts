@@ -1,16 +1,49 @@
 import assert from 'node:assert/strict'
-import { createPrivateKey, createPublicKey, sign, verify, X509Certificate } from 'node:crypto'
+import { createHash, createPrivateKey, createPublicKey, sign, verify, X509Certificate } from 'node:crypto'
 import { createServer, request } from 'node:https'
 import type { AddressInfo } from 'node:net'
 import { test } from 'node:test'
 import type { TLSSocket } from 'node:tls'
 import { parse } from 'yaml'
 import { kubeconfig } from './kubeconfig.js'
-import { makeCa, makeClientCertificate, makeServerCertificate, makeSigningKeyPair } from './x509.js'
+import {
+  makeCa,
+  makeCertificateRequest,
+  makeClientCertificate,
+  makeServerCertificate,
+  makeSigningKeyPair,
+  publicKeyHash,
+  signCertificateRequest,
+} from './x509.js'
 
 const DAY_MS = 24 * 3600 * 1000
 const valid = () => ({ notBeforeMs: Date.now() - DAY_MS, notAfterMs: Date.now() + DAY_MS })
 const fixed = { notBeforeMs: Date.UTC(2026, 0, 1), notAfterMs: Date.UTC(2036, 0, 1) }
+
+test('a key of its own is certified by request, for whom the authority says', async () => {
+  const ca = await makeCa('capstan-machines', valid())
+  const { request, key } = await makeCertificateRequest()
+  const who = { user: 'system:node:n1', groups: ['system:nodes'] }
+  const certificate = new X509Certificate(await signCertificateRequest(ca, request, { ...valid(), ...who }))
+  assert.equal(certificate.subject, 'O=system:nodes\nCN=system:node:n1')
+  assert.ok(certificate.checkPrivateKey(createPrivateKey(key)))
+  assert.ok(certificate.verify(createPublicKey(ca.cert)))
+  assert.equal(certificate.ca, false)
+
+  // Signed by another key than it names: somebody asks for a certificate of a key that is not theirs.
+  const der = Buffer.from(request.replace(/-----[^-]+-----|\s/g, ''), 'base64')
+  der[der.length - 5] = (der[der.length - 5] as number) ^ 1
+  const forged = `-----BEGIN CERTIFICATE REQUEST-----\n${der.toString('base64')}\n-----END CERTIFICATE REQUEST-----`
+  await assert.rejects(signCertificateRequest(ca, forged, { ...valid(), ...who }))
+  await assert.rejects(signCertificateRequest(ca, 'rubbish', { ...valid(), ...who }))
+})
+
+test("an authority's hash is that of its public key, as kubeadm counts it", async () => {
+  const ca = await makeCa('capstan', valid())
+  const spki = createPublicKey(ca.cert).export({ type: 'spki', format: 'der' })
+  assert.equal(publicKeyHash(ca.cert), `sha256:${createHash('sha256').update(spki).digest('hex')}`)
+  assert.notEqual(publicKeyHash((await makeCa('capstan', valid())).cert), publicKeyHash(ca.cert))
+})
 
 test('a CA is a CA, and what it signs is none', async () => {
   const ca = await makeCa('capstan', fixed)

@@ -10,6 +10,7 @@ import {
   makeBusAuthority,
   makeBusUser,
   makeCa,
+  makeClientCertificate,
   makeServerCertificate,
   makeSystemUser,
   revokeBusUser,
@@ -41,7 +42,7 @@ class Cluster {
   static async start(
     count: number,
     change: (config: string) => string = (config) => config,
-    tls?: { cert: string; key: string; ca: string },
+    tls?: { cert: string; key: string; ca: string; clientCa?: string },
   ): Promise<Cluster> {
     const authority = await makeBusAuthority()
     const servers = await NatsServers.start(count, (all, i) =>
@@ -82,19 +83,22 @@ class Cluster {
       credentials?: Uint8Array
       signal?: AbortSignal
       ca?: string
+      clientCertificate?: { cert: string; key: string }
       pingMs?: number
+      servers?: string[]
     } = {},
   ): Promise<NatsBus> {
     const grants = options.grants ?? everything
     const bus = await NatsBus.connect(
       {
-        servers: this.servers.urls(options.first),
+        servers: options.servers ?? this.servers.urls(options.first),
         identity,
         inbox: options.inbox ?? `inbox.${identity}`,
         grants: options.claims ?? grants,
         credentials: options.credentials ?? (await this.credentials(identity, grants)),
         log: silentLog,
         ...(options.ca ? { ca: options.ca } : {}),
+        ...(options.clientCertificate ? { clientCertificate: options.clientCertificate } : {}),
         ...(options.pingMs ? { pingMs: options.pingMs } : {}),
       },
       options.signal,
@@ -289,6 +293,60 @@ describe('NATS: TLS', { skip: noNatsServer }, () => {
   })
 })
 
+describe('NATS: certificates of clients', { skip: noNatsServer }, () => {
+  test('a server that asks for one takes those of its authority; a renewed one is used from the next connect on', async () => {
+    const dir = await mkdtemp(join(tmpdir(), 'capstan-tls-'))
+    const nowMs = Date.now()
+    const valid = { notBeforeMs: nowMs - 60_000, notAfterMs: nowMs + 3600_000 }
+    const [ca, clients, foreign] = await Promise.all(['bus', 'machines', 'machines'].map((name) => makeCa(name, valid)))
+    assert.ok(ca && clients && foreign)
+    const path = (name: string) => join(dir, name)
+    const own = { cert: path('own.crt'), key: path('own.key') }
+    const show = async (authority: typeof ca, until = valid) => {
+      const made = await makeClientCertificate(authority, { ...until, user: 'n1', groups: [] })
+      await Promise.all([writeFile(own.cert, made.cert), writeFile(own.key, made.key)])
+    }
+    const server = await makeServerCertificate(ca, {
+      ...valid,
+      commonName: 's',
+      dnsNames: [],
+      ipAddresses: ['127.0.0.1'],
+    })
+    await Promise.all([
+      writeFile(path('s.crt'), server.cert),
+      writeFile(path('s.key'), server.key),
+      writeFile(path('ca'), ca.cert),
+      writeFile(path('clients'), clients.cert),
+    ])
+    const tls = { cert: path('s.crt'), key: path('s.key'), ca: path('ca'), clientCa: path('clients') }
+    const cluster = await Cluster.start(1, (config) => config, tls)
+    try {
+      const refused = (options: object) =>
+        assert.rejects(cluster.connect('a', { ca: ca.cert, signal: givenUp(), ...options }), code('CLOSED'))
+      await refused({})
+      await show(foreign)
+      await refused({ clientCertificate: own })
+      await show(clients, { notBeforeMs: nowMs - 60_000, notAfterMs: nowMs - 1000 })
+      await refused({ clientCertificate: own })
+      // The server's authority signs no clients.
+      await show(ca)
+      await refused({ clientCertificate: own })
+
+      await show(clients)
+      const bus = await cluster.connect('a', { ca: ca.cert, clientCertificate: own })
+      await cluster.servers.kill(0)
+      await eventually('it is away', () => !bus.connected)
+      await show(foreign)
+      await cluster.servers.launch(0)
+      await show(clients)
+      await eventually('it is back', () => bus.connected)
+    } finally {
+      await cluster.end()
+      await rm(dir, { recursive: true })
+    }
+  })
+})
+
 describe('NATS: connections that break', { skip: noNatsServer }, () => {
   test('a server dies and comes back: nothing is kept, subscriptions live again', async () => {
     const cluster = await Cluster.start(1)
@@ -349,6 +407,21 @@ describe('NATS: connections that break', { skip: noNatsServer }, () => {
       await cluster.servers.kill(1)
       await eventually('b is back', () => b.connected && b.epoch > 1)
       await eventually('b hears', () => answered(ask(a)))
+    } finally {
+      await cluster.end()
+    }
+  })
+
+  test('who is told of other servers goes to them after a loss', async () => {
+    const cluster = await Cluster.start(2)
+    try {
+      const [first, second] = cluster.servers.urls(0) as [string, string]
+      const bus = await cluster.connect('a', { servers: [first] })
+      bus.setServers([second])
+      assert.ok(bus.connected, 'the present connection stays')
+      assert.equal(bus.epoch, 1)
+      await cluster.servers.kill(0)
+      await eventually('it is at the other one', () => bus.connected && bus.epoch === 2)
     } finally {
       await cluster.end()
     }
