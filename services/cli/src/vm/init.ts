@@ -22,7 +22,7 @@ import {
   writeMachine,
   writeMasters,
 } from './machine-file.js'
-import { awaitMachine, startMachineProcess } from './machine-process.js'
+import { awaitMachine, startMachine } from './machine-process.js'
 
 export interface InitOptions extends MasterPorts {
   address: string
@@ -84,7 +84,7 @@ export async function initMaster(options: InitOptions): Promise<{ role: Role; co
     progress.done(`${name} is made; start it by: capstan serve --data ${options.data}; then: capstan token create`)
     return []
   }
-  startMachineProcess(places, machine)
+  await startMachine(places, machine)
   await awaitApi(places, machine)
   progress.done(`${name} serves: kubectl --kubeconfig ${places.kubeconfig} get nodes`)
   const commands: { role: Role; command: string }[] = []

@@ -34,7 +34,7 @@ import {
   writeMachine,
   writeMasters,
 } from './machine-file.js'
-import { awaitMachine, startMachineProcess } from './machine-process.js'
+import { awaitMachine, startMachine } from './machine-process.js'
 import { MastersList } from './masters-list.js'
 
 export interface JoinOptions {
@@ -71,7 +71,7 @@ export async function joinMaster(door: string, options: JoinOptions & MasterPort
   writeMachine(places, machine)
   progress.step(`joined ${answer.settings.cluster} as master ${name}, beside ${othersOf(answer, name)}`)
   if (!options.start) return void progress.done(`start it by: capstan serve --data ${options.data}`)
-  startMachineProcess(places, machine)
+  await startMachine(places, machine)
   await awaitApi(places, machine)
   await asAdmin(options.data, ({ members }) =>
     awaitMachine(
@@ -110,7 +110,7 @@ export async function joinNode(
   writeMachine(places, machine)
   progress.step(`joined ${answer.settings.cluster} as node ${name}; masters: ${othersOf(answer, name)}`)
   if (!options.start) return void progress.done(`start it by: capstan serve --data ${options.data}`)
-  startMachineProcess(places, machine)
+  await startMachine(places, machine)
   await awaitNode(places, machine)
   progress.done(`${name} is Ready`)
 }

@@ -7,13 +7,16 @@ import type { Places } from '../layout.js'
 import { signal } from '../machines.js'
 import { liveProcess, removeProcessFile, waitFor, writeProcessFile } from '../process-file.js'
 import { programPath } from '../programs.js'
-import type { MachineFile } from './machine-file.js'
+import { isRoot } from '../shell.js'
+import { DATA_DIRECTORY, type MachineFile } from './machine-file.js'
 
 const STOP_TIMEOUT_MS = 20_000
 const RESTART_SECONDS = 1
 /** A second or three where there is a processor to be had. */
 const READY_TIMEOUT_MS = 120_000
 const LOG_LINES = 12
+/** Lives of a machine while it starts, after which it is not waited for any longer. */
+const LIVES_MAX = 3
 
 export const machineCommand = (machine: MachineFile, data: string): string[] => [
   process.execPath,
@@ -48,7 +51,18 @@ const supervisorName = ({ name }: MachineFile) => `${name}-supervisor`
 
 export const machinePid = (places: Places, machine: MachineFile) => liveProcess(places.pidFile(machine.name))
 
-/** Asks until it is so. @throws UserError with the end of the machine's log */
+/**
+ * What `init` and `join` end with: the unit of systemd where that runs and the machine is the host's own (its directory is the
+ * usual one), else a process group.
+ */
+export async function startMachine(places: Places, machine: MachineFile): Promise<void> {
+  if (places.data !== DATA_DIRECTORY || !existsSync('/run/systemd/system') || !isRoot())
+    return startMachineProcess(places, machine)
+  const { installSystemd } = await import('../systemd/install.js')
+  await installSystemd({ data: places.data, root: '/', start: true })
+}
+
+/** Asks until it is so. @throws UserError with the end of the machine's log: too long, or it ends again and again */
 export async function awaitMachine(
   places: Places,
   machine: MachineFile,
@@ -56,7 +70,18 @@ export async function awaitMachine(
   what: string,
   timeoutMs = READY_TIMEOUT_MS,
 ): Promise<void> {
-  if (await waitFor(isReady, timeoutMs, 100)) return
+  const lives = new Set<number>()
+  const isOver = async () => {
+    const pid = machinePid(places, machine)
+    if (pid !== undefined) lives.add(pid)
+    return lives.size > LIVES_MAX || (await isReady())
+  }
+  const ended = await waitFor(isOver, timeoutMs, 100)
+  if (lives.size > LIVES_MAX)
+    throw new UserError(
+      `${machine.name} ends again and again; the end of ${places.log(machine.name)}:\n${logEnd(places, machine.name)}`,
+    )
+  if (ended) return
   throw new UserError(
     `${machine.name} runs, but ${what} has not come after ${timeoutMs / 1000} s; the end of ${places.log(machine.name)}:\n${logEnd(places, machine.name)}`,
   )
