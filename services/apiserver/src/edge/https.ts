@@ -245,7 +245,17 @@ export async function listenHttps(api: ApiServerHandle, options: HttpsOptions): 
     const connection = 'stream' in request && request.stream?.session ? request.stream.session : request.socket
     let user = users.get(connection)
     if (!user) {
-      user = userOfCertificate(request.socket as TLSSocket)
+      const socket = request.socket as TLSSocket
+      user = userOfCertificate(socket)
+      if (user === 'untrusted')
+        log.warn(
+          {
+            from: socket.remoteAddress,
+            subject: socket.getPeerCertificate().subject?.CN,
+            reason: String(socket.authorizationError ?? 'it names nobody'),
+          },
+          'a client certificate is not trusted',
+        )
       users.set(connection, user)
     }
     if (user === 'untrusted') throw unauthorized()

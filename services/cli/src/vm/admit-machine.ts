@@ -6,9 +6,9 @@ import type { Authorities } from './authorities.js'
 import { machineUser, validityOf } from './certificates.js'
 import { signBusUsers } from './identities.js'
 import type { JoinAnswer, JoinRequest, RenewAnswer, RenewRequest } from './join-messages.js'
-import { TokenRefused, useToken } from './join-tokens.js'
+import { checkToken, TokenRefused, useToken } from './join-tokens.js'
 import { type ClusterSettings, type MasterRecord, type Role } from './machine-file.js'
-import { ClusterRecords } from './records.js'
+import { ClusterRecords, type MachineRecord } from './records.js'
 
 export class Refused extends Error {
   override readonly name = 'Refused'
@@ -41,17 +41,23 @@ export async function admitMachine(context: DoorContext, joining: JoinRequest): 
   const { client, settings } = context
   const { role, name, address, busKeys } = joining
   const records = new ClusterRecords(client)
-  try {
-    await useToken(client, joining.token, role)
-  } catch (error) {
-    if (error instanceof TokenRefused) throw new Refused(401, error.message)
-    throw error
-  }
-  if (role === 'node' && !(await records.machine(name)) && (await isLiveNode(client, name)))
-    throw new Refused(409, `a node ${name} is Ready in this cluster; join under another --name`)
+  const known = await records.machine(name)
+  const again = known !== undefined && isSame(known, joining)
+  await refused(checkToken(client, joining.token, role, again))
+  if (known && !again) throw taken(known, role)
   const authorities = context.authorities()
   const certificate = await certificateFor(authorities, settings, joining.request, { role, name })
-  if (!(await records.register({ role, name, address, busKeys }))) await refuseOthers(records, joining)
+  if (!known) {
+    if (role === 'node' && (await isLiveNode(client, name)))
+      throw new Refused(409, `a node ${name} is Ready in this cluster; join under another --name`)
+    if (!(await records.register({ role, name, address, busKeys })))
+      throw new Refused(503, `another machine is just joining as ${name}; try again`)
+    // After it: whoever has to repeat all this because an answer was lost is known, and takes no second use.
+    await refused(useToken(client, joining.token, role)).catch(async (error: unknown) => {
+      if (error instanceof Refused) await records.unregister(name)
+      throw error
+    })
+  }
   if (joining.ports) {
     await records.addMaster({ name, address, ...joining.ports })
     await context.addStoreMember(name)
@@ -66,15 +72,29 @@ export async function admitMachine(context: DoorContext, joining: JoinRequest): 
   }
 }
 
-/** @throws Refused unless it is the same machine once more. */
-async function refuseOthers(records: ClusterRecords, { role, name, busKeys }: JoinRequest): Promise<void> {
-  const known = await records.machine(name)
-  const isSame = known?.role === role && Object.entries(busKeys).every(([token, key]) => known.busKeys[token] === key)
-  if (isSame) return
-  throw new Refused(
+async function refused(work: Promise<void>): Promise<void> {
+  try {
+    await work
+  } catch (error) {
+    if (error instanceof TokenRefused) throw new Refused(401, error.message)
+    throw error
+  }
+}
+
+/** The machine itself, once more: an answer may have been lost, or its certificate has expired. */
+const isSame = (known: MachineRecord, { role, busKeys }: JoinRequest): boolean =>
+  known.role === role && Object.entries(busKeys).every(([token, key]) => known.busKeys[token] === key)
+
+function taken({ role: held, name, address }: MachineRecord, role: Role): Refused {
+  if (held !== role)
+    return new Refused(
+      409,
+      `${name} is the name of a ${held} of this cluster; a ${role} needs another one (--name), and on the same host --data of its own`,
+    )
+  return new Refused(
     409,
-    `a ${known?.role ?? 'machine'} named ${name} (${known?.address ?? 'unknown'}) belongs to this cluster; ` +
-      `join under another --name, or, if it is gone for good, first: capstan ${known?.role ?? role} remove ${name}`,
+    `a ${role} named ${name} (${address}) belongs to this cluster; ` +
+      `join under another --name, or, if it is gone for good, first: capstan ${role} remove ${name}`,
   )
 }
 

@@ -51,8 +51,15 @@ function masterLeaves(
     dnsNames: ['localhost', name],
     ipAddresses: [...new Set([address, '127.0.0.1'])],
   })
-  const api = server('capstan-apiserver')
-  const outside = endpointHost === undefined ? [] : [endpointHost]
+  // What stands before the API servers may stand before the join doors as well.
+  const outside = (commonName: string) => {
+    const own = server(commonName)
+    if (endpointHost === undefined) return own
+    return isIP(endpointHost)
+      ? { ...own, ipAddresses: [...own.ipAddresses, endpointHost] }
+      : { ...own, dnsNames: [...own.dnsNames, endpointHost] }
+  }
+  const api = outside('capstan-apiserver')
   return {
     apiserver: () =>
       makeServerCertificate(certificates.ca, {
@@ -60,11 +67,10 @@ function masterLeaves(
         dnsNames: [
           ...api.dnsNames,
           ...['kubernetes', 'kubernetes.default', 'kubernetes.default.svc', 'kubernetes.default.svc.cluster.local'],
-          ...outside.filter((host) => !isIP(host)),
         ],
-        ipAddresses: [...api.ipAddresses, firstAddress(settings.serviceCidr), ...outside.filter((host) => isIP(host))],
+        ipAddresses: [...api.ipAddresses, firstAddress(settings.serviceCidr)],
       }),
-    door: () => makeServerCertificate(certificates.ca, server('capstan-join-door')),
+    door: () => makeServerCertificate(certificates.ca, outside('capstan-join-door')),
     'bus-server': () => makeServerCertificate(certificates['bus-ca'], server('capstan-bus-server')),
     'etcd-server': () => makeServerCertificate(certificates['etcd-ca'], server('capstan-etcd-server')),
     'etcd-client': () =>

@@ -9,6 +9,16 @@ import { ANSWER_BYTES_MAX, type Refusal } from './join-messages.js'
 const HANDSHAKE_MS = 10_000
 const ANSWER_MS = 30_000
 
+/** The door's own word. */
+export class DoorRefused extends UserError {
+  constructor(
+    readonly status: number,
+    text: string,
+  ) {
+    super(text)
+  }
+}
+
 export interface DoorAddress {
   host: string
   port: number
@@ -65,7 +75,7 @@ function chainOf({ host, port }: DoorAddress): Promise<{ leaf: X509Certificate; 
 
 /**
  * @param tls.ca PEM of the cluster's authority. `cert` and `key`: of a machine that has joined.
- * @throws UserError: refused, with the door's words; or no answer (it may have happened).
+ * @throws DoorRefused with the door's words; UserError: no answer (it may have happened).
  */
 export function askDoor<T>(
   { host, port }: DoorAddress,
@@ -99,7 +109,7 @@ export function askDoor<T>(
           try {
             const answer = JSON.parse(Buffer.concat(pieces).toString('utf8')) as T | Refusal
             if (incoming.statusCode === 200) resolve(answer as T)
-            else reject(new UserError(`${at} refused: ${(answer as Refusal).error}`))
+            else reject(new DoorRefused(incoming.statusCode ?? 0, `${at} refused: ${(answer as Refusal).error}`))
           } catch {
             reject(
               new UserError(

@@ -118,7 +118,7 @@ const refusal = (words: RegExp) => (error: unknown) => error instanceof UserErro
 test('a node joins: the cluster is recognised by its hash, keys stay with the node, authorities with the masters', async () => {
   const door = await open()
   assert.equal(await recogniseCluster(door, publicKeyHash(ca())), new X509Certificate(ca()).toString())
-  const asked = await asking('node', 'n1', await tokenFor('node'))
+  const asked = await asking('node', 'n1', await tokenFor('node', { uses: 1 }))
   const answer = await askDoor<JoinAnswer>(door, '/v1/join', asked, { ca: ca() })
   assert.equal(answer.settings.clusterId, 'f00d')
   assert.deepEqual(
@@ -140,6 +140,16 @@ test('a node joins: the cluster is recognised by its hash, keys stay with the no
     askDoor(door, '/v1/join', other, { ca: ca() }),
     refusal(/a node named n1 \(127\.0\.0\.9\) belongs to this cluster; join under another --name, or.*node remove n1/),
   )
+})
+
+test('a master and a node may not have one name', async () => {
+  const door = await open()
+  await askDoor(door, '/v1/join', await asking('node', 'host1', await tokenFor('node')), { ca: ca() })
+  await assert.rejects(
+    askDoor(door, '/v1/join', await asking('master', 'host1', await tokenFor('master')), { ca: ca() }),
+    refusal(/host1 is the name of a node of this cluster; a master needs another one \(--name\)/),
+  )
+  assert.ok(!members.includes('host1'))
 })
 
 test('a master gets the authorities, is on the list, and is a member of the store', async () => {
@@ -198,6 +208,8 @@ test('a token that is wrong, over, used up, deleted or for another role opens no
   )
   assert.deepEqual(both.map(({ status }) => status).sort(), ['fulfilled', 'rejected'])
   const refused = both.find((one) => one.status === 'rejected')
+  const names = await Promise.all(['n4', 'n5'].map((name) => new ClusterRecords(client).machine(name)))
+  assert.equal(names.filter((one) => one !== undefined).length, 1, 'who was refused left nothing behind')
   assert.match(String(refused?.reason), /is used up; make one/)
 })
 

@@ -101,23 +101,18 @@ export class TokenRefused extends Error {
 const makeAnother = (role: Role) => `make one on a master: capstan token create --role ${role}`
 
 /**
- * Takes one use of the token. To somebody who does not have its secret it says the same whether there is such an id or not.
+ * Is it good for one more machine of this role? To somebody who does not have its secret it says the same whether there is such
+ * an id or not. `again`: the machine has joined by it already, and repeats itself.
  * @throws TokenRefused
  */
+export async function checkToken(client: ApiClient, text: string, role: Role, again: boolean): Promise<void> {
+  await readToken(client, text, role, again)
+}
+
+/** One machine less may join by it. @throws TokenRefused if others were faster */
 export async function useToken(client: ApiClient, text: string, role: Role): Promise<void> {
-  const given = parseToken(text)
-  if (!given) throw new TokenRefused(`a token looks like abcdef.0123456789abcdef; ${makeAnother(role)}`)
-  const ref = { namespace: SYSTEM, name: PREFIX + given.id }
   for (let attempt = 1; ; attempt++) {
-    const secret = await client.get<Secret>(RESOURCES.secrets, ref).catch((error: unknown) => {
-      if (error instanceof CallError && error.code === 'NotFound') return undefined
-      throw error
-    })
-    const token = secret && tokenOf(secret)
-    if (!token || !sameText(token.secret, given.secret))
-      throw new TokenRefused(`there is no such token, or it was deleted; ${makeAnother(role)}`)
-    const refusal = refusalOf(token, role, Date.now())
-    if (refusal !== undefined) throw new TokenRefused(refusal)
+    const { secret, token } = await readToken(client, text, role, false)
     if (token.usesLeft === undefined) return
     try {
       await client.update(RESOURCES.secrets, { ...secret, ...fieldsOf({ ...token, usesLeft: token.usesLeft - 1 }) })
@@ -126,6 +121,28 @@ export async function useToken(client: ApiClient, text: string, role: Role): Pro
       if (!(error instanceof CallError && error.code === 'Conflict') || attempt === ATTEMPTS_MAX) throw error
     }
   }
+}
+
+async function readToken(
+  client: ApiClient,
+  text: string,
+  role: Role,
+  again: boolean,
+): Promise<{ secret: Secret; token: JoinToken }> {
+  const given = parseToken(text)
+  if (!given) throw new TokenRefused(`a token looks like abcdef.0123456789abcdef; ${makeAnother(role)}`)
+  const ref = { namespace: SYSTEM, name: PREFIX + given.id }
+  const secret = await client.get<Secret>(RESOURCES.secrets, ref).catch((error: unknown) => {
+    if (error instanceof CallError && error.code === 'NotFound') return undefined
+    throw error
+  })
+  const token = secret && tokenOf(secret)
+  if (!token || !sameText(token.secret, given.secret))
+    throw new TokenRefused(`there is no such token, or it was deleted; ${makeAnother(role)}`)
+  const { usesLeft: _usesLeft, ...unbounded } = token
+  const refusal = refusalOf(again ? unbounded : token, role, Date.now())
+  if (refusal !== undefined) throw new TokenRefused(refusal)
+  return { secret, token }
 }
 
 /** Of somebody who has its secret. Pure. */

@@ -17,7 +17,7 @@ import { writeAuthorities } from './authorities.js'
 import { renewMaster } from './certificates.js'
 import { type BusKeys, makeBusKeys, writeBusCredentials } from './identities.js'
 import { awaitApi, checkPorts, portsOf, provideBus } from './init.js'
-import { askDoor, parseDoorAddress, recogniseCluster } from './join-client.js'
+import { askDoor, DoorRefused, parseDoorAddress, recogniseCluster } from './join-client.js'
 import type { JoinAnswer, JoinRequest } from './join-messages.js'
 import { busAccess } from './machine-bus.js'
 import {
@@ -36,6 +36,9 @@ import {
 } from './machine-file.js'
 import { awaitMachine, startMachine } from './machine-process.js'
 import { MastersList } from './masters-list.js'
+
+const ATTEMPTS_MAX = 5
+const ATTEMPT_PAUSE_MS = 2000
 
 export interface JoinOptions {
   token: string
@@ -137,7 +140,7 @@ async function enter(
     busKeys: keys.publicKeys,
     ...(ports ? { ports } : {}),
   }
-  const answer = await askDoor<JoinAnswer>(at, '/v1/join', asked, { ca })
+  const answer = await persistent(() => askDoor<JoinAnswer>(at, '/v1/join', asked, { ca }))
   const earlier = readMachine(places)
   if (earlier && earlier.settings.clusterId !== answer.settings.clusterId)
     throw new UserError(`${places.data} holds a machine of another cluster: capstan leave clears it`)
@@ -148,6 +151,17 @@ async function enter(
   writeBusCredentials(places, keys, answer.busJwts)
   writeMasters(places, answer.masters)
   return answer
+}
+
+/** While the store elects, or other machines join, a door has no answer: the same question may be put again. */
+async function persistent(ask: () => Promise<JoinAnswer>): Promise<JoinAnswer> {
+  for (let attempt = 1; ; attempt++)
+    try {
+      return await ask()
+    } catch (error) {
+      if (!(error instanceof DoorRefused && error.status === 503) || attempt === ATTEMPTS_MAX) throw error
+      await new Promise((resolve) => setTimeout(resolve, ATTEMPT_PAUSE_MS))
+    }
 }
 
 /** Made once: whoever repeats a join whose answer was lost is the same machine. */
