@@ -20,6 +20,7 @@ interface Flags {
   on: SessionOptions['on']
   against?: string
   seed?: string
+  seeds?: number
   minutes?: number
   directory: string
   masters: number
@@ -51,6 +52,7 @@ export async function main(args: string[]): Promise<void> {
   const seeded = (command: Command) =>
     common(command)
       .option('--seed <seed>', 'hexadecimal; default: a new one')
+      .option('--seeds <count>', 'in simulation: so many seeds', wholeNumber)
       .option('--minutes <minutes>', 'how long faults go on, instead of the scenario’s own time', positive)
 
   program
@@ -177,7 +179,10 @@ async function withSession(flags: Flags, work: (session: Session) => Promise<Pro
   }
 }
 
-const minutesOf = ({ minutes }: Flags) => (minutes === undefined ? {} : { troubleMs: minutes * 60_000 })
+const minutesOf = ({ minutes, seeds }: Flags) => ({
+  ...(minutes === undefined ? {} : { troubleMs: minutes * 60_000 }),
+  ...(seeds === undefined ? {} : { seeds }),
+})
 
 function wholeNumber(text: string): number {
   if (!/^\d+$/.test(text)) throw new InvalidArgumentError('not a whole number')

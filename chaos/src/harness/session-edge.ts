@@ -13,7 +13,9 @@ import { describeRun, LiveView } from './live-view-edge.js'
 import { runScenario } from './run.js'
 import { shrinkSchedule } from './shrink.js'
 import { fleetTarget } from './targets/fleet-edge.js'
+import { kubeconfigTarget } from './targets/kubeconfig-edge.js'
 import { localTarget } from './targets/local-edge.js'
+import { runInSimulation } from './targets/sim.js'
 import type { PromiseState, RunRecord, Scenario, Schedule, Target } from './types.js'
 
 const ZONE_DELAY_MS = 2
@@ -36,6 +38,8 @@ export interface OneRun {
   troubleMs?: number
   /** Instead of the scenario's own. */
   schedule?: Schedule
+  /** In simulation: so many seeds, one after the other. */
+  seeds?: number
   /** Tells the runs of one seed apart. */
   label?: string
 }
@@ -49,6 +53,7 @@ export class Session {
   /** @throws UserError, Error: it could not begin. */
   async run(scenario: Scenario, one: OneRun): Promise<RunRecord> {
     const seed = (one.seed ?? `0x${randomBytes(4).toString('hex')}`).toLowerCase()
+    if (this.options.on === 'sim' && this.options.against === undefined) return this.simulate(scenario, seed, one)
     const random = new SimRandom(`chaos/${scenario.name}/${seed}`)
     this.target ??= await this.makeTarget()
     const { target } = this
@@ -81,6 +86,40 @@ export class Session {
     for (const line of describeRun(run, `capstan chaos replay ${file} --on ${run.on}${bug}`)) console.log(line)
     console.log(`  report: ${page}`)
     return run
+  }
+
+  /** Seeds that rise from the first; ends with the first one that is violated. */
+  private async simulate(scenario: Scenario, first: string, one: OneRun): Promise<RunRecord> {
+    const { seeds = 1, troubleMs, schedule } = one
+    const [bug] = this.options.bugs ?? []
+    let last: RunRecord | undefined
+    for (let at = 0; at < seeds && !this.abort.signal.aborted; at++) {
+      const seed = `0x${(Number(first) + at).toString(16)}`
+      const { run, report } = await runInSimulation(scenario, seed, {
+        ...(troubleMs === undefined ? {} : { troubleMs }),
+        ...(schedule === undefined ? {} : { schedule }),
+        ...(bug === undefined ? {} : { bug }),
+        startedAt: new Date().toISOString(),
+        environment: environment(),
+      })
+      last = run
+      const made = run.faults.filter((fault) => fault.result === 'made').length
+      console.log(
+        `${run.verdict.state}  ${scenario.name} seed ${seed}: ${made} of ${run.schedule.faults.length} faults, ${(report.simulatedMs / 1000).toFixed(0)} s of virtual time, ${report.steps} steps, trace hash ${report.traceHash.slice(0, 12)}`,
+      )
+      if (run.verdict.state === 'violated') break
+    }
+    if (!last) throw new UserError('interrupted before the first seed')
+    const directory = join(
+      this.options.directory,
+      'runs',
+      `${scenario.name}-sim-${last.seed}${one.label === undefined ? '' : `-${one.label}`}`,
+    )
+    const page = await writeReport(last, directory)
+    const again = `capstan chaos run ${scenario.name} --on sim --seed ${last.seed}${bug === undefined ? '' : ` --plant ${bug}`}`
+    for (const line of describeRun(last, again)) console.log(line)
+    console.log(`  report: ${page}`)
+    return last
   }
 
   /** Each scenario; one that cannot be tested here says so. */
@@ -143,7 +182,7 @@ export class Session {
 
   private async makeTarget(): Promise<Target> {
     const { on, directory, against, ...rest } = this.options
-    if (against !== undefined) throw new UserError('--against is not built yet')
+    if (against !== undefined) return kubeconfigTarget(against)
     switch (on) {
       case 'local':
         return localTarget({ ...rest, directory: join(directory, 'cluster') })
@@ -155,8 +194,8 @@ export class Session {
           delayMs: ZONE_DELAY_MS,
           say: (text) => process.stderr.write(`${text}\n`),
         })
-      default:
-        throw new UserError(`--on ${on} is not built yet`)
+      case 'sim':
+        throw new Error('the simulation is no target of the real world')
     }
   }
 }
@@ -167,7 +206,9 @@ const violatedOf = (run: RunRecord) =>
 function refuseIfTooSmall({ name, needs }: Scenario, target: Target): void {
   const count = (role: string) => target.machines.filter((machine) => machine.role === role).length
   const zones = new Set(target.machines.map((machine) => machine.zone).filter(Boolean)).size
-  if (count('master') < needs.masters) throw new UserError(`${name} needs ${needs.masters} masters`)
+  // Whoever else's cluster: its masters are not ours to count.
+  if (target.kind !== 'kubeconfig' && count('master') < needs.masters)
+    throw new UserError(`${name} needs ${needs.masters} masters`)
   if (count('node') < needs.nodes) throw new UserError(`${name} needs ${needs.nodes} nodes`)
   if (zones < (needs.zones ?? 0)) throw new UserError(`${name} needs machines in ${needs.zones} zones (--on fleet)`)
 }

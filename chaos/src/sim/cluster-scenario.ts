@@ -13,7 +13,7 @@ import {
 } from '../checkers/objects.js'
 import { checkWatch, type SeenEvent, type WatchRecord } from '../checkers/watch.js'
 import { type FaultName, Nemesis } from './faults.js'
-import { addUp, type Scenario, type ScenarioOptions, type ScenarioReport } from './scenario.js'
+import { addUp, type Played, type Scenario, type ScenarioOptions, type ScenarioReport } from './scenario.js'
 import { SimCluster } from './sim-cluster.js'
 
 const START_MS = 20_000
@@ -77,15 +77,15 @@ class ClusterRun {
     await simulation.run({ until: nodesReady, untilMs: START_MS, what: 'all nodes ready' })
     const watcher = new ApiWatcher(cluster.client('watcher').client, simulation)
     const user = this.use(client)
-    const nemesis = new Nemesis(
-      simulation,
-      {
-        machines: cluster.machines,
-        linked: [...cluster.machines, 'user', 'watcher'],
-        restart: (m) => cluster.restart(m),
-      },
-      { everyMs: [500, 5000], faults: FAULTS },
-    )
+    const targets = {
+      machines: cluster.machines,
+      linked: [...cluster.machines, 'user', 'watcher'],
+      restart: (m: string) => cluster.restart(m),
+      leader: () => cluster.leader(),
+    }
+    const nemesis: Played =
+      this.options.play?.(simulation, targets) ??
+      new Nemesis(simulation, targets, { everyMs: [500, 5000], faults: FAULTS })
     await simulation.run({ untilMs: simulation.nowMs + (this.options.troubleMs ?? FAULTS_MS) })
     nemesis.heal()
     const healedMs = simulation.nowMs

@@ -1,4 +1,6 @@
+import type { Simulation } from '@capstan/sim'
 import { PLANTED_BUGS, type StoreOptions } from '@capstan/store'
+import type { FaultTargets } from './faults.js'
 
 /** One run of a workload under named faults in the simulated world, judged. */
 export interface Scenario {
@@ -11,8 +13,17 @@ export interface ScenarioOptions {
   bug?: string
   /** Trouble for so long, instead of the scenario's own time. */
   troubleMs?: number
+  /** Instead of the scenario's own faults: plays others on the cluster (`cluster` only). */
+  play?: (simulation: Simulation, targets: FaultTargets & { leader(): Promise<string | undefined> }) => Played
   /** Prints the components' logs. */
   print?: (line: string) => void
+}
+
+/** Faults that are being played. */
+export interface Played {
+  /** Ends all that is in force. */
+  heal(): void
+  readonly counts: Record<string, number>
 }
 
 /** Bugs that the store plants, in its own code or in the layers below it. */

@@ -54,6 +54,18 @@ export class SimCluster {
     this.start(machine, 'existing')
   }
 
+  /** Who leads the store, by the word of those who believe it. */
+  async leader(): Promise<string | undefined> {
+    const told = await Promise.all(
+      [...this.parts].map(async ([name, { store }]) => ({
+        name,
+        status: await store?.status().catch(() => undefined),
+      })),
+    )
+    const leaders = told.filter(({ name, status }) => status?.role === 'leader' && this.simulation.machine(name).up)
+    return leaders.sort((a, b) => (b.status?.term ?? 0) - (a.status?.term ?? 0))[0]?.name
+  }
+
   /** A client outside the cluster's machines. */
   client(name: string): { client: ApiClient; world: SimWorld } {
     const world = this.world(name, { component: 'admin', name })

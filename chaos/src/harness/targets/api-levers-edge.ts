@@ -26,10 +26,10 @@ const ASKED_EVERY_MS = 250
 export class ApiLevers implements NonNullable<Levers['api']> {
   private readonly clients: SmallApiClient[]
 
-  /** `namespaces`: pods of no others are touched; missing: all but the cluster's own. */
+  /** `isOurs`: pods of no other namespaces are touched. Default: all but the cluster's own. */
   constructor(
     access: Access,
-    private readonly namespaces?: readonly string[],
+    private readonly isOurs = (namespace: string) => !namespace.startsWith('kube-'),
   ) {
     const endpoints = [access.balancer, ...access.apiEndpoints.filter(({ url }) => url !== access.balancer.url)]
     this.clients = endpoints.map((endpoint) => new SmallApiClient(endpoint, access.apiCredentials))
@@ -119,9 +119,9 @@ export class ApiLevers implements NonNullable<Levers['api']> {
     const { status, body } = await this.ask('GET', '/api/v1/pods')
     if (status !== 200) throw new Error(`pods cannot be listed: ${status} ${String(body['message'])}`)
     const pods = body['items'] as unknown as Pod[]
-    const mine = ({ metadata: { namespace } }: Pod) =>
-      this.namespaces ? this.namespaces.includes(namespace) : !namespace.startsWith('kube-')
-    return pods.filter(mine).sort((a, b) => (a.metadata.name < b.metadata.name ? -1 : 1))
+    return pods
+      .filter(({ metadata }) => this.isOurs(metadata.namespace))
+      .sort((a, b) => (a.metadata.name < b.metadata.name ? -1 : 1))
   }
 
   private insist(what: string, done: () => Promise<boolean>, timeoutMs = 20_000): Promise<void> {

@@ -24,13 +24,16 @@ interface Listed {
 }
 
 /** The API's objects through each endpoint, and what really runs. */
-export async function gatherFinalState(access: Access, _options: { fromRevision: number }): Promise<FinalState> {
+export async function gatherFinalState(
+  access: Access,
+  options: { fromRevision: number; isOurs?(namespace: string): boolean },
+): Promise<FinalState> {
   const lacks: string[] = []
   const objects: FinalState['objects'] = []
   for (const endpoint of access.apiEndpoints) {
     const client = new SmallApiClient(endpoint, access.apiCredentials)
     try {
-      objects.push({ endpoint: endpoint.name, objects: await listAll(client) })
+      objects.push({ endpoint: endpoint.name, objects: await listAll(client, options.isOurs) })
     } catch (error) {
       lacks.push(`objects through ${endpoint.name}: ${(error as Error).message}`)
     } finally {
@@ -47,7 +50,10 @@ export async function gatherFinalState(access: Access, _options: { fromRevision:
   }
 }
 
-async function listAll(client: SmallApiClient): Promise<{ key: string; object: Json }[]> {
+async function listAll(
+  client: SmallApiClient,
+  isOurs: (namespace: string) => boolean = () => true,
+): Promise<{ key: string; object: Json }[]> {
   const found: { key: string; object: Json }[] = []
   for (const [group, version, resource] of LISTED) {
     const base = group === '' ? `/api/${version}` : `/apis/${group}/${version}`
@@ -60,6 +66,7 @@ async function listAll(client: SmallApiClient): Promise<{ key: string; object: J
       if (status !== 200) throw new Error(`list of ${resource}: ${status} ${String(body['message'] ?? '')}`)
       for (const object of body['items'] as unknown as Listed[]) {
         const { name, namespace } = object.metadata
+        if (namespace !== undefined && !isOurs(namespace)) continue
         const key = `/registry/${group || 'core'}/${resource}/${namespace === undefined ? '' : `${namespace}/`}${name}`
         found.push({ key, object: object as unknown as Json })
       }
