@@ -358,6 +358,19 @@ test('a damaged or short snapshot is refused', async () => {
   await assert.rejects(() => short.finish(), SnapshotDamaged)
 })
 
+test('between the installation of a snapshot and the reload no read mixes the old state with the new one', async () => {
+  const [bench, other] = [new Bench(), new Bench()]
+  bench.apply(ops(put('a', '1')), ops(put('b', '2')), ops(put('a', '3')))
+  other.apply(ops(put('a', '1')))
+  const receiver = new SnapshotReceiver(other.mvcc.engine)
+  for (const chunk of snapshotChunks(bench.mvcc.engine.snapshot(), 64)) await receiver.write(chunk)
+  await receiver.finish()
+  assert.equal(other.mvcc.appliedIndex, 1, 'nothing has looked yet')
+  assert.equal(other.mvcc.hash(), bench.mvcc.hash())
+  assert.equal(other.mvcc.appliedIndex, 3)
+  assert.deepEqual(other.reads(ALL), bench.reads(ALL))
+})
+
 test('a snapshot whose checksum fits, but not its contents, is told by what is wrong with it', async () => {
   const bench = new Bench()
   bench.apply(

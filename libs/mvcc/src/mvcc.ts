@@ -747,6 +747,7 @@ export class Mvcc {
 
   /** The whole state as text, one fact a line, the same on every member that applied the same index (promise S4). */
   *dump(): Generator<string> {
+    this.lookAtEngine()
     yield `applied ${this.appliedIndex} revision ${this.revision} compact ${this.compactRevision} version ${this.clusterVersion}`
     for (const [recordKey, bytes] of this.engine.range(FIRST_CHANGE, AFTER_CHANGES)) {
       const { main, sub } = positionOf(recordKey)

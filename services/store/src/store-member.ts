@@ -926,7 +926,10 @@ export class StoreMember implements Behaviour<StoreMessage> {
   }
 
   stateHash(): { appliedIndex: number; hash: string } {
-    return { appliedIndex: this.replica.mvcc.appliedIndex, hash: this.replica.mvcc.hash() }
+    const { mvcc } = this.replica
+    // In this order: while a snapshot is being installed it is the looking that brings the index up to what is there.
+    const hash = mvcc.hash()
+    return { appliedIndex: mvcc.appliedIndex, hash }
   }
 
   private beat(): void {
