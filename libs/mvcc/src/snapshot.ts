@@ -15,45 +15,46 @@ const PAIR_BYTES_MAX = 64 * 1024 * 1024
 /** The snapshot in chunks of exactly `chunkBytes` (the last one less). Lazy: reads as it is asked. */
 export function* snapshotChunks(snapshot: EngineSnapshot, chunkBytes: number): Generator<Uint8Array> {
   const hash = createHash('sha256')
-  const header = new Uint8Array(HEADER_BYTES)
-  header.set(MAGIC)
-  putU64(viewOf(header), 4, snapshot.appliedIndex)
   let chunk = new Uint8Array(chunkBytes)
   let used = 0
-
-  function* emit(bytes: Uint8Array): Generator<Uint8Array> {
-    let at = 0
-    while (at < bytes.length) {
+  let whole = false
+  const full: Uint8Array[] = []
+  // What is full is given away between two pairs: a generator in a generator would cost more than the copying.
+  const emit = (bytes: Uint8Array) => {
+    for (let at = 0; at < bytes.length; ) {
       const count = Math.min(bytes.length - at, chunkBytes - used)
-      chunk.set(bytes.subarray(at, at + count), used)
+      chunk.set(count === bytes.length ? bytes : bytes.subarray(at, at + count), used)
       used += count
       at += count
-      if (used === chunkBytes) {
-        yield chunk
-        chunk = new Uint8Array(chunkBytes)
-        used = 0
-      }
+      if (used < chunkBytes) continue
+      if (!whole) hash.update(chunk)
+      full.push(chunk)
+      chunk = new Uint8Array(chunkBytes)
+      used = 0
     }
   }
 
-  function* emitHashed(bytes: Uint8Array): Generator<Uint8Array> {
-    hash.update(bytes)
-    yield* emit(bytes)
-  }
-
-  yield* emitHashed(header)
+  const header = new Uint8Array(HEADER_BYTES)
+  header.set(MAGIC)
+  putU64(viewOf(header), 4, snapshot.appliedIndex)
+  emit(header)
+  const lengths = new Uint8Array(8)
+  const lengthsView = viewOf(lengths)
   for (const [key, value] of snapshot.range(new Uint8Array(0))) {
-    const lengths = new Uint8Array(8)
-    viewOf(lengths).setUint32(0, key.length)
-    viewOf(lengths).setUint32(4, value.length)
-    yield* emitHashed(lengths)
-    yield* emitHashed(key)
-    yield* emitHashed(value)
+    lengthsView.setUint32(0, key.length)
+    lengthsView.setUint32(4, value.length)
+    emit(lengths)
+    emit(key)
+    emit(value)
+    if (full.length > 0) yield* full.splice(0)
   }
   const end = new Uint8Array(4)
   viewOf(end).setUint32(0, END)
-  yield* emitHashed(end)
-  yield* emit(hash.digest())
+  emit(end)
+  hash.update(chunk.subarray(0, used))
+  whole = true
+  emit(hash.digest())
+  yield* full
   if (used > 0) yield chunk.subarray(0, used)
 }
 
