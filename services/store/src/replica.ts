@@ -65,6 +65,9 @@ export const LOG_DIR = 'raft'
 const STATE_DIR = 'state'
 /** Hashes of the state told at once: 16 × 64 entries back. */
 const HASHES_TOLD = 16
+/** The state's hash is told after so many entries, and after so long in any case. */
+const HASH_TOLD_ENTRIES = 64
+const HASH_TOLD_MS = 5000
 
 export interface ReplicaHooks {
   /** A raft frame came in. */
@@ -87,7 +90,7 @@ export interface ReplicaHooks {
   outgrown(error: StoreError): void
 }
 
-/** What one member has applied, to all others, every second. Travels between raft's messages, too. */
+/** What one member has applied, to all others, now and then. Travels between raft's messages, too. */
 interface StateNotice {
   type: 'state'
   from: string
@@ -154,6 +157,7 @@ export class Replica {
   private savingIdentity: Promise<void> = Promise.resolve()
   private notingLog = false
   private readonly comparison = new StateComparison()
+  private stateTold = { index: 0, atMs: Number.NEGATIVE_INFINITY }
   private differs: Difference | undefined
   private readonly announcements = new VersionAnnouncements()
   private raisingVersion = false
@@ -359,9 +363,9 @@ export class Replica {
       else {
         if (type === 'preVote' || type === 'vote') this.tellRemoved(frame.from)
         this.raft.step(message as RaftMessage)
+        this.pumpSoon()
       }
     }
-    this.pumpSoon()
   }
 
   /** One that was out of reach when it was removed asks for votes that nobody gives: it is told why. */
@@ -372,8 +376,12 @@ export class Replica {
     this.link.send(to, [notice])
   }
 
-  /** Tells the others what this member has applied. */
-  tellState(): void {
+  /** Tells the others what this member has applied, if that is due. */
+  tellState(nowMs: number): void {
+    const { appliedIndex } = this.mvcc
+    const { index, atMs } = this.stateTold
+    if (appliedIndex - index < HASH_TOLD_ENTRIES && nowMs - atMs < HASH_TOLD_MS) return
+    this.stateTold = { index: appliedIndex, atMs: nowMs }
     const { voters, learners } = this.state.configuration
     const hashes = this.mvcc.recentChainHashes().slice(-HASHES_TOLD)
     for (const to of [...voters, ...learners])

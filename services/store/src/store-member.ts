@@ -270,7 +270,7 @@ export class StoreMember implements Behaviour<StoreMessage> {
     if (now - this.secondMs >= 1000) {
       this.secondMs = now
       this.heedQuota()
-      this.replica.tellState()
+      this.replica.tellState(now)
       this.replica.raiseVersion()
     }
   }
