@@ -116,7 +116,7 @@ class StoreRun {
     }
     this.simulation = new Simulation({ seed: `${plan.name}/${seed}`, print: heed })
     this.random = this.simulation.random.fork('scenario')
-    this.heartbeatMs = this.random.pick([200, 300, 500])
+    this.heartbeatMs = this.random.pick([300, 400, 600])
     this.electionTimeoutMs = 6 * this.heartbeatMs
     this.cluster = new StoreCluster(this.simulation, MEMBERS, {
       heartbeatMs: this.heartbeatMs,
