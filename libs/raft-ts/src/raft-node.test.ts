@@ -9,8 +9,16 @@ import type { RaftMessage, RaftOptions, RaftPlantedBug } from './types.js'
 /** Storms in the first test; RAFT_SEEDS=5000 for the long form. */
 const STORMS = Number(process.env['RAFT_SEEDS'] ?? 80)
 
-function storm(seed: number, size: number, steps: number, bugs: RaftPlantedBug[] = [], spares = 0): TestCluster {
-  const cluster = new TestCluster(seeded(seed), { size, bugs, spares })
+/** Whom followers hear of commits from: the next append, or the driver some time later. */
+const TOLD = fc.constantFrom('at-once' as const, 'later' as const)
+
+function storm(
+  seed: number,
+  size: number,
+  steps: number,
+  more: { bugs?: RaftPlantedBug[]; spares?: number; commitTold?: 'at-once' | 'later' } = {},
+): TestCluster {
+  const cluster = new TestCluster(seeded(seed), { size, ...more })
   cluster.calm(80)
   for (let i = 0; i < steps; i++) cluster.randomStep(true)
   return cluster
@@ -28,38 +36,46 @@ test('election safety, log matching, leader completeness, state machine safety a
     truncations: 0,
     changes: 0,
     joint: 0,
+    toldLater: 0,
   }
   fc.assert(
-    fc.property(fc.integer(), fc.constantFrom(1, 2, 3, 5), fc.constantFrom(0, 2), (seed, size, spares) => {
-      const cluster = storm(seed, size, 1500, [], spares)
-      // Then calm: one leader, and everybody has everything (liveness).
-      cluster.calm(300)
-      assert.ok(cluster.leader(), 'a leader in calm')
-      // Whatever was lost in the storm, nothing waits for a next proposal.
-      for (const { member, commit } of cluster.present)
-        assert.equal(commit, cluster.leader()?.node.status().lastIndex, member)
-      assert.ok(cluster.propose())
-      cluster.calm(20)
-      const commits = cluster.present.map((s) => s.commit)
-      assert.equal(new Set(commits).size, 1, `commits ${commits.join(' ')}`)
-      assert.equal(commits[0], cluster.present[0]?.lastIndex)
-      for (const s of cluster.present) assert.equal(s.changePending, false, `${s.member}: no change is left undone`)
-      for (const what of [
-        'crashes',
-        'snapshots',
-        'reads',
-        'transfers',
-        'lost',
-        'repaired',
-        'changes',
-        'joint',
-      ] as const)
-        totals[what] += cluster.counters[what]
-      for (const s of cluster.status) {
-        totals.elections += s.counters.elections
-        totals.truncations += s.counters.truncations
-      }
-    }),
+    fc.property(
+      fc.integer(),
+      fc.constantFrom(1, 2, 3, 5),
+      fc.constantFrom(0, 2),
+      TOLD,
+      (seed, size, spares, commitTold) => {
+        const cluster = storm(seed, size, 1500, { spares, commitTold })
+        // Then calm: one leader, and everybody has everything (liveness).
+        cluster.calm(300)
+        assert.ok(cluster.leader(), 'a leader in calm')
+        // Whatever was lost in the storm, nothing waits for a next proposal.
+        for (const { member, commit } of cluster.present)
+          assert.equal(commit, cluster.leader()?.node.status().lastIndex, member)
+        assert.ok(cluster.propose())
+        cluster.calm(20)
+        const commits = cluster.present.map((s) => s.commit)
+        assert.equal(new Set(commits).size, 1, `commits ${commits.join(' ')}`)
+        assert.equal(commits[0], cluster.present[0]?.lastIndex)
+        for (const s of cluster.present) assert.equal(s.changePending, false, `${s.member}: no change is left undone`)
+        for (const what of [
+          'crashes',
+          'snapshots',
+          'reads',
+          'transfers',
+          'lost',
+          'repaired',
+          'changes',
+          'joint',
+          'toldLater',
+        ] as const)
+          totals[what] += cluster.counters[what]
+        for (const s of cluster.status) {
+          totals.elections += s.counters.elections
+          totals.truncations += s.counters.truncations
+        }
+      },
+    ),
     { numRuns: STORMS },
   )
   // More of what is rare there: elections that are disturbed, and changes on both sides of a partition.
@@ -68,8 +84,9 @@ test('election safety, log matching, leader completeness, state machine safety a
       fc.integer(),
       fc.constantFrom(2, 3, 4),
       fc.constantFrom('elections' as const, 'members' as const),
-      (seed, size, mood) => {
-        const cluster = new TestCluster(seeded(seed), { size, spares: 2, mood })
+      TOLD,
+      (seed, size, mood, commitTold) => {
+        const cluster = new TestCluster(seeded(seed), { size, spares: 2, mood, commitTold })
         cluster.calm(80)
         for (let i = 0; i < 500; i++) cluster.randomStep(true)
         cluster.calm(300)
@@ -85,7 +102,7 @@ test('election safety, log matching, leader completeness, state machine safety a
 function seedThatCatches(bug: RaftPlantedBug, expected: RegExp): number | undefined {
   for (let seed = 1; seed <= 200; seed++) {
     try {
-      storm(seed, 3, 1500, [bug])
+      storm(seed, 3, 1500, { bugs: [bug] })
     } catch (error) {
       if (expected.test(String(error))) return seed
     }
@@ -301,8 +318,15 @@ test('planted bugs need a second word', () => {
   assert.doesNotThrow(() => new RaftNode({ ...options, plantedBugs: ['stale-read'], allowPlantedBugs: true }))
 })
 
-function leaseStorm(seed: number, steps: number, clockDriftMax: number, rates: readonly number[]): TestCluster {
-  const cluster = new TestCluster(seeded(seed), { size: rates.length, spares: 1, leases: { clockDriftMax, rates } })
+function leaseStorm(
+  seed: number,
+  steps: number,
+  clockDriftMax: number,
+  rates: readonly number[],
+  commitTold: 'at-once' | 'later' = 'at-once',
+): TestCluster {
+  const leases = { clockDriftMax, rates }
+  const cluster = new TestCluster(seeded(seed), { size: rates.length, spares: 1, leases, commitTold })
   cluster.calm(80)
   // Whose clock is slow would seldom be the first to stand for election.
   cluster.leader()?.node.transferLeadership('a')
@@ -322,12 +346,17 @@ function leaseStorm(seed: number, steps: number, clockDriftMax: number, rates: r
 
 test('reads by lease are linearizable in any storm, with clocks that differ by what was assumed (thesis §6.4.1)', () => {
   fc.assert(
-    fc.property(fc.integer(), fc.constantFrom([1, 1, 1], [1, 1.1, 0.99], [0.95, 1.04, 1, 1, 1]), (seed, rates) => {
-      const cluster = leaseStorm(seed, 1500, 0.12, rates)
-      cluster.calm(300)
-      assert.ok(cluster.leader(), 'a leader in calm')
-      assert.ok(cluster.propose())
-    }),
+    fc.property(
+      fc.integer(),
+      fc.constantFrom([1, 1, 1], [1, 1.1, 0.99], [0.95, 1.04, 1, 1, 1]),
+      TOLD,
+      (seed, rates, told) => {
+        const cluster = leaseStorm(seed, 1500, 0.12, rates, told)
+        cluster.calm(300)
+        assert.ok(cluster.leader(), 'a leader in calm')
+        assert.ok(cluster.propose())
+      },
+    ),
     { numRuns: Math.ceil(STORMS / 3) },
   )
 })

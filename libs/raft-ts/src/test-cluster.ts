@@ -86,6 +86,7 @@ export class TestCluster {
     changes: 0,
     joint: 0,
     hints: 0,
+    toldLater: 0,
   }
   cut = new Set<string>()
   /** These hear each other, and the others each other. */
@@ -100,6 +101,8 @@ export class TestCluster {
       lossy?: number
       /** Leases; `rates`: how fast each founder's clock goes (1: right). */
       leases?: { clockDriftMax: number; rates: readonly number[] }
+      /** `later`: drivers tell of commits now and then, long after they could have, or never before the next append. */
+      commitTold?: RaftOptions['commitTold']
       /** What happens more often than else. */
       mood?: 'elections' | 'members'
     },
@@ -132,6 +135,7 @@ export class TestCluster {
       else this.disturbMembers()
       return this.checkInvariants()
     }
+    if (this.options.commitTold === 'later' && this.random() < 0.05) this.tellCommits()
     const name = this.pick([...this.members.keys()])
     const member = this.members.get(name) as Member
     // Mostly the network and the disks keep up with time; else there would never be a leader to disturb.
@@ -168,6 +172,7 @@ export class TestCluster {
     for (const [name, member] of this.members) if (!member.up) this.boot(name, member.disk)
     for (let i = 0; i < steps; i++) {
       this.advance(10)
+      this.tellCommits()
       for (let n = this.network.length; n > 0; n--) this.deliverOne(false)
       for (const member of this.members.values())
         while (member.syncing.length + member.chunks.length > 0) {
@@ -283,6 +288,16 @@ export class TestCluster {
     else this.advance(this.random() * 400, true)
   }
 
+  /** What every driver does after a while. */
+  private tellCommits(): void {
+    for (const member of this.members.values()) {
+      if (!member.up || !member.node.commitUntold) continue
+      this.counters.toldLater++
+      member.node.tellCommit()
+      this.pump(member)
+    }
+  }
+
   /** True or false: someone is said to be out of reach. */
   private hint(member: Member): void {
     if (!member.up) return
@@ -322,6 +337,7 @@ export class TestCluster {
       ...(this.options.leases ? { leaseReads: this.options.leases } : {}),
       heartbeatMs: 50,
       electionTimeoutMs: 300,
+      ...(this.options.commitTold ? { commitTold: this.options.commitTold } : {}),
       recovered: { hardState: disk.hardState, snapshot: disk.base, entries: [...disk.entries] },
       plantedBugs: this.options.bugs ?? [],
       allowPlantedBugs: true,
@@ -475,7 +491,7 @@ export class TestCluster {
   private checkInvariants(): void {
     for (const member of this.members.values()) {
       if (!member.up) continue
-      const { role, term, member: name, lastIndex } = member.node.status()
+      const { role, term, member: name, lastIndex } = member.node.glance()
       if (role !== 'leader') continue
       const other = this.leaders.get(term)
       if (other !== undefined && other !== name)
@@ -500,7 +516,7 @@ export class TestCluster {
     for (let i = 0; i < nodes.length; i++)
       for (let j = i + 1; j < nodes.length; j++) {
         const [a, b] = [nodes[i] as RaftNode, nodes[j] as RaftNode]
-        const [sa, sb] = [a.status(), b.status()]
+        const [sa, sb] = [a.glance(), b.glance()]
         let agreed = false
         for (
           let index = Math.min(sa.lastIndex, sb.lastIndex);
