@@ -93,8 +93,9 @@ export class SimCluster {
       member: name,
       members: this.masters,
       emptyDirectory,
-      heartbeatMs: 50,
-      electionTimeoutMs: 300,
+      // Each heartbeat of a calm second is time that nothing comes of; a fault lasts for longer than an election all the same.
+      heartbeatMs: 150,
+      electionTimeoutMs: 900,
       checkpointEntries: 200,
       // Whoever was away for longer than a checkpoint comes back by a snapshot.
       logKeepEntries: 10,
