@@ -85,7 +85,7 @@ class ClusterRun {
     }
     const nemesis: Played =
       this.options.play?.(simulation, targets) ??
-      new Nemesis(simulation, targets, { everyMs: [500, 5000], faults: FAULTS })
+      new Nemesis(simulation, targets, { everyMs: [500, 5000], faults: FAULTS, only: this.options.only })
     await simulation.run({ untilMs: simulation.nowMs + (this.options.troubleMs ?? FAULTS_MS) })
     nemesis.heal()
     const healedMs = simulation.nowMs
@@ -101,6 +101,7 @@ class ClusterRun {
     return {
       violations: this.violations,
       traceHash: simulation.trace.hash,
+      troubles: nemesis.struck ?? [],
       simulatedMs: simulation.nowMs,
       steps: simulation.steps,
       coverage: this.coverage,

@@ -1,4 +1,5 @@
 import type { LinkCondition, Simulation, SimRandom } from '@capstan/sim'
+import type { Trouble } from './scenario.js'
 
 /**
  * Faults that must be survived: any of these, at any time, as long as a majority of the store's disks stay whole.
@@ -59,12 +60,18 @@ const POWER_CUT_MS_MAX = 3000
 const PAUSE_MS_MAX = 9000
 const NORMAL_SYNC_MS: readonly [number, number] = [0.3, 2]
 
-/** Draws faults one after another until told to stop, and counts them. Each ends by itself; `heal` ends all. */
+/**
+ * Draws faults one after another until told to stop, and counts them. Each ends by itself; `heal` ends all. What one of them
+ * draws hangs on its number alone: so any of them can be left out.
+ */
 export class Nemesis {
   readonly counts: Record<string, number> = {}
   /** When something was not as it should be, ms: from the strike until it ended. Wrong clocks are not counted. */
   readonly troubles: { fromMs: number; toMs: number }[] = []
+  /** Faults that struck. */
+  readonly struck: Trouble[] = []
   private readonly random: SimRandom
+  private drawn = 0
   private stopped = false
 
   constructor(
@@ -76,15 +83,20 @@ export class Nemesis {
       faults?: readonly FaultName[]
       /** How long one lasts. Default 300 to 6,000. */
       lastsMs?: [low: number, high: number]
+      /** See `ScenarioOptions`. */
+      only?: readonly number[] | undefined
     },
   ) {
     this.random = simulation.random.fork('nemesis')
     if (options.everyMs) this.next(options.everyMs)
   }
 
-  /** One fault, now. */
-  strikeOne(): void {
-    if (!this.stopped) this.strike(this.random.pick(this.options.faults ?? FAULTS))
+  /** One fault, now; without a number of the caller's own: the next one. */
+  strikeOne(number = this.drawn++): void {
+    const { only, faults = FAULTS } = this.options
+    if (this.stopped || (only && !only.includes(number))) return
+    const random = this.random.fork(String(number))
+    this.strike(number, random.pick(faults), random)
   }
 
   /** No more faults: links whole, machines up and running, clocks at their rate. */
@@ -111,8 +123,8 @@ export class Nemesis {
     })
   }
 
-  private strike(fault: FaultName): void {
-    const { simulation, targets, random } = this
+  private strike(number: number, fault: FaultName, random: SimRandom): void {
+    const { simulation, targets } = this
     const name = random.pick(targets.machines)
     const machine = simulation.machine(name)
     const lasts = random.between(...(this.options.lastsMs ?? [300, 6000]))
@@ -123,7 +135,9 @@ export class Nemesis {
         fromMs: simulation.nowMs,
         toMs: simulation.nowMs + Math.max(lasts, POWER_CUT_MS_MAX, PAUSE_MS_MAX),
       })
-    simulation.log(`${(simulation.nowMs / 1000).toFixed(6)} FAULT ${fault} ${name} for ${lasts.toFixed(0)} ms`)
+    const what = `${fault} ${name} for ${lasts.toFixed(0)} ms`
+    this.struck.push({ number, atMs: simulation.nowMs, what })
+    simulation.log(`${(simulation.nowMs / 1000).toFixed(6)} FAULT ${number} ${what}`)
     const later = (run: () => void) =>
       simulation.at(simulation.nowMs + lasts, () => {
         if (!this.stopped) run()

@@ -1,11 +1,12 @@
 /**
  * `npm run sim -- [NAME …] [--seeds N] [--seed 0x…] [--first 0x…] [--bug NAME] [--planted] [--minutes M]
- * [--workers N] [--print]`.
+ * [--workers N] [--print] [--shrink] [--only N,… | none] [--trouble-ms MS]`.
  * `--scenario NAME` is the same as the name alone.
  *
  * Runs seeds of scenarios over several processes. A failing seed prints the one line that repeats it. A share of the seeds
  * runs twice: the same seed must give the same trace hash. `--planted` runs each deliberate bug until its checker finds it. `--minutes`: begins no
- * further seed after so long, and says what was done by then.
+ * further seed after so long, and says what was done by then. `--seed S --shrink`: the fewest troubles with which that seed still fails; `--only`
+ * runs it with these alone.
  */
 import { execFileSync, fork, type ChildProcess } from 'node:child_process'
 import { availableParallelism } from 'node:os'
@@ -14,6 +15,7 @@ import { parseArgs } from 'node:util'
 import { addUp } from './scenario.js'
 import { COVERED, PLANTED, SCENARIOS } from './scenarios.js'
 import { runSeed, type SeedOrder, type SeedResult } from './seed-worker-edge.js'
+import { fewest } from './shrink.js'
 
 const FIRST_SEED = 0x5f3c2a
 const TWICE_EVERY = 10
@@ -36,6 +38,9 @@ const { values, positionals } = parseArgs({
     bug: { type: 'string' },
     planted: { type: 'boolean', default: false },
     print: { type: 'boolean', default: false },
+    shrink: { type: 'boolean', default: false },
+    only: { type: 'string' },
+    'trouble-ms': { type: 'string' },
   },
 })
 
@@ -47,13 +52,21 @@ for (const name of names)
     throw new Error(`no scenario ${name}; scenarios: ${SCENARIOS.map((s) => s.name).join(', ')}`)
 const seedAt = (i: number) => `0x${(Number(values.first) + i).toString(16)}`
 
-if (values.seed !== undefined) process.exitCode = await one(names[0] as string, values.seed)
+if (values.seed !== undefined) process.exitCode = await (values.shrink ? shrink : one)(names[0] as string, values.seed)
 else if (values.planted) process.exitCode = await planted()
 else process.exitCode = await many(Number(values.seeds))
 
 /** One seed, here, with everything that it has to say. */
 async function one(scenario: string, seed: string): Promise<number> {
-  const result = await runSeed({ scenario, seed, print: values.print, ...(values.bug ? { bug: values.bug } : {}) })
+  const { bug, print, only } = values
+  const result = await runSeed({
+    scenario,
+    seed,
+    print,
+    ...(bug ? { bug } : {}),
+    ...(only === undefined ? {} : { only: only === 'none' ? [] : only.split(',').map(Number) }),
+    ...(values['trouble-ms'] === undefined ? {} : { troubleMs: Number(values['trouble-ms']) }),
+  })
   for (const violation of result.report?.violations ?? []) console.log(violation)
   if (result.error) console.log(result.error)
   console.log(
@@ -61,6 +74,51 @@ async function one(scenario: string, seed: string): Promise<number> {
   )
   console.log(JSON.stringify(result.report?.coverage ?? {}))
   return failed(result) ? 1 : 0
+}
+
+/** The fewest troubles, and the least time of them, with which a seed still fails by the same checker. */
+async function shrink(scenario: string, seed: string): Promise<number> {
+  const order: SeedOrder = { scenario, seed, ...(values.bug ? { bug: values.bug } : {}) }
+  const whole = await runSeed(order)
+  const told = whole.report?.violations[0]
+  if (!whole.report || told === undefined) {
+    console.log(`${scenario} ${seed}: ${whole.error ?? 'ok: nothing to shrink'}`)
+    return whole.error ? 1 : 0
+  }
+  console.log(`${scenario} ${seed} fails with ${whole.report.troubles.length} troubles: ${told}`)
+  const checker = told.slice(0, told.indexOf(':') + 1)
+  let runs = 1
+  let last = whole
+  const firstFailing = async (orders: readonly SeedOrder[]) => {
+    let found: SeedResult | undefined
+    await work(
+      orders,
+      (result) => {
+        runs++
+        if (result.report?.violations.some((violation) => violation.startsWith(checker))) found ??= result
+      },
+      () => found !== undefined,
+    )
+    if (found) last = found
+    return found ? orders.indexOf(found.order) : undefined
+  }
+  const only = await fewest(
+    whole.report.troubles.map(({ number }) => number),
+    (choices) => firstFailing(choices.map((numbers) => ({ ...order, only: numbers }))),
+  )
+  const troubles = whole.report.troubles.filter(({ number }) => only.includes(number))
+  // What comes after the last of them is not needed; clients may still take a while to notice.
+  const untilMs = Math.ceil(troubles.at(-1)?.atMs ?? 0)
+  const shorter = [1000, 10_000, 60_000].map((moreMs): SeedOrder => ({ ...order, only, troubleMs: untilMs + moreMs }))
+  const at = await firstFailing(shorter)
+  console.log(`left after ${runs} runs: ${troubles.length} of ${whole.report.troubles.length} troubles`)
+  for (const { number, atMs, what } of troubles) console.log(`  ${number} at ${(atMs / 1000).toFixed(3)} s: ${what}`)
+  for (const violation of last.report?.violations ?? []) console.log(`  ${violation}`)
+  const bug = values.bug ? ` --bug ${values.bug}` : ''
+  const time = at === undefined ? '' : ` --trouble-ms ${shorter[at]?.troubleMs}`
+  const numbers = only.length > 0 ? only.join(',') : 'none'
+  console.log(`npm run sim -- ${scenario} --seed ${seed}${bug} --only ${numbers}${time}   # commit ${commit()}`)
+  return 1
 }
 
 async function many(count: number): Promise<number> {
@@ -224,7 +282,7 @@ function ask(child: ChildProcess, order: SeedOrder): Promise<SeedResult> {
     const onMessage = (result: SeedResult) => {
       clearTimeout(timer)
       child.off('exit', onExit)
-      resolve(result)
+      resolve({ ...result, order })
     }
     child.once('exit', onExit)
     child.once('message', onMessage)

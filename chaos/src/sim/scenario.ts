@@ -13,6 +13,8 @@ export interface ScenarioOptions {
   bug?: string
   /** Trouble for so long, instead of the scenario's own time. */
   troubleMs?: number
+  /** Of the troubles that the seed draws only these come, by number; nothing else is drawn otherwise. Missing: all. */
+  only?: readonly number[]
   /** Instead of the scenario's own faults: plays others on the cluster (`cluster` only). */
   play?: (simulation: Simulation, targets: FaultTargets & { leader(): Promise<string | undefined> }) => Played
   /** Prints the components' logs. */
@@ -24,6 +26,8 @@ export interface Played {
   /** Ends all that is in force. */
   heal(): void
   readonly counts: Record<string, number>
+  /** Those that came, where they are numbered. */
+  readonly struck?: readonly Trouble[]
 }
 
 /** Bugs that the store plants, in its own code or in the layers below it. */
@@ -34,10 +38,18 @@ export function storeBugs(bug: string | undefined): Pick<StoreOptions, 'bugs'> {
   return bug !== undefined && STORE_BUGS.includes(bug) ? { bugs: [bug] as NonNullable<StoreOptions['bugs']> } : {}
 }
 
+/** One fault or drill, as it came. Numbers are the seed's: one that is left out leaves the others theirs. */
+export interface Trouble {
+  number: number
+  atMs: number
+  what: string
+}
+
 export interface ScenarioReport {
   /** Empty: every check held. Each begins with the name of its checker. */
   violations: string[]
   traceHash: string
+  troubles: readonly Trouble[]
   simulatedMs: number
   steps: number
   /** What was covered: operations, faults, elections, … */

@@ -7,6 +7,9 @@ export interface SeedOrder {
   seed: string
   bug?: string
   print?: boolean
+  /** See `ScenarioOptions`. */
+  only?: readonly number[]
+  troubleMs?: number
 }
 
 export interface SeedResult {
@@ -24,6 +27,8 @@ export async function runSeed(order: SeedOrder): Promise<SeedResult> {
   try {
     const report = await scenario.run(order.seed, {
       ...(order.bug ? { bug: order.bug } : {}),
+      ...(order.only ? { only: order.only } : {}),
+      ...(order.troubleMs === undefined ? {} : { troubleMs: order.troubleMs }),
       ...(order.print ? { print: (line: string) => process.stdout.write(`${line}\n`) } : {}),
     })
     return { order, report, wallMs: performance.now() - started }

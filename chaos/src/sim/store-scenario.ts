@@ -10,7 +10,7 @@ import { registerModel, simplifyRegisterHistory } from '../checkers/register-mod
 import { checkRevisionOrder } from '../checkers/revision-order.js'
 import { checkWatchGuarantees } from '../checkers/watch-guarantees.js'
 import { ALL_FAULTS, Nemesis } from './faults.js'
-import { addUp, type Scenario, type ScenarioOptions, type ScenarioReport, storeBugs } from './scenario.js'
+import { addUp, type Scenario, type ScenarioOptions, type ScenarioReport, storeBugs, type Trouble } from './scenario.js'
 import { DRILLS, type DrillGround, resetValues, restoreMembers, SCHEDULES } from './store/drills.js'
 import { Records } from './store/records.js'
 import { StoreClient } from './store/store-client.js'
@@ -42,8 +42,10 @@ import {
 
 const MEMBERS = ['m0', 'm1', 'm2']
 const HEALED_MS = 30_000
-const SAMPLE_MS = 15_000
+const SAMPLE_MS = 30_000
 const CLOCK_RATE = 0.05
+/** What a drill takes, more or less: what is drawn after it comes so much later. */
+const DRILL_MS = 12_000
 
 /** What a run of the store is made of. */
 interface StorePlan {
@@ -101,6 +103,7 @@ class StoreRun {
   private readonly heartbeatMs: number
   private readonly electionTimeoutMs: number
   private readonly drillTimes: { fromMs: number; toMs: number }[] = []
+  private readonly drilled: Trouble[] = []
   private nemesis!: Nemesis
   private troubles: Promise<void> = Promise.resolve()
   private over = false
@@ -183,7 +186,7 @@ class StoreRun {
         linked: [...MEMBERS, ...this.machines],
         restart: (member) => cluster.restart(member),
       },
-      { faults: ALL_FAULTS, lastsMs: [500, 8 * this.electionTimeoutMs] },
+      { faults: ALL_FAULTS, lastsMs: [500, 8 * this.electionTimeoutMs], only: this.options.only },
     )
     const ground: DrillGround = {
       simulation,
@@ -199,24 +202,33 @@ class StoreRun {
     return ground
   }
 
-  /** Single faults, which may overlap, and drills, one at a time. */
+  /**
+   * Single faults, which may overlap, and drills, one at a time. What each is, and when it is due, hangs on its number alone:
+   * so any of them can be left out.
+   */
   private async makeTrouble(ground: DrillGround): Promise<void> {
     const { simulation } = this
-    const random = simulation.random.fork('trouble')
     const { drills, faults, everyMs } = this.plan
+    const { only } = this.options
     const names = Object.keys(drills)
-    for (;;) {
-      await simulation.sleep(random.between(...everyMs))
+    let dueMs = simulation.nowMs
+    for (let number = 0; ; number++) {
+      const random = simulation.random.fork(`trouble/${number}`)
+      dueMs += random.between(...everyMs)
+      const name = random.chance(faults) ? undefined : random.pick(names)
+      await simulation.sleep(Math.max(0, dueMs - simulation.nowMs))
       if (this.over) return
-      if (random.chance(faults)) {
-        this.nemesis.strikeOne()
+      if (name === undefined) {
+        this.nemesis.strikeOne(number)
         continue
       }
-      const name = random.pick(names)
+      dueMs += DRILL_MS
+      if (only && !only.includes(number)) continue
       const fromMs = simulation.nowMs
-      simulation.log(`${(fromMs / 1000).toFixed(6)} DRILL ${name}`)
+      simulation.log(`${(fromMs / 1000).toFixed(6)} DRILL ${number} ${name}`)
       this.cluster.count(`drill.${name}`)
-      await (drills[name] as (typeof drills)[string])(ground)
+      this.drilled.push({ number, atMs: fromMs, what: name })
+      await (drills[name] as (typeof drills)[string])({ ...ground, random })
       // A handed-over lead is no trouble.
       if (name !== 'movedLeader') this.drillTimes.push({ fromMs, toMs: simulation.nowMs })
     }
@@ -438,6 +450,7 @@ class StoreRun {
     return {
       violations: this.violations,
       traceHash: simulation.trace.hash,
+      troubles: [...this.nemesis.struck, ...this.drilled].sort((a, b) => a.number - b.number),
       simulatedMs: simulation.nowMs,
       steps: simulation.steps,
       coverage,

@@ -88,7 +88,7 @@ class StoreRun {
         linked: [...MEMBERS, ...clients.map((c) => c.machine)],
         restart: (m) => this.boot(m, 'existing'),
       },
-      { everyMs: [300, 3000], faults: FAULTS },
+      { everyMs: [300, 3000], faults: FAULTS, only: this.options.only },
     )
     this.sampleStates()
     await simulation.run({ untilMs: this.options.troubleMs ?? FAULTS_UNTIL_MS })
@@ -109,6 +109,7 @@ class StoreRun {
     return {
       violations: this.violations,
       traceHash: simulation.trace.hash,
+      troubles: nemesis.struck,
       simulatedMs: simulation.nowMs,
       steps: simulation.steps,
       coverage: this.coverage,
