@@ -43,6 +43,8 @@ export async function runSeed(order: SeedOrder): Promise<SeedResult> {
 
 if (process.send) {
   process.on('message', (order: SeedOrder) => {
-    void runSeed(order).then((result) => process.send?.(result))
+    void runSeed(order).then((result) => {
+      if (process.connected) process.send?.(result)
+    })
   })
 }

@@ -163,6 +163,8 @@ export class Replica {
   private raisingVersion = false
   /** Nothing is applied any more. */
   private isOutgrown = false
+  /** This life ends, and its state is to be set aside by the next one. */
+  private givenUp = false
   private wasRemoved = false
   /** Since when no configuration names this member and no leader is heard. */
   private unnamedSinceMs: number | undefined
@@ -431,6 +433,7 @@ export class Replica {
 
   /** Notes durably that all of this must be set aside; then only a restart may follow. */
   async giveUpState(text: string): Promise<void> {
+    this.givenUp = true
     await this.world.disk.remove(DAMAGED_DIR)
     this.identity = {
       ...this.identity,
@@ -856,7 +859,8 @@ export class Replica {
   private lookAtLeadership(): void {
     this.state = this.raft.summary()
     const { role, leader, term, mayVote } = this.state
-    if (mayVote && !this.identity.mayVote) {
+    // The raft of a life that was given up knows nothing of that.
+    if (mayVote && !this.identity.mayVote && !this.givenUp) {
       this.identity = { ...this.identity, mayVote: true, repairing: undefined }
       this.counters.repairs = (this.counters.repairs ?? 0) + 1
       this.log.info({}, 'repaired: votes again')
