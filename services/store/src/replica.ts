@@ -65,9 +65,9 @@ export const LOG_DIR = 'raft'
 const STATE_DIR = 'state'
 /** Hashes of the state told at once: 16 × 64 entries back. */
 const HASHES_TOLD = 16
-/** The state's hash is told after so many entries, and after so long in any case. */
+/** The state's hash is told after so many entries, and after so long in any case: what is supported is told with it (`ANNOUNCED_MS`). */
 const HASH_TOLD_ENTRIES = 64
-const HASH_TOLD_MS = 5000
+const HASH_TOLD_MS = 2000
 
 export interface ReplicaHooks {
   /** A raft frame came in. */
