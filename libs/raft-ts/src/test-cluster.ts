@@ -491,7 +491,7 @@ export class TestCluster {
   private checkInvariants(): void {
     for (const member of this.members.values()) {
       if (!member.up) continue
-      const { role, term, member: name, lastIndex } = member.node.glance()
+      const { role, term, member: name, lastIndex } = member.node.status()
       if (role !== 'leader') continue
       const other = this.leaders.get(term)
       if (other !== undefined && other !== name)
@@ -516,7 +516,7 @@ export class TestCluster {
     for (let i = 0; i < nodes.length; i++)
       for (let j = i + 1; j < nodes.length; j++) {
         const [a, b] = [nodes[i] as RaftNode, nodes[j] as RaftNode]
-        const [sa, sb] = [a.glance(), b.glance()]
+        const [sa, sb] = [a.status(), b.status()]
         let agreed = false
         for (
           let index = Math.min(sa.lastIndex, sb.lastIndex);
