@@ -917,7 +917,8 @@ export class Replica {
 
   private checkpointIfDue(nowMs: number): void {
     const { appliedIndex, durableIndex, unsavedBytes } = this.mvcc.engine
-    if (appliedIndex === durableIndex) return
+    // Sweeping frees without an entry of its own: a full store that takes no other writes must get its room all the same.
+    if (appliedIndex === durableIndex && unsavedBytes === 0) return
     const dueMs = this.options.checkpointPeriodMs ?? 5000
     const dueEntries = this.options.checkpointEntries ?? 10_000
     if (
