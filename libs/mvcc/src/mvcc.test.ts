@@ -358,6 +358,26 @@ test('a damaged or short snapshot is refused', async () => {
   await assert.rejects(() => short.finish(), SnapshotDamaged)
 })
 
+test('a renewal of a lease that has its full time writes nothing but that it was applied', () => {
+  const bench = new Bench()
+  bench.apply({ type: 'leaseGrant', id: 1, ttlSeconds: 5 })
+  const written: string[] = []
+  const { engine } = bench.mvcc
+  const commit = engine.commit.bind(engine)
+  engine.commit = (batch, index) => {
+    written.push(...batch.map(([key]) => text(key)).filter((key) => !key.startsWith('m')))
+    commit(batch, index)
+  }
+  const left = (seconds: number) => bench.apply({ type: 'leaseCheckpoint', remaining: [{ id: 1, seconds }] })
+  left(0)
+  assert.deepEqual(written, [])
+  left(3)
+  left(3)
+  left(0)
+  assert.equal(written.length, 2)
+  assert.equal(bench.mvcc.lease(1)?.remainingSeconds, 0)
+})
+
 test('between the installation of a snapshot and the reload no read mixes the old state with the new one', async () => {
   const [bench, other] = [new Bench(), new Bench()]
   bench.apply(ops(put('a', '1')), ops(put('b', '2')), ops(put('a', '3')))

@@ -319,7 +319,9 @@ export class Mvcc {
         case 'leaseCheckpoint':
           for (const { id, seconds } of command.remaining) {
             const lease = this.leaseById.get(id)
-            if (lease) this.saveLease({ ...lease, remainingSeconds: Math.min(seconds, lease.ttlSeconds) })
+            const remainingSeconds = Math.min(seconds, lease?.ttlSeconds ?? 0)
+            // Most often it was renewed again, in full as before: nothing to write.
+            if (lease && lease.remainingSeconds !== remainingSeconds) this.saveLease({ ...lease, remainingSeconds })
           }
           return { type: 'done', revision: this.revision }
         case 'compact':
