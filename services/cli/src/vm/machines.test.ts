@@ -237,6 +237,10 @@ test("a node's credentials open nothing but what is the node's (promise A2)", { 
       busWorld(other, identity, { log: silentLog, disk: new MemoryDisk(), signal: AbortSignal.timeout(1500) }),
       (error) => error instanceof BusError && error.code === 'CLOSED',
     )
+  const natsLogs = () =>
+    ['m0', 'm1', 'm2'].map((name) => readFileSync(new Places(data(name)).log(`${name}-nats`), 'utf8')).join('')
+  for (const words of ['Publish Violation', 'Subscription Violation', 'TLS handshake error'])
+    assert.ok(natsLogs().includes(words), `the servers log: ${words}`)
   // Its certificate is none of the API's users.
   assert.equal(
     (await api('m1', 'GET', '/api/v1/namespaces/kube-system/secrets', undefined, readPair(places, 'machine'))).status,
