@@ -11,14 +11,9 @@ import {
 } from 'node:fs'
 import { join } from 'node:path'
 import type { EngineReplacement, EngineSnapshot, EngineWrite, StateEngine } from '@capstan/mvcc'
-import sortedBtree from 'sorted-btree'
 import { Environment, RowsEncoder } from './lmdb-environment.js'
+import { Layer } from './lmdb-layer.js'
 
-const BTree = sortedBtree.default
-/** Commits not yet in lmdb; null: removed. */
-type Layer = InstanceType<typeof sortedBtree.default<string, Uint8Array | null>>
-
-const newLayer = (): Layer => new BTree<string, Uint8Array | null>(undefined, (a, b) => (a < b ? -1 : a > b ? 1 : 0))
 const latin1 = (bytes: Uint8Array) => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('latin1')
 const keyBytes = (key: string) => Buffer.from(key, 'latin1')
 /** Handed to the writing thread between two returns to the event loop: some milliseconds of work. */
@@ -42,7 +37,7 @@ export class LmdbStateEngine implements StateEngine {
   unsavedBytes = 0
   private env: Environment
   /** Oldest first; the last one takes the commits. */
-  private layers: Layer[] = [newLayer()]
+  private layers: Layer[] = [new Layer()]
   private flushing: Promise<void> = Promise.resolve()
   private closed = false
 
@@ -115,7 +110,9 @@ export class LmdbStateEngine implements StateEngine {
   }
 
   snapshot(): EngineSnapshot {
-    const layers = this.layers.map((layer) => layer.clone())
+    // What the snapshot reads takes no more commits; the next checkpoint makes one of them all again.
+    const layers = this.layers.filter((layer) => !layer.isEmpty)
+    if (layers.includes(this.layers[this.layers.length - 1] as Layer)) this.layers.push(new Layer())
     const reader = this.env.reader()
     return {
       appliedIndex: this.appliedIndex,
@@ -160,7 +157,7 @@ export class LmdbStateEngine implements StateEngine {
           writeDurably(this.dir, 'CURRENT', name)
           next = undefined
           this.env = env
-          this.layers = [newLayer()]
+          this.layers = [new Layer()]
           this.unsavedBytes = 0
           this.appliedIndex = appliedIndex
           this.durableIndex = appliedIndex
@@ -192,7 +189,7 @@ export class LmdbStateEngine implements StateEngine {
     if (appliedIndex === this.durableIndex && this.layers.every((layer) => layer.isEmpty)) return
     const frozen = this.layers
     const bytes = this.unsavedBytes
-    this.layers = [...frozen, newLayer()]
+    this.layers = [...frozen, new Layer()]
     const rows = new RowsEncoder(SLICE_BYTES)
     try {
       // Oldest first, so that the newest of a key comes last.
