@@ -2,10 +2,12 @@
 import { mkdirSync } from 'node:fs'
 import { UserError } from '../console.js'
 import { Places } from '../layout.js'
-import { once } from '../patience.js'
+import { once, within } from '../patience.js'
 import { liveProcess, removeProcessFile, writeProcessFile } from '../process-file.js'
 import { realLog } from '@capstan/real'
 import { existingMachine, type MachineFile } from './machine-file.js'
+
+const BEGIN_MS = 3000
 
 /**
  * Resolves when the machine has begun; it ends with SIGTERM or SIGINT, and the process with it. `keepPods`: its containers do not.
@@ -24,10 +26,12 @@ export async function serve(data: string, options: { keepPods: boolean } = { kee
   const served = start(places, machine, log)
   const stop = once(async (signal: string) => {
     log.info({ signal }, 'stopping')
-    await served.then(
-      (one) => one.stop(options.keepPods),
-      () => undefined,
+    // One that has not begun waits for a bus that may never come; then its children end with this process.
+    const begun = await within(
+      BEGIN_MS,
+      served.catch(() => undefined),
     )
+    await begun?.stop(options.keepPods)
     removeProcessFile(places.pidFile(name))
     process.exit(0)
   })
