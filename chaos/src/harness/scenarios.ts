@@ -341,6 +341,19 @@ export const SCENARIOS: readonly Scenario[] = [
   },
   {
     ...COMMON,
+    name: 'overbooked',
+    about: 'more pods than the nodes can hold, while the leader and a node die',
+    workloads: [{ workload: 'scheduling' }],
+    mustHold: ['C1', 'C4'],
+    troubleMs: 40_000,
+    schedule: (_, { troubleMs }) =>
+      rounds(troubleMs, 40_000, () => [
+        [2000, 'kill', { whom: 'leader', component: 'machine' }, 4000],
+        [14_000, 'kill', { whom: 'node:0', component: 'machine' }, 12_000],
+      ]),
+  },
+  {
+    ...COMMON,
     name: 'storm',
     about: 'faults of all kinds every few seconds, drawn from the seed',
     workloads: EVERYTHING,
