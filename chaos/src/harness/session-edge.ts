@@ -83,7 +83,8 @@ export class Session {
     const page = await writeReport(run, directory)
     const file = relative(process.cwd(), join(directory, 'run.json'))
     const bug = this.options.bugs === undefined ? '' : ` --plant ${this.options.bugs.join(',')}`
-    for (const line of describeRun(run, `capstan chaos replay ${file} --on ${run.on}${bug}`)) console.log(line)
+    const where = this.options.against === undefined ? `--on ${run.on}` : `--against ${this.options.against}`
+    for (const line of describeRun(run, `capstan chaos replay ${file} ${where}${bug}`)) console.log(line)
     console.log(`  report: ${page}`)
     return run
   }
