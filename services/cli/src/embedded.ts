@@ -96,7 +96,6 @@ export class EmbeddedCluster {
   /** A machine's disk in memory outlives its crash. */
   private readonly memory = new Map<string, MemoryDisk>()
   private readonly clock = new RealClock()
-  private readonly random = new RealRandom()
   private readonly outside = this.newMachine()
   private connections = 0
   private stopped = false
@@ -432,7 +431,9 @@ export class EmbeddedCluster {
   /** Only stores keep anything on their disk; the others get one that is empty. */
   private world(machine: Machine, machineName: string, identity: Identity, disk: Disk = new MemoryDisk()): World {
     const log = this.options.log.child({ name: machineName, component: identity.component })
-    return { clock: machine.clock, random: this.random, bus: this.connect(machine, identity), disk, log }
+    // Chance of its own for each life: a fork of one that is shared would give a restarted API server the session of its
+    // former life, and the store would take its writes for repetitions.
+    return { clock: machine.clock, random: new RealRandom(), bus: this.connect(machine, identity), disk, log }
   }
 
   private connect(machine: Machine, identity: Identity): World['bus'] {
