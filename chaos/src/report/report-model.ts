@@ -106,14 +106,9 @@ export function reportModel(record: RunRecord): ReportModel {
   }
 }
 
-/** The first thing that was done or seen is at 0: the clock of a target may have begun with an earlier run. */
+/** The first sample is at 0: the clock of a target may have begun with an earlier run, and workloads take their time to start. */
 function sinceItBegan(run: RunRecord): RunRecord {
-  const firsts = [
-    run.samples[0]?.atMs,
-    ...run.workloads.map(({ history }) => history[0]?.invokedMs),
-    run.faults[0]?.askedMs,
-  ]
-  const offset = Math.min(...firsts.filter((ms) => ms !== undefined), run.healedMs)
+  const offset = Math.min(run.samples[0]?.atMs ?? run.faults[0]?.askedMs ?? 0, run.faults[0]?.askedMs ?? run.healedMs)
   if (offset < 1000) return run
   const less = <T extends object>(object: T, names: readonly (keyof T)[]): T => {
     const moved = { ...object }
@@ -128,7 +123,9 @@ function sinceItBegan(run: RunRecord): RunRecord {
       ...workload,
       series: workload.series.map((series) => ({
         ...series,
-        points: series.points.map(([atMs, value]): [number, number] => [atMs - offset, value]),
+        points: series.points
+          .map(([atMs, value]): [number, number] => [atMs - offset, value])
+          .filter(([atMs]) => atMs >= 0),
       })),
       more: movedUndesired(workload.more, offset),
     })),

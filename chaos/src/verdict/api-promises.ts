@@ -66,13 +66,23 @@ function truthOf(
   return joinTellings(tellings)
 }
 
+/** The followers together tell everything from the first one's list up to here, or to the first hole between them. */
+function coveredUpTo(watches: WorkloadResult['watches']): number {
+  let covered = 0
+  for (const { fromRevision, toldUpTo } of [...watches].sort((a, b) => a.fromRevision - b.fromRevision)) {
+    if (covered > 0 && fromRevision > covered + 1) break
+    covered = Math.max(covered, toldUpTo)
+  }
+  return covered
+}
+
 // ------------------------------------------------------------------------------------------------------------------ S1
 
 const WRITES = new Set(['create', 'update', 'patch'])
 
 function durability(result: WorkloadResult, more: ApiMore, history: TrueHistory): Finding[] {
   const told = result.history.filter((record) => WRITES.has(record.operation)).map(toldWrite)
-  const last = Math.max(0, ...result.watches.map((watch) => watch.toldUpTo))
+  const last = coveredUpTo(result.watches)
   const judged = told.filter(({ told: t }) => t.type !== 'written' || t.revision <= last)
   const wrong = [...checkDurable(judged, history.events), ...checkOutcomes(judged, history.events)]
   for (const { endpoint, revision, objects } of more.last) {
@@ -127,7 +137,7 @@ function order(
   more: ApiMore,
   history: TrueHistory,
 ): Finding[] {
-  const covered = Math.max(0, ...followed.map((watch) => watch.toldUpTo))
+  const covered = coveredUpTo(followed)
   const objects = new Map<string, Operation<ObjectInput, ObjectOutput>[]>()
   const placed: PlacedOperation[] = []
   for (const record of records) {

@@ -99,6 +99,11 @@ class ApiWork implements Running {
         }),
       ),
     )
+    // What happens before a follower's first list nobody tells.
+    const listed = await until(clock, SETTLE_MS, 50, () =>
+      this.followers.every((follower) => follower.reached > 0) ? true : undefined,
+    )
+    if (!listed) throw new Error(`not every API server listed ConfigMaps in ${SETTLE_MS / 1000} s`)
     for (let n = 0; n < this.clients; n++) this.work(this.client(`client-${n}`))
     this.askBadly(this.client('clumsy'))
   }

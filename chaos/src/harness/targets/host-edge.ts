@@ -118,7 +118,8 @@ export function liveContainersOf(options: {
       if (node === undefined) continue
       const [command = ''] = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')
       if (command === '/pause') continue
-      const pod = environment(pid, 'HOSTNAME')
+      // nginx writes its title over its environment: then the uid must do.
+      const pod = environment(pid, 'HOSTNAME') ?? cgroup?.[2]
       if (pod === undefined) continue
       const key = `${node}/${container}`
       if ((found.get(key)?.pid ?? Number.POSITIVE_INFINITY) < pid) continue
