@@ -85,6 +85,26 @@ test('a cluster in memory outlives its leading master and a node', async () => {
   assert.equal((await cluster.status()).masters.filter((m) => m.role === 'down').length, 3)
 })
 
+test('what a restarted master acknowledges has happened: its writes are not taken for those of its former life', async () => {
+  const cluster = await Cluster.start({ masters: 1, nodes: 0 })
+  try {
+    const client = cluster.client()
+    const names = ['a', 'b', 'c'].map((letter) => [`first-${letter}`, `second-${letter}`] as const)
+    for (const [first] of names) await client.create(RESOURCES.configmaps, configMap(first))
+    await cluster.kill('master-0')
+    await cluster.start('master-0')
+    for (const [, second] of names) await client.create(RESOURCES.configmaps, configMap(second))
+    const { items } = await client.list(RESOURCES.configmaps, { namespace: 'default' })
+    const found = new Set(items.map((item) => item.metadata.name))
+    assert.deepEqual(
+      names.flat().filter((name) => !found.has(name)),
+      [],
+    )
+  } finally {
+    await cluster.stop()
+  }
+})
+
 test('a cluster on disk is found again', async () => {
   const data = await mkdtemp(join(tmpdir(), 'capstan-cluster-'))
   try {
