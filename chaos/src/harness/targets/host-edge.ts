@@ -119,7 +119,7 @@ export function liveContainersOf(options: {
       const [command = ''] = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')
       if (command === '/pause') continue
       // nginx writes its title over its environment: then the uid must do.
-      const pod = environment(pid, 'HOSTNAME') ?? cgroup?.[2]
+      const pod = environment(pid, 'HOSTNAME') ?? inPod?.[1]
       if (pod === undefined) continue
       const key = `${node}/${container}`
       if ((found.get(key)?.pid ?? Number.POSITIVE_INFINITY) < pid) continue
