@@ -28,6 +28,9 @@ import { search } from './search.js'
 const LEASE_MARGINS = { clockRate: 0.05, noticeMs: 3000, perLeaderChangeMs: 4000 }
 /** After a fault is undone its effects may linger: a time that the rules on leases leave out. */
 const TROUBLE_LINGERS_MS = 3000
+/** An answer that takes longer shows a stall; one that never came, so long a one. */
+const SLOW_MS = 1000
+const UNANSWERED_MS = 5000
 
 /** S1, S2, S3, S4 and S5 by what the store workload was told. */
 export function judgeStore(run: Omit<RunRecord, 'verdict'>, result: WorkloadResult): Finding[] {
@@ -39,7 +42,7 @@ export function judgeStore(run: Omit<RunRecord, 'verdict'>, result: WorkloadResu
     ...order(result.history, history, coveredUpTo(more.streams)),
     ...watches(more, history, disagreements),
     ...equalState(more),
-    ...leases(run, more, history),
+    ...leases(clusterTimes(run, result.history), more, history),
     ...gaps(more),
   ]
 }
@@ -308,9 +311,8 @@ function equalState(more: StoreMore): Finding[] {
   return [finding('S4', `store: ${names} have one hash of all keys at revision ${hashes[0]?.revision}`, wrong)]
 }
 
-function leases(run: Omit<RunRecord, 'verdict'>, more: StoreMore, history: TrueHistory): Finding[] {
+function leases(times: ClusterTimes, more: StoreMore, history: TrueHistory): Finding[] {
   if (more.leases.length === 0) return []
-  const times = clusterTimes(run)
   const wrong = more.leases.flatMap((lease) => checkLease(lease, history, LEASE_MARGINS, times))
   const ended = more.leases.filter((lease) => lease.goneSeen).length
   return [
@@ -322,7 +324,11 @@ function leases(run: Omit<RunRecord, 'verdict'>, more: StoreMore, history: TrueH
   ]
 }
 
-function clusterTimes({ samples, faults, endedMs }: Omit<RunRecord, 'verdict'>): ClusterTimes {
+/** Trouble is a fault in force, and whatever keeps an answer for long: a host that is overloaded is no lease that lives too long. */
+function clusterTimes(
+  { samples, faults, endedMs }: Omit<RunRecord, 'verdict'>,
+  history: readonly HistoryRecord[],
+): ClusterTimes {
   const leaderChanges: number[] = []
   let term: number | undefined
   for (const sample of samples) {
@@ -333,6 +339,9 @@ function clusterTimes({ samples, faults, endedMs }: Omit<RunRecord, 'verdict'>):
   const trouble = faults
     .filter((fault) => fault.result !== 'not tested')
     .map(({ askedMs, undoneMs }) => ({ fromMs: askedMs, toMs: (undoneMs ?? endedMs) + TROUBLE_LINGERS_MS }))
+  for (const { invokedMs, returnedMs } of history)
+    if (returnedMs === undefined || returnedMs - invokedMs > SLOW_MS)
+      trouble.push({ fromMs: invokedMs, toMs: returnedMs ?? invokedMs + UNANSWERED_MS })
   return { leaderChanges, trouble: union(trouble) }
 }
 

@@ -6,7 +6,7 @@ import { apiWorkload } from './api-workload.js'
 import { type ApiBug, FakeApi } from './testing/fake-api.js'
 import { Virtual } from './testing/virtual.js'
 
-const LASTS_MS = 20_000
+const LASTS_MS = 14_000
 
 async function run(options: { bug?: ApiBug; trouble?: boolean } = {}) {
   const virtual = new Virtual('api')

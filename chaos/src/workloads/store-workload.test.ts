@@ -6,7 +6,7 @@ import { storeWorkload } from './store-workload.js'
 import { FakeStore, type StoreBug } from './testing/fake-store.js'
 import { Virtual } from './testing/virtual.js'
 
-const LASTS_MS = 20_000
+const LASTS_MS = 14_000
 
 async function run(options: { bug?: StoreBug; trouble?: boolean; seed?: string } = {}) {
   const virtual = new Virtual(options.seed ?? 'store')
@@ -20,12 +20,14 @@ async function run(options: { bug?: StoreBug; trouble?: boolean; seed?: string }
     store.loseWatches()
     store.down.clear()
   }
-  const result = await virtual.play(workload, virtual.access(), LASTS_MS, options.trouble ? { trouble } : {})
+  // A lease has to outlive its time by its margin.
+  const lastsMs = options.bug?.startsWith('lease') ? 1.5 * LASTS_MS : LASTS_MS
+  const result = await virtual.play(workload, virtual.access(), lastsMs, options.trouble ? { trouble } : {})
   const faults = options.trouble ? [made(0, 'kill', 6000, 10_000)] : []
   const record = emptyRun({
     workloads: [result],
     faults,
-    healedMs: LASTS_MS,
+    healedMs: lastsMs,
     endedMs: simulation.nowMs,
     mustHold: ['S1'],
   })
