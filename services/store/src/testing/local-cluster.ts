@@ -15,6 +15,7 @@ import {
 } from '@capstan/real'
 import { startStore } from '../index.js'
 import type { StoreHandle, StoreOptions } from '../options.js'
+import { agreedLeader } from './agreed-leader.js'
 
 const CLUSTER = 'test'
 
@@ -153,11 +154,7 @@ export class LocalCluster {
   leader(): Promise<string> {
     return this.until('a leader', async () => {
       const all = await Promise.all([...this.handles.values()].map((handle) => handle.status()))
-      const leading = all.filter(({ role }) => role === 'leader').sort((a, b) => b.term - a.term)[0]
-      const agree = all.filter(
-        (one) => one.leader !== undefined && one.leader === leading?.header.member && one.term === leading.term,
-      )
-      return agree.length * 2 > this.members.length ? leading?.header.member : undefined
+      return agreedLeader(all, this.members.length)
     })
   }
 

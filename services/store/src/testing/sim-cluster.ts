@@ -10,6 +10,7 @@ import {
 import { Simulation, type SimWorld } from '@capstan/sim'
 import { startStore } from '../index.js'
 import type { StoreHandle, StoreOptions } from '../options.js'
+import { agreedLeader } from './agreed-leader.js'
 import { bytes, text } from './local-cluster.js'
 
 const CLUSTER = 'simulated'
@@ -125,9 +126,7 @@ export class SimCluster {
   leader(): Promise<string> {
     return this.until('a leader', async () => {
       const all = await Promise.all([...this.handles.values()].map((handle) => handle.status()))
-      const leading = all.filter(({ role }) => role === 'leader').sort((a, b) => b.term - a.term)[0]
-      const agree = all.filter(({ leader, term }) => leader === leading?.header.member && term === leading?.term)
-      return leading && agree.length * 2 > all.length ? leading.header.member : undefined
+      return agreedLeader(all, all.length)
     })
   }
 }
