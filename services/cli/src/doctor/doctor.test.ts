@@ -74,9 +74,16 @@ test('ports and the other masters', () => {
 })
 
 test('kernel', () => {
-  assert.equal(verdict(judgeCgroups({ unified: true, controllers: ['cpu', 'memory', 'pids', 'io'] })), 'ok')
-  assert.equal(verdict(judgeCgroups({ unified: false, controllers: ['cpu', 'memory', 'pids'] })), 'warning')
-  assert.match(judgeCgroups({ unified: true, controllers: ['cpu', 'pids'] }).text, /missing: memory/)
+  assert.equal(
+    verdict(judgeCgroups({ mounted: true, unified: true, controllers: ['cpu', 'memory', 'pids', 'io'] })),
+    'ok',
+  )
+  assert.equal(
+    verdict(judgeCgroups({ mounted: true, unified: false, controllers: ['cpu', 'memory', 'pids'] })),
+    'warning',
+  )
+  assert.match(judgeCgroups({ mounted: true, unified: true, controllers: ['cpu', 'pids'] }).text, /missing: memory/)
+  assert.match(judgeCgroups({ mounted: false, unified: false, controllers: [] }).text, /no cgroup file system/)
   const remedy = 'modprobe'
   assert.deepEqual(
     judgeKernel([

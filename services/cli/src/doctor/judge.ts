@@ -126,7 +126,13 @@ export function judgeReached(targets: readonly Reached[]): Finding[] {
 
 const CONTROLLERS = ['cpu', 'memory', 'pids']
 
-export function judgeCgroups(found: { unified: boolean; controllers: readonly string[] }): Finding {
+export function judgeCgroups(found: { mounted: boolean; unified: boolean; controllers: readonly string[] }): Finding {
+  if (!found.mounted)
+    return failed(
+      'cgroups',
+      'no cgroup file system is mounted here',
+      'runc starts no container without: mount it, or leave the namespace that hides it (ip netns exec does; nsenter --net does not)',
+    )
   const missing = CONTROLLERS.filter((name) => !found.controllers.includes(name))
   if (missing.length > 0)
     return failed(

@@ -165,7 +165,8 @@ export function reachProblem(host: string, port: number): Promise<string | undef
   })
 }
 
-export function cgroups(): { unified: boolean; controllers: string[] } {
+export function cgroups(): { mounted: boolean; unified: boolean; controllers: string[] } {
+  const mounted = / - cgroup2? /.test(read('/proc/self/mountinfo'))
   const unified = existsSync('/sys/fs/cgroup/cgroup.controllers')
   const controllers = unified
     ? read('/sys/fs/cgroup/cgroup.controllers').trim().split(/\s+/)
@@ -174,7 +175,7 @@ export function cgroups(): { unified: boolean; controllers: string[] } {
         .map((line) => line.split('\t'))
         .filter(([name, , , enabled]) => name && !name.startsWith('#') && enabled === '1')
         .map(([name]) => name as string)
-  return { unified, controllers }
+  return { mounted, unified, controllers }
 }
 
 /** Tried for real, in a network namespace that goes with the process. */
