@@ -167,12 +167,14 @@ export async function storeStatus(data: string, format: Format): Promise<void> {
     const all = await Promise.all(names.map(async (name) => ({ name, status: await admin.status(name) })))
     if (format === 'json') return print(JSON.stringify(all, null, 2))
     printTable([
-      ['MEMBER', 'ROLE', 'TERM', 'COMMIT', 'APPLIED', 'REVISION', 'SIZE', 'HEARS'],
+      ['MEMBER', 'ROLE', 'VERSION', 'TERM', 'COMMIT', 'APPLIED', 'REVISION', 'SIZE', 'HEARS'],
       ...all.map(({ name, status: s }) =>
         s
           ? [
               name,
               s.role,
+              // Of the cluster, and up to what its program supports.
+              `${s.clusterVersion}/${s.supportedVersions?.max ?? 1}`,
               String(s.term),
               String(s.commitIndex),
               String(s.appliedIndex),
@@ -180,7 +182,7 @@ export async function storeStatus(data: string, format: Format): Promise<void> {
               sizeText(s.dbSizeBytes),
               s.peersHeard.join(' '),
             ]
-          : [name, 'down', '-', '-', '-', '-', '-', ''],
+          : [name, 'down', '-', '-', '-', '-', '-', '-', ''],
       ),
     ])
     for (const { name, status } of all) for (const error of status?.errors ?? []) print(`${name}: ${error}`)
