@@ -27,7 +27,7 @@ const ROOTS = [
   'io.k8s.api.discovery.v1.EndpointSlice',
   'io.k8s.api.coordination.v1.Lease',
   'io.k8s.api.autoscaling.v1.Scale',
-  'io.k8s.api.policy.v1.Eviction',
+  ...['Eviction', 'PodDisruptionBudget'].map((k) => `io.k8s.api.policy.v1.${k}`),
   ...['TokenReview', 'SelfSubjectReview'].map((k) => `io.k8s.api.authentication.v1.${k}`),
   ...['SubjectAccessReview', 'SelfSubjectAccessReview', 'LocalSubjectAccessReview', 'SelfSubjectRulesReview'].map(
     (k) => `io.k8s.api.authorization.v1.${k}`,

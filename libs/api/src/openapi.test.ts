@@ -51,6 +51,7 @@ describe('the registry', () => {
         'controllerrevisions',
         'endpointslices',
         'leases',
+        'poddisruptionbudgets (pdb)',
       ],
     ))
 })
@@ -64,6 +65,7 @@ describe('OpenAPI v3', () => {
       'apis/authorization.k8s.io/v1',
       'apis/coordination.k8s.io/v1',
       'apis/discovery.k8s.io/v1',
+      'apis/policy/v1',
     ]))
 
   for (const path of groups)

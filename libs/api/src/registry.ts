@@ -1,5 +1,6 @@
 import type { Kind } from './kind.js'
 import { configMap, event, lease, namespace, node, secret, serviceAccount } from './kinds/cluster.js'
+import { podDisruptionBudget } from './kinds/disruption.js'
 import { endpoints, endpointSlice, service } from './kinds/network.js'
 import { pod } from './kinds/pod.js'
 import { REVIEWS } from './kinds/reviews.js'
@@ -24,6 +25,7 @@ export const KINDS: readonly Kind[] = [
   controllerRevision,
   endpointSlice,
   lease,
+  podDisruptionBudget,
   ...REVIEWS,
 ]
 

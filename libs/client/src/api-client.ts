@@ -103,4 +103,5 @@ export const RESOURCES = {
   controllerrevisions: of('apps', 'v1', 'controllerrevisions'),
   endpointslices: of('discovery.k8s.io', 'v1', 'endpointslices'),
   leases: of('coordination.k8s.io', 'v1', 'leases'),
+  poddisruptionbudgets: of('policy', 'v1', 'poddisruptionbudgets'),
 } as const
