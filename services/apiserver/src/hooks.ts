@@ -2,6 +2,7 @@
 import type { ApiReply } from '@capstan/protocol'
 import { type Reservation, releaseAddresses, reserveAddresses } from './addresses.js'
 import { ApiError, badRequest, conflict, failure, invalid, methodNotAllowed, notFound } from './errors.js'
+import { evict } from './eviction.js'
 import type { Kind } from './kinds.js'
 import type { ApiServerOptions } from './options.js'
 import { type Ask, type Rest, timestamp } from './rest.js'
@@ -132,14 +133,6 @@ async function bind(rest: Rest, verb: string, ask: Ask): Promise<ApiReply> {
     }
     return { next: pod }
   })
-  return success(201)
-}
-
-/** There are no disruption budgets yet: an eviction is a graceful deletion. */
-async function evict(rest: Rest, verb: string, ask: Ask): Promise<ApiReply> {
-  if (verb !== 'create') throw methodNotAllowed()
-  const eviction = (ask.request.body ?? {}) as { deleteOptions?: unknown }
-  await rest.deleteOne(ask, eviction.deleteOptions)
   return success(201)
 }
 

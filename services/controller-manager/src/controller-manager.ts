@@ -9,6 +9,7 @@ import {
 } from '@capstan/client'
 import type { Fence } from '@capstan/protocol'
 import { startDeployments } from './deployment-controller.js'
+import { startDisruptionBudgets } from './disruption-controller.js'
 import { startEndpoints, startEndpointSlices } from './endpoint-controllers.js'
 import { startGarbageCollector } from './garbage-collector.js'
 import { IdentityFences } from './identity-fences.js'
@@ -33,6 +34,7 @@ const PARTS: readonly StartPart[] = [
   startReplicationControllers,
   startDeployments,
   startStatefulSets,
+  startDisruptionBudgets,
   startEndpoints,
   startEndpointSlices,
   startNamespaces,

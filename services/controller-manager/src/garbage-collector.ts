@@ -36,6 +36,7 @@ const KINDS: Record<string, Resource> = {
   'apps/v1/ControllerRevision': RESOURCES.controllerrevisions,
   'discovery.k8s.io/v1/EndpointSlice': RESOURCES.endpointslices,
   'coordination.k8s.io/v1/Lease': RESOURCES.leases,
+  'policy/v1/PodDisruptionBudget': RESOURCES.poddisruptionbudgets,
 }
 const CLUSTER_SCOPED: readonly Resource[] = [RESOURCES.namespaces, RESOURCES.nodes]
 const WATCHED = Object.values(KINDS)

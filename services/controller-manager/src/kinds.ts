@@ -224,6 +224,27 @@ export interface Namespace extends KubeObject {
   status?: { phase?: string; conditions?: Condition[] }
 }
 
+export interface PodDisruptionBudget extends KubeObject {
+  spec?: {
+    minAvailable?: number | string
+    maxUnavailable?: number | string
+    selector?: LabelSelector
+    unhealthyPodEvictionPolicy?: string
+  }
+  status?: DisruptionStatus
+}
+
+export interface DisruptionStatus {
+  observedGeneration?: number
+  /** Pod → when its eviction was granted: it counts as gone until it is, or for two minutes. */
+  disruptedPods?: Record<string, string>
+  disruptionsAllowed: number
+  currentHealthy: number
+  desiredHealthy: number
+  expectedPods: number
+  conditions?: Condition[]
+}
+
 export interface ConfigMap extends KubeObject {
   data?: Record<string, string>
 }
