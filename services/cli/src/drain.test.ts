@@ -141,16 +141,28 @@ test('a node of a living cluster: drained by capstan and by kubectl, its pods ru
         `not ${a} and ${b}: ${await running('node-0')} and ${await running('node-1')}`,
       )
     await settled(2, 2)
-    assert.deepEqual(await drainNode(drainApi(api), 'node-0', { force: false, timeoutMs: 20_000, lookMs: 50 }), {
-      evicted: 2,
-    })
+    // One at a time may be away: the second eviction waits until the first pod has its successor.
+    await client.create(RESOURCES.poddisruptionbudgets, {
+      metadata,
+      spec: { maxUnavailable: 1, selector: { matchLabels: { app: 'web' } } },
+    } as KubeObject)
+    interface Budget extends KubeObject {
+      status?: { disruptionsAllowed?: number }
+    }
+    const allowed = async () => (await client.get<Budget>(RESOURCES.poddisruptionbudgets, metadata)).status
+    assert.ok(await waitFor(async () => (await allowed())?.disruptionsAllowed === 1, 20_000, 50))
+    const said: string[] = []
+    const drained = { force: false, timeoutMs: 20_000, lookMs: 50, repeatMs: 50 }
+    const result = await drainNode(drainApi(api), 'node-0', drained, (text) => said.push(text))
+    assert.deepEqual(result, { evicted: 2 })
+    assert.equal(said.filter((text) => text.includes('must wait: Cannot evict pod')).length, 1, said.join('\n'))
     await settled(0, 4)
     await drainApi(api).setUnschedulable('node-0', false)
 
     if (spawnSync('kubectl', ['version', '--client']).status === 0) {
       const kubectl = async (...args: string[]) =>
         (await promisify(execFile)('kubectl', ['--kubeconfig', kubeconfig, ...args])).stdout
-      assert.match(await kubectl('drain', 'node-1', '--ignore-daemonsets', '--timeout=20s'), /node\/node-1 drained/)
+      assert.match(await kubectl('drain', 'node-1', '--ignore-daemonsets', '--timeout=40s'), /node\/node-1 drained/)
       await settled(4, 0)
       assert.match(await kubectl('uncordon', 'node-1'), /node\/node-1 uncordoned/)
     }
