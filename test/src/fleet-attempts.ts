@@ -3,6 +3,7 @@ import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { request } from 'node:https'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
+import { connect as tlsConnect } from 'node:tls'
 import { type CertificateAndKey, makeCa, makeClientCertificate } from '@capstan/certs'
 import type { Fleet } from '@capstan/chaos/fleet'
 import { BusApiClient, RESOURCES } from '@capstan/client'
@@ -20,6 +21,7 @@ export interface Attempt {
 const CLUSTER = 'capstan'
 const BUS_PORT = 4222
 const API_PORT = 6443
+const ETCD_PORT = 2379
 const ANSWER_MS = 3000
 const HOUR_MS = 3_600_000
 
@@ -134,6 +136,16 @@ export async function attemptsWithCertificates(fleet: Fleet): Promise<Attempt[]>
     what: 'expired certificate, API',
     ...(await askApi(await makeClientCertificate(authority('ca'), { ...who, ...over }))),
   })
+  const node = fleet.machine('node-1').seen('/var/lib/capstan/pki')
+  const ofNode = {
+    cert: readFileSync(join(node, 'machine.crt'), 'utf8'),
+    key: readFileSync(join(node, 'machine.key'), 'utf8'),
+  }
+  attempts.push({ what: "a node's certificate, API", ...(await askApi(ofNode)) })
+  attempts.push({ what: 'good certificate, etcd', ...(await askEtcd(authority('etcd-client'))) })
+  attempts.push({ what: "a node's certificate, etcd", ...(await askEtcd(ofNode)) })
+  attempts.push({ what: 'foreign certificate, etcd', ...(await askEtcd(foreign)) })
+  attempts.push({ what: 'no certificate, etcd', ...(await askEtcd({})) })
   const machine = authority('machine-ca')
   attempts.push({
     what: 'good certificate, bus',
@@ -170,6 +182,28 @@ export async function attemptsWithCertificates(fleet: Fleet): Promise<Attempt[]>
         resolve({ refused: /alert|reset|certificate/i.test(error.message), told: error.message }),
       )
       outgoing.end()
+    })
+  }
+
+  /** HTTP/2 begins; whoever is let in hears the server's settings. */
+  function askEtcd(own: Partial<CertificateAndKey>): Promise<Omit<Attempt, 'what'>> {
+    return new Promise((resolve) => {
+      const end = (refused: boolean, told: string) => {
+        socket.destroy()
+        resolve({ refused, told })
+      }
+      const socket = tlsConnect({
+        host: master.address,
+        port: ETCD_PORT,
+        ca: read('etcd-ca.crt'),
+        ALPNProtocols: ['h2'],
+        ...own,
+      })
+      socket.on('secureConnect', () => socket.write('PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0'))
+      socket.on('data', () => end(false, 'it answers'))
+      socket.on('error', (error) => end(/alert|reset|certificate/i.test(error.message), error.message))
+      socket.on('close', () => end(true, 'the connection was closed'))
+      socket.setTimeout(ANSWER_MS, () => end(false, 'no answer'))
     })
   }
 
