@@ -42,6 +42,7 @@ import {
 
 const MEMBERS = ['m0', 'm1', 'm2']
 const HEALED_MS = 30_000
+const SETTLE_MS = 10_000
 const SAMPLE_MS = 30_000
 const CLOCK_RATE = 0.05
 /** What a drill takes, more or less: what is drawn after it comes so much later. */
@@ -337,7 +338,8 @@ class StoreRun {
         await finish(oneRegister(late, client, register, '', { kind: 'get', member }), 'a last read')
       await finish(client.read(SET.from, SET.to, member), 'a last read')
     }
-    await simulation.run({ untilMs: healedMs + HEALED_MS })
+    // However long it took to get here: the last writes need some time to be told to everybody.
+    await simulation.run({ untilMs: Math.max(healedMs + HEALED_MS, simulation.nowMs + SETTLE_MS) })
     for (const reader of this.readers) reader.stop()
   }
 
