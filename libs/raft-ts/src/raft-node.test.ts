@@ -7,7 +7,7 @@ import { ScriptCluster } from './test-script.js'
 import type { RaftMessage, RaftOptions, RaftPlantedBug } from './types.js'
 
 /** Storms in the first test; RAFT_SEEDS=5000 for the long form. */
-const STORMS = Number(process.env['RAFT_SEEDS'] ?? 80)
+const STORMS = Number(process.env['RAFT_SEEDS'] ?? 40)
 
 /** Whom followers hear of commits from: the next append, or the driver some time later. */
 const TOLD = fc.constantFrom('at-once' as const, 'later' as const)

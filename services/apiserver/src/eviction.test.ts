@@ -10,6 +10,8 @@ interface Budget extends KubeObject {
 }
 
 const namespace = 'default'
+/** The client asks again after a refusal for now; so long here. */
+const REFUSED_MS = 2000
 let api: TestApi
 let client: BusApiClient
 before(async () => {
@@ -41,15 +43,18 @@ async function budget(name: string, app: string, status: object, spec: object = 
   )
 }
 
-const evict = (name: string) =>
-  client.create(RESOURCES.pods, { metadata: { name, namespace } } as KubeObject, { subresource: 'eviction' })
+const evict = (name: string, timeoutMs?: number) =>
+  client.create(RESOURCES.pods, { metadata: { name, namespace } } as KubeObject, {
+    subresource: 'eviction',
+    ...(timeoutMs === undefined ? {} : { timeoutMs }),
+  })
 const isEnding = async (name: string) =>
   (await client.get(RESOURCES.pods, { namespace, name })).metadata.deletionTimestamp !== undefined
 const statusOf = async (name: string) =>
   (await client.get<Budget>(RESOURCES.poddisruptionbudgets, { namespace, name })).status
 
 async function refused(name: string, words: RegExp): Promise<void> {
-  await assert.rejects(evict(name), (error: CallError) => {
+  await assert.rejects(evict(name, REFUSED_MS), (error: CallError) => {
     const status = error.details as { code: number; details?: { causes?: { message: string }[] } }
     assert.equal(status.code, 429)
     assert.match(`${error.message} ${status.details?.causes?.[0]?.message}`, words)
@@ -60,7 +65,7 @@ async function refused(name: string, words: RegExp): Promise<void> {
 test('a budget gives so many evictions as it has, to whomever asks, and notes who was granted one', async () => {
   for (const name of ['a', 'b', 'c', 'd']) await pod(name, { app: 'web' }, RUNNING)
   await budget('web', 'web', { disruptionsAllowed: 2 })
-  const results = await Promise.allSettled(['a', 'b', 'c', 'd'].map(evict))
+  const results = await Promise.allSettled(['a', 'b', 'c', 'd'].map((name) => evict(name, REFUSED_MS)))
   assert.equal(results.filter((one) => one.status === 'fulfilled').length, 2)
   const left = await statusOf('web')
   assert.equal(left?.disruptionsAllowed, 0)
