@@ -5,7 +5,22 @@ import { resolveWhom } from './whom.js'
 
 type Lever<K extends keyof Levers> = NonNullable<Levers[K]>
 
-interface Kind<K extends keyof Levers> {
+interface Context<K extends keyof Levers> {
+  lever: Lever<K>
+  target: Target
+  parameters: FaultParameters
+  random: Random
+  whom(role: Json | undefined): string[]
+}
+
+/** In this order, or all at once; undone in reverse. */
+interface Steps {
+  struck: string[]
+  steps: (() => Promise<Done>)[]
+  together?: boolean
+}
+
+type Kind<K extends keyof Levers> = {
   name: string
   about: string
   lever: K
@@ -13,14 +28,25 @@ interface Kind<K extends keyof Levers> {
   /** A method of the lever that a target with the lever may still lack. */
   needs?: keyof Lever<K> & string
   draw(random: Random, machines: Pick<Target, 'machines'>): FaultParameters
-  /** All that is done, in this order; undone in reverse. */
-  steps(context: {
-    lever: Lever<K>
-    target: Target
-    parameters: FaultParameters
-    random: Random
-    whom(role: Json | undefined): string[]
-  }): { struck: string[]; steps: (() => Promise<Done>)[]; together?: boolean }
+} & (
+  | {
+      /** Done to each machine that the parameter `whom` names. */
+      strike(lever: Lever<K>, one: string, parameters: FaultParameters): Promise<Done>
+      together?: boolean
+    }
+  | {
+      /** All that is done, where that is something else. */
+      steps(context: Context<K>): Steps
+    }
+)
+
+/** `whom` each, as the kind says. */
+function stepsOf<K extends keyof Levers>(kind: Kind<K>, context: Context<K>): Steps {
+  if ('steps' in kind) return kind.steps(context)
+  const { lever, parameters, whom } = context
+  const struck = whom(parameters['whom'])
+  const steps = struck.map((one) => () => kind.strike(lever, one, parameters))
+  return { struck, steps, together: kind.together ?? false }
 }
 
 const pick = <T>(random: Random, list: readonly T[]): T => list[random.int(list.length)] as T
@@ -64,7 +90,7 @@ function define<K extends keyof Levers>(kind: Kind<K>): Fault {
           resolveWhom(String(one), target.machines, look, random),
         )
       const lever = target.levers[kind.lever] as Lever<K>
-      const { struck, steps, together } = kind.steps({ lever, target, parameters, random, whom })
+      const { struck, steps, together } = stepsOf(kind, { lever, target, parameters, random, whom })
       return { struck, means: kind.means, ...(await doAll(steps, together ?? false)) }
     },
   }
@@ -127,10 +153,8 @@ export const FAULTS: readonly Fault[] = [
     lever: 'processes',
     means: 'SIGKILL',
     draw: drawProcess,
-    steps: ({ lever, parameters, whom }) => {
-      const struck = whom(parameters['whom'])
-      return { struck, steps: struck.map((one) => () => lever.kill(one, componentOf(parameters))), together: true }
-    },
+    strike: (lever, one, parameters) => lever.kill(one, componentOf(parameters)),
+    together: true,
   }),
   define({
     name: 'hang',
@@ -138,10 +162,8 @@ export const FAULTS: readonly Fault[] = [
     lever: 'processes',
     means: 'SIGSTOP, SIGCONT',
     draw: drawProcess,
-    steps: ({ lever, parameters, whom }) => {
-      const struck = whom(parameters['whom'])
-      return { struck, steps: struck.map((one) => () => lever.pause(one, componentOf(parameters))), together: true }
-    },
+    strike: (lever, one, parameters) => lever.pause(one, componentOf(parameters)),
+    together: true,
   }),
   define({
     name: 'restart',
@@ -163,12 +185,8 @@ export const FAULTS: readonly Fault[] = [
     needs: 'burnCpu',
     means: 'busy processes beside it',
     draw: (random, target) => ({ whom: anyMachine(random, target), threads: 1 + random.int(4) }),
-    steps: ({ lever, parameters, whom }) => {
-      const struck = whom(parameters['whom'])
-      const burn = (one: string) => () =>
-        (lever.burnCpu as NonNullable<typeof lever.burnCpu>)(one, number(parameters, 'threads', 2))
-      return { struck, steps: struck.map(burn) }
-    },
+    strike: (lever, one, parameters) =>
+      (lever.burnCpu as NonNullable<typeof lever.burnCpu>)(one, number(parameters, 'threads', 2)),
   }),
   define({
     name: 'memory-pressure',
@@ -177,15 +195,11 @@ export const FAULTS: readonly Fault[] = [
     needs: 'squeezeMemory',
     means: 'a lid on its cgroup',
     draw: (random, target) => ({ whom: anyMachine(random, target), bytes: between(random, 64, 256) * 1024 * 1024 }),
-    steps: ({ lever, parameters, whom }) => {
-      const struck = whom(parameters['whom'])
-      const squeeze = (one: string) => () =>
-        (lever.squeezeMemory as NonNullable<typeof lever.squeezeMemory>)(
-          one,
-          number(parameters, 'bytes', 128 * 1024 * 1024),
-        )
-      return { struck, steps: struck.map(squeeze) }
-    },
+    strike: (lever, one, parameters) =>
+      (lever.squeezeMemory as NonNullable<typeof lever.squeezeMemory>)(
+        one,
+        number(parameters, 'bytes', 128 * 1024 * 1024),
+      ),
   }),
   define({
     name: 'blocked-event-loop',
@@ -197,11 +211,7 @@ export const FAULTS: readonly Fault[] = [
       component: 'control',
       ms: between(random, 100, 1500),
     }),
-    steps: ({ lever, parameters, whom }) => {
-      const struck = whom(parameters['whom'])
-      const block = (one: string) => () => lever.block(one, componentOf(parameters), number(parameters, 'ms', 500))
-      return { struck, steps: struck.map(block) }
-    },
+    strike: (lever, one, parameters) => lever.block(one, componentOf(parameters), number(parameters, 'ms', 500)),
   }),
   // -------------------------------------------------------------------------------------------------- network
   define({
@@ -386,10 +396,7 @@ export const FAULTS: readonly Fault[] = [
     lever: 'disk',
     means: 'decorator of the Disk port',
     draw: (random, target) => ({ whom: anyMaster(random, target) }),
-    steps: ({ lever, parameters, whom }) => {
-      const struck = whom(parameters['whom'])
-      return { struck, steps: struck.map((one) => () => lever.full(one)) }
-    },
+    strike: (lever, one) => lever.full(one),
   }),
   define({
     name: 'slow-sync',
@@ -397,10 +404,7 @@ export const FAULTS: readonly Fault[] = [
     lever: 'disk',
     means: 'decorator of the Disk port',
     draw: (random, target) => ({ whom: anyMaster(random, target), ms: between(random, 50, 1500) }),
-    steps: ({ lever, parameters, whom }) => {
-      const struck = whom(parameters['whom'])
-      return { struck, steps: struck.map((one) => () => lever.slowSync(one, number(parameters, 'ms', 500))) }
-    },
+    strike: (lever, one, parameters) => lever.slowSync(one, number(parameters, 'ms', 500)),
   }),
   define({
     name: 'failing-sync',
@@ -408,10 +412,7 @@ export const FAULTS: readonly Fault[] = [
     lever: 'disk',
     means: 'decorator of the Disk port',
     draw: (random, target) => ({ whom: anyMaster(random, target) }),
-    steps: ({ lever, parameters, whom }) => {
-      const struck = whom(parameters['whom'])
-      return { struck, steps: struck.map((one) => () => lever.failSync(one)) }
-    },
+    strike: (lever, one) => lever.failSync(one),
   }),
   define({
     name: 'lost-unsynced',
@@ -419,10 +420,8 @@ export const FAULTS: readonly Fault[] = [
     lever: 'disk',
     means: 'decorator of the Disk port, then SIGKILL',
     draw: (random, target) => ({ whom: anyMaster(random, target) }),
-    steps: ({ lever, parameters, whom }) => {
-      const struck = whom(parameters['whom'])
-      return { struck, steps: struck.map((one) => () => lever.loseUnsynced(one)), together: true }
-    },
+    strike: (lever, one) => lever.loseUnsynced(one),
+    together: true,
   }),
   define({
     name: 'flipped-bits',
@@ -430,10 +429,7 @@ export const FAULTS: readonly Fault[] = [
     lever: 'disk',
     means: 'bytes of the file changed',
     draw: (random) => ({ whom: `follower:${random.int(2)}`, count: 1 + random.int(3) }),
-    steps: ({ lever, parameters, whom }) => {
-      const struck = whom(parameters['whom'])
-      return { struck, steps: struck.map((one) => () => lever.flipBits(one, number(parameters, 'count', 1))) }
-    },
+    strike: (lever, one, parameters) => lever.flipBits(one, number(parameters, 'count', 1)),
   }),
   // ---------------------------------------------------------------------------------------------------- clock
   define({
@@ -445,10 +441,7 @@ export const FAULTS: readonly Fault[] = [
       whom: anyMachine(random, target),
       ms: between(random, 1000, 3_600_000) * (random.next() < 0.5 ? -1 : 1),
     }),
-    steps: ({ lever, parameters, whom }) => {
-      const struck = whom(parameters['whom'])
-      return { struck, steps: struck.map((one) => () => lever.jump(one, number(parameters, 'ms', 60_000))) }
-    },
+    strike: (lever, one, parameters) => lever.jump(one, number(parameters, 'ms', 60_000)),
   }),
   define({
     name: 'clock-skew',
@@ -459,10 +452,7 @@ export const FAULTS: readonly Fault[] = [
       whom: anyMachine(random, target),
       rate: Number((0.95 + random.next() * 0.1).toFixed(3)),
     }),
-    steps: ({ lever, parameters, whom }) => {
-      const struck = whom(parameters['whom'])
-      return { struck, steps: struck.map((one) => () => lever.skew(one, number(parameters, 'rate', 1.05))) }
-    },
+    strike: (lever, one, parameters) => lever.skew(one, number(parameters, 'rate', 1.05)),
   }),
   // ----------------------------------------------------------------------------------------------- containers
   define({
@@ -471,10 +461,7 @@ export const FAULTS: readonly Fault[] = [
     lever: 'containers',
     means: 'SIGKILL to their first processes',
     draw: (random, target) => ({ whom: anyNode(random, target), count: 1 + random.int(4) }),
-    steps: ({ lever, parameters, whom }) => {
-      const struck = whom(parameters['whom'])
-      return { struck, steps: struck.map((one) => () => lever.kill(one, number(parameters, 'count', 1))) }
-    },
+    strike: (lever, one, parameters) => lever.kill(one, number(parameters, 'count', 1)),
   }),
   define({
     name: 'image-unpullable',
@@ -506,10 +493,7 @@ export const FAULTS: readonly Fault[] = [
     lever: 'api',
     means: 'spec.unschedulable',
     draw: (random, target) => ({ whom: anyNode(random, target) }),
-    steps: ({ lever, parameters, whom }) => {
-      const struck = whom(parameters['whom'])
-      return { struck, steps: struck.map((one) => () => lever.cordon(one)) }
-    },
+    strike: (lever, one) => lever.cordon(one),
   }),
   define({
     name: 'drain',
@@ -517,10 +501,7 @@ export const FAULTS: readonly Fault[] = [
     lever: 'api',
     means: 'spec.unschedulable, then evictions',
     draw: (random, target) => ({ whom: anyNode(random, target) }),
-    steps: ({ lever, parameters, whom }) => {
-      const struck = whom(parameters['whom'])
-      return { struck, steps: struck.map((one) => () => lever.drain(one)) }
-    },
+    strike: (lever, one) => lever.drain(one),
   }),
   define({
     name: 'replace-master',
@@ -528,10 +509,7 @@ export const FAULTS: readonly Fault[] = [
     lever: 'members',
     means: 'capstan master remove, capstan master join',
     draw: () => ({ whom: 'follower:0' }),
-    steps: ({ lever, parameters, whom }) => {
-      const struck = whom(parameters['whom'])
-      return { struck, steps: struck.map((one) => () => lever.replaceMaster(one)) }
-    },
+    strike: (lever, one) => lever.replaceMaster(one),
   }),
   define({
     name: 'upgrade',
@@ -540,11 +518,7 @@ export const FAULTS: readonly Fault[] = [
     needs: 'upgrade',
     means: 'stopped, then started by another build',
     draw: () => ({ whom: 'all' }),
-    steps: ({ lever, parameters, whom }) => {
-      const struck = whom(parameters['whom'])
-      const upgrade = (one: string) => () => (lever.upgrade as NonNullable<typeof lever.upgrade>)(one)
-      return { struck, steps: struck.map(upgrade) }
-    },
+    strike: (lever, one) => (lever.upgrade as NonNullable<typeof lever.upgrade>)(one),
   }),
 ]
 
