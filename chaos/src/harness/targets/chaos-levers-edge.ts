@@ -4,7 +4,7 @@ import { connect } from 'node:net'
 import { join } from 'node:path'
 import type { ChaosOrder, ChaosWord } from '@capstan/real/chaos'
 import type { Component, Done, Levers } from '../types.js'
-import { awaitThat } from './host-edge.js'
+import { awaitThat, killProcesses } from './host-edge.js'
 
 const ANSWER_MS = 5000
 /** A disk fault shows when something is written; a clock's when somebody asks. */
@@ -20,6 +20,46 @@ export interface ChaosSite {
   holdStoreDown(machine: string): Promise<{ proof: string; resume(): Promise<string> }>
   /** Resolves when a store that ended by itself is there again. */
   storeIsBack(machine: string): Promise<string>
+}
+
+/** How a target gets at the store of one of its machines. */
+export interface StoreProcess {
+  /** For proofs. */
+  label: string
+  pids(): number[]
+  answers(): Promise<boolean>
+  /** Makes whoever would start it again stand still. */
+  pauseControl(): Promise<Done>
+  backMs: number
+}
+
+/** For `ChaosSite`, of a store in a process of its own. */
+export function storeDowntime(
+  storeOf: (machine: string) => StoreProcess,
+): Pick<ChaosSite, 'holdStoreDown' | 'storeIsBack'> {
+  const storeIsBack = async (machine: string) => {
+    const store = storeOf(machine)
+    // One that is about to die may still answer.
+    const before = store.pids()[0]
+    const what = `the store of ${machine} answers`
+    await awaitThat(what, async () => store.pids()[0] !== before && (await store.answers()), store.backMs)
+    return what
+  }
+  const holdStoreDown = async (machine: string) => {
+    const store = storeOf(machine)
+    const held = await store.pauseControl()
+    const resume = async () => {
+      await held.undo()
+      return storeIsBack(machine)
+    }
+    try {
+      return { proof: await killProcesses(store.label, store.pids()), resume }
+    } catch (error) {
+      await resume()
+      throw error
+    }
+  }
+  return { holdStoreDown, storeIsBack }
 }
 
 /** One order, one word. @throws Error if nobody answers, or the process says that it cannot. */

@@ -8,7 +8,7 @@ import { Fleet, type FleetMachine, withCapstan } from '../../fleet/index.js'
 import { EtcdStorePort } from '../../workloads/edge/etcd-store-port.js'
 import type { Access, ClusterLook, Component, Done, FinalState, Levers, Machine, Target } from '../types.js'
 import { ApiLevers } from './api-levers-edge.js'
-import { chaosLevers, type ChaosSite } from './chaos-levers-edge.js'
+import { chaosLevers, type ChaosSite, storeDowntime } from './chaos-levers-edge.js'
 import { gatherFinalState } from './final-state-edge.js'
 import {
   awaitThat,
@@ -386,28 +386,13 @@ class FleetTarget implements Target {
         join(this.dataOf(machine), 'run', `${process === 'store' ? `${machine}-store` : machine}.chaos`),
       isMaster: (machine) => this.isMaster(machine),
       storeDirectory: (machine) => join(this.dataOf(machine), 'machines', machine, 'store'),
-      storeIsBack: async (machine) => {
-        const before = this.pidsOf(machine, 'store')[0]
-        await awaitThat(
-          `the store of ${machine} answers`,
-          async () => this.pidsOf(machine, 'store')[0] !== before && (await this.statusOf(machine)) !== undefined,
-          BACK_MS,
-        )
-        return `the store of ${machine} answers`
-      },
-      holdStoreDown: async (machine) => {
-        const held = await this.pause(machine, 'control')
-        const resume = async () => {
-          await held.undo()
-          return this.chaosSite().storeIsBack(machine)
-        }
-        try {
-          return { proof: await killProcesses(label(machine, 'store'), this.pidsOf(machine, 'store')), resume }
-        } catch (error) {
-          await resume()
-          throw error
-        }
-      },
+      ...storeDowntime((machine) => ({
+        label: label(machine, 'store'),
+        pids: () => this.pidsOf(machine, 'store'),
+        answers: async () => (await this.statusOf(machine)) !== undefined,
+        pauseControl: () => this.pause(machine, 'control'),
+        backMs: BACK_MS,
+      })),
     }
   }
 

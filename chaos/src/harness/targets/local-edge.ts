@@ -29,7 +29,7 @@ import { type StoreStatusReply, Subjects } from '@capstan/protocol'
 import { RealClock, silentLog } from '@capstan/real'
 import type { Access, ClusterLook, Component, Done, FinalState, Levers, Machine, Target } from '../types.js'
 import { ApiLevers } from './api-levers-edge.js'
-import { chaosLevers, type ChaosSite } from './chaos-levers-edge.js'
+import { chaosLevers, type ChaosSite, storeDowntime } from './chaos-levers-edge.js'
 import { gatherFinalState } from './final-state-edge.js'
 import {
   awaitThat,
@@ -318,30 +318,13 @@ class LocalTarget implements Target {
       socket: (machine, process) => chaosSocket(places, process === 'store' ? `${machine}-store` : machine),
       isMaster: (machine) => layout.masters.some(({ name }) => name === machine),
       storeDirectory: (machine) => `${places.machine(machine)}/store`,
-      storeIsBack: async (machine) => {
-        // One that is about to die may still answer.
-        const before = this.pidsOf(machine, 'store')[0]
-        await awaitThat(
-          `the store of ${machine} answers`,
-          async () => this.pidsOf(machine, 'store')[0] !== before && (await this.statusOf(machine)) !== undefined,
-          BACK_MS,
-        )
-        return `the store of ${machine} answers`
-      },
-      holdStoreDown: async (machine) => {
-        // Who would start it again stands still meanwhile.
-        const held = await this.pause(machine, 'control')
-        const resume = async () => {
-          await held.undo()
-          return this.chaosSite().storeIsBack(machine)
-        }
-        try {
-          return { proof: await killProcesses(label(machine, 'store'), this.pidsOf(machine, 'store')), resume }
-        } catch (error) {
-          await resume()
-          throw error
-        }
-      },
+      ...storeDowntime((machine) => ({
+        label: label(machine, 'store'),
+        pids: () => this.pidsOf(machine, 'store'),
+        answers: async () => (await this.statusOf(machine)) !== undefined,
+        pauseControl: () => this.pause(machine, 'control'),
+        backMs: BACK_MS,
+      })),
     }
   }
 
