@@ -85,6 +85,38 @@ export function controllerIndex(object: KubeObject): string[] {
   return [controllerOf(object)?.uid ?? `orphan/${object.metadata.namespace ?? ''}`]
 }
 
+/** Gives the key of the owner that an object says it has, if that is of this kind and there. */
+export function ownerKeyIn(
+  owners: { get(key: string): KubeObject | undefined },
+  type: { apiVersion: string; kind: string },
+): (object: KubeObject) => string | undefined {
+  return (object) => {
+    const reference = controllerOf(object)
+    if (reference?.kind !== type.kind || reference.apiVersion !== type.apiVersion) return undefined
+    const key = objectKey({ metadata: { name: reference.name, ...namespaceOf(object) } })
+    return owners.get(key)?.metadata.uid === reference.uid ? key : undefined
+  }
+}
+
+/** Keys of a pod's owners, the present and the former one; what was expected of the present one is noted as observed. */
+export function ownersConcerned(
+  { pod, before, deleted }: { pod: Pod; before: Pod | undefined; deleted: boolean },
+  ownerKey: (object: KubeObject) => string | undefined,
+  expectations: Expectations,
+): Set<string> {
+  const keys = new Set<string>()
+  const key = ownerKey(pod)
+  if (key !== undefined) {
+    keys.add(key)
+    if (!deleted && before === undefined) expectations.creationObserved(key)
+    if (deleted || pod.metadata.deletionTimestamp !== undefined)
+      expectations.deletionObserved(key, pod.metadata.uid ?? '')
+  }
+  const former = before && ownerKey(before)
+  if (former !== undefined) keys.add(former)
+  return keys
+}
+
 function startReplicas<T extends KubeObject>(parts: PartContext, variant: Variant<T>): Part {
   const { world, informers } = parts
   const owners = informers.for<T>(variant.resource)
@@ -92,24 +124,9 @@ function startReplicas<T extends KubeObject>(parts: PartContext, variant: Varian
   pods.addIndex(BY_CONTROLLER, controllerIndex)
   const expectations = new Expectations(world)
 
-  /** Key of the owner that the pod says it has, if it is of this kind. */
-  function ownerKey(pod: Pod): string | undefined {
-    const reference = controllerOf(pod)
-    if (reference?.kind !== variant.type.kind || reference.apiVersion !== variant.type.apiVersion) return undefined
-    const key = objectKey({ metadata: { name: reference.name, ...namespaceOf(pod) } })
-    return owners.get(key)?.metadata.uid === reference.uid ? key : undefined
-  }
+  const ownerKey = ownerKeyIn(owners, variant.type)
   function keysOfPod(pod: Pod, before: Pod | undefined, deleted: boolean): string[] {
-    const keys = new Set<string>()
-    const key = ownerKey(pod)
-    if (key !== undefined) {
-      keys.add(key)
-      if (!deleted && before === undefined) expectations.creationObserved(key)
-      if (deleted || pod.metadata.deletionTimestamp !== undefined)
-        expectations.deletionObserved(key, pod.metadata.uid ?? '')
-    }
-    const former = before && ownerKey(before)
-    if (former !== undefined) keys.add(former)
+    const keys = ownersConcerned({ pod, before, deleted }, ownerKey, expectations)
     // An orphan may fit any owner in its namespace.
     if (!deleted && controllerOf(pod) === undefined)
       for (const owner of owners.list(pod.metadata.namespace))

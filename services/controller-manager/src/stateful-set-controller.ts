@@ -15,7 +15,7 @@ import {
 } from '@capstan/client'
 import type { ControllerRevision, Pod, StatefulSet, StatefulSetStatus } from './kinds.js'
 import type { Part, PartContext } from './part.js'
-import { BY_CONTROLLER, controllerIndex, getLive } from './replica-controller.js'
+import { BY_CONTROLLER, controllerIndex, getLive, ownerKeyIn, ownersConcerned } from './replica-controller.js'
 import { isEmptySelector, selectorFits } from './selectors.js'
 import { historyOf, revisionData, revisionName, surplusRevisions, templateOf } from './stateful-set-history.js'
 import {
@@ -66,24 +66,10 @@ export function startStatefulSets(parts: PartContext): Part {
   pods.addIndex(BY_CONTROLLER, controllerIndex)
   const expectations = new Expectations(world)
 
-  /** Key of the set that the object says it belongs to. */
-  function ownerKey(object: KubeObject): string | undefined {
-    const owner = controllerOf(object)
-    if (owner?.kind !== TYPE.kind || owner.apiVersion !== TYPE.apiVersion) return undefined
-    const key = `${object.metadata.namespace}/${owner.name}`
-    return sets.get(key)?.metadata.uid === owner.uid ? key : undefined
-  }
+  const ownerKey = ownerKeyIn(sets, TYPE)
   function keysOfPod(pod: Pod, before: Pod | undefined, deleted: boolean): string[] {
-    const keys = new Set<string>()
     const key = ownerKey(pod)
-    if (key !== undefined) {
-      keys.add(key)
-      if (!deleted && before === undefined) expectations.creationObserved(key)
-      if (deleted || pod.metadata.deletionTimestamp !== undefined)
-        expectations.deletionObserved(key, pod.metadata.uid ?? '')
-    }
-    const former = before && ownerKey(before)
-    if (former !== undefined) keys.add(former)
+    const keys = ownersConcerned({ pod, before, deleted }, ownerKey, expectations)
     // An orphan may be adopted; whatever it is, its name may be in a set's way.
     const { namespace, name = '' } = pod.metadata
     if (key === undefined) {
