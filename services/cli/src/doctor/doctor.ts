@@ -4,6 +4,7 @@ import { join } from 'node:path'
 import pc from 'picocolors'
 import { UserError } from '../console.js'
 import { liveProcess } from '../process-file.js'
+import { MASTER_PORTS, type MasterPorts } from '../vm/machine-file.js'
 import {
   type Finding,
   forwardDrops,
@@ -36,16 +37,7 @@ export interface DoctorOptions {
   output: 'text' | 'json'
 }
 
-interface Ports {
-  apiPort: number
-  busPort: number
-  routePort: number
-  etcdPort: number
-  joinPort: number
-}
-
-const PORTS: Ports = { apiPort: 6443, busPort: 4222, routePort: 6222, etcdPort: 2379, joinPort: 9443 }
-const USES: Record<keyof Ports, string> = {
+const USES: Record<keyof MasterPorts, string> = {
   apiPort: 'API',
   busPort: 'bus',
   routePort: 'bus between masters',
@@ -54,14 +46,14 @@ const USES: Record<keyof Ports, string> = {
 }
 
 /** As much of a machine's directory as is looked at; see `vm/machine-file.ts`. */
-interface Machine extends Partial<Ports> {
+interface Machine extends Partial<MasterPorts> {
   name: string
   role: Role
   address: string
 }
 
 /** @throws UserError for files that cannot be read */
-function machineOf(data: string): { machine: Machine | undefined; masters: (Machine & Ports)[] } {
+function machineOf(data: string): { machine: Machine | undefined; masters: (Machine & MasterPorts)[] } {
   const json = <T>(name: string, none: T): T => {
     const file = join(data, name)
     if (!existsSync(file)) return none
@@ -141,8 +133,8 @@ async function examinePorts(data: string, machine: Machine | undefined): Promise
   const isOurs = (pid: number) =>
     probe.ancestry(pid).some((one) => own.has(one)) || probe.commandOf(pid).includes(`${data}/`)
   const states: PortState[] = []
-  for (const key of Object.keys(PORTS) as (keyof Ports)[]) {
-    const port = machine?.[key] ?? PORTS[key]
+  for (const key of Object.keys(MASTER_PORTS) as (keyof MasterPorts)[]) {
+    const port = machine?.[key] ?? MASTER_PORTS[key]
     const state = { port, use: USES[key] }
     // An address that this host has not: the check of the link says so.
     const isTaken = await probe.isPortTaken(machine?.address ?? '0.0.0.0', port).catch(() => false)
