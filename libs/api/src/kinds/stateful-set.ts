@@ -138,8 +138,9 @@ export const statefulSet = defineKind({
 function controllerText(o: KubeObject): string {
   const owner = (o.metadata.ownerReferences ?? []).find((reference) => reference.controller === true)
   if (!owner) return '<none>'
-  const [group = '', version] = owner.apiVersion.split('/')
-  const kind = owner.kind.toLowerCase()
+  // An object of an older life may lack what is required today: it is shown all the same.
+  const [group = '', version] = (owner.apiVersion ?? '').split('/')
+  const kind = (owner.kind ?? '').toLowerCase()
   return version === undefined ? `${kind}/${owner.name}` : `${kind}.${group}/${owner.name}`
 }
 
