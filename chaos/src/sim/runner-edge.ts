@@ -22,6 +22,8 @@ const TWICE_EVERY = 10
 /** Wall-clock time of one seed: a hundred times what the slowest takes; less is not enough on a machine that others keep busy. */
 const SEED_MS_MAX = 1_200_000
 const PLANTED_SEEDS_MAX = 200
+/** A line to stderr at most this often tells how far a long run is. */
+const PROGRESS_EVERY_MS = 20_000
 /** Most of what a run makes is garbage soon: a larger nursery has fewer collections. */
 const WORKER_ARGUMENTS = ['--enable-source-maps', '--max-semi-space-size=32']
 
@@ -135,6 +137,16 @@ async function many(count: number): Promise<number> {
   let runs = 0
   const done = new Map<string, number>()
   const started = performance.now()
+  let toldAt = started
+  const tellProgress = () => {
+    const now = performance.now()
+    if (now - toldAt < PROGRESS_EVERY_MS) return
+    toldAt = now
+    const parts = [...done].map(([scenario, seeds]) => `${scenario} ${seeds}`)
+    console.error(
+      `sim: ${runs} of ${ordered.length} runs after ${((now - started) / 1000).toFixed(0)} s (seeds: ${parts.join(', ')}), ${failures} failures`,
+    )
+  }
   const isLate = () => performance.now() - started > Number(values.minutes ?? Number.POSITIVE_INFINITY) * 60_000
   const take = (result: SeedResult) => {
     const { scenario, seed } = result.order
@@ -160,6 +172,7 @@ async function many(count: number): Promise<number> {
     const sum = coverage.get(scenario) ?? {}
     addUp(sum, result.report?.coverage ?? {})
     coverage.set(scenario, sum)
+    tellProgress()
   }
   await work(ordered, take, isLate)
   const wallMs = performance.now() - started
