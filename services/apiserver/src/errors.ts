@@ -98,6 +98,8 @@ export const conflict = (what: Subject, why: string) =>
 export const modified = (what: Subject) =>
   conflict(what, 'the object has been modified; please apply your changes to the latest version and try again')
 export const requestTimeout = (message: string) => fail(408, 'Timeout', message)
+/** What Kubernetes has and Capstan has not built yet. */
+export const notBuilt = (what: string) => fail(501, 'NotImplemented', `${what} is not built yet in Capstan`)
 export const expired = (message: string) => fail(410, 'Expired', message)
 export const tooLarge = (message: string) => fail(413, 'RequestEntityTooLarge', message)
 export const unsupportedMediaType = (message: string) => fail(415, 'UnsupportedMediaType', message)

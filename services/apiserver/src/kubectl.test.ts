@@ -140,6 +140,9 @@ describe('the real kubectl', { skip: hasKubectl ? false : 'there is no kubectl o
     await refused('patch configmap patched --type=json -p [{"nop":1}]', /error decoding patch/)
     await refused('patch configmap patched --type=merge -p {"data":3}', /cannot unmarshal/)
     await refused('create quota q --hard=pods=1', /the server could not find the requested resource/)
+    await ok('run idle --image=nginx')
+    await refused('exec idle -- ls', /pods\/exec is not built yet/)
+    await refused('get --raw /api/v1/namespaces/default/pods/idle/nothing', /could not find the requested resource/)
     await refused('get pods --field-selector=spec.bogus=1', /field label not supported: spec\.bogus/)
   })
 

@@ -17,6 +17,7 @@ import {
   methodNotAllowed,
   modified,
   noSuchResource,
+  notBuilt,
   notFound,
   type StatusCause,
   type Subject,
@@ -53,6 +54,13 @@ export interface RestContext {
   options: ApiServerOptions
   authorizerState: AuthorizerState
   userOfToken(token: string): Promise<User | undefined>
+}
+
+/** Subresources of Kubernetes that are refused by name, so that nobody looks for a mistake of his own. */
+const NOT_BUILT: Readonly<Record<string, readonly string[]>> = {
+  pods: ['attach', 'ephemeralcontainers', 'exec', 'portforward', 'proxy', 'resize'],
+  services: ['proxy'],
+  nodes: ['proxy'],
 }
 
 interface Ask {
@@ -102,7 +110,11 @@ export class Rest {
 
   private async subresource(verb: string, sub: string, ask: Ask): Promise<ApiReply> {
     const { kind } = ask
-    if (!kind.subresources.includes(sub)) throw noSuchResource()
+    if (!kind.subresources.includes(sub)) {
+      const [first = ''] = sub.split('/')
+      if (NOT_BUILT[kind.resource]?.includes(first)) throw notBuilt(`${kind.resource}/${first}`)
+      throw noSuchResource()
+    }
     const own = hooksOf(kind).subresources?.[sub]
     if (own) return own(this, verb, ask)
     if (sub === 'scale') return this.scale(verb, ask)
