@@ -62,23 +62,37 @@ describe('a disk that misbehaves', () => {
     assert.deepEqual([disk.counts.syncsFailed, disk.counts.syncsDelayed], [1, 1])
   })
 
-  test('the power goes: un-synced writes are lost, and nothing is acknowledged any more', async () => {
+  test('the power goes: writes are taken, syncs never end, and what was not synced is lost', async () => {
     const { below, disk } = make()
     const file = await disk.open('log')
     await file.write(0, bytes('synced'))
     await file.sync()
-    const cut = disk.cutPower()
-    let ended = false
-    void file.write(6, bytes('lost')).then(() => {
-      ended = true
-    })
+    const cut = disk.cutPower(20)
+    // Whoever answers for what it has written, and not synced, does so now.
+    await file.write(6, bytes('lost'))
+    const ended: string[] = []
+    void file.sync().then(() => ended.push('sync'))
+    void disk.writeAtomic('x', bytes('a')).then(() => ended.push('whole file'))
     assert.equal(await cut, 4)
-    void file.sync().then(() => {
-      ended = true
-    })
+    void file.write(10, bytes('after')).then(() => ended.push('write'))
     await new Promise((resolve) => setImmediate(resolve))
-    assert.equal(ended, false)
+    assert.deepEqual(ended, [])
     assert.equal(text((await below.read('log')) as Uint8Array), 'synced')
+    assert.equal(await below.read('x'), undefined)
+  })
+
+  test('the power goes only once something is there to be lost', async () => {
+    const { disk } = make()
+    const file = await disk.open('log')
+    const cut = disk.cutPower(1)
+    let gone = false
+    void cut.then(() => {
+      gone = true
+    })
+    await new Promise((resolve) => setTimeout(resolve, 10))
+    assert.equal(gone, false)
+    await file.write(0, bytes('ab'))
+    assert.equal(await cut, 2)
   })
 })
 

@@ -11,6 +11,9 @@ export interface DiskFaultCounts {
   bytesLost: number
 }
 
+/** Long enough for an answer to a client; shorter than an election time-out: whoever leads still leads. */
+const POWER_FAILS_MS = 200
+
 /**
  * A disk that misbehaves on demand. So that un-synced writes can be lost, it holds every write back until its file is synced:
  * to whoever reads through it they are there, and when the process dies they never were.
@@ -21,7 +24,10 @@ export class FaultyDisk implements Disk {
   syncDelayMs = 0
   failsSyncs = false
   private readonly files = new Set<HeldFile>()
-  private power: { isOff: boolean; gone?: (bytesLost: number) => void } = { isOff: false }
+  /** `failing`: nothing reaches the disk any more, and nobody has noticed. */
+  private power: 'on' | 'failing' | 'off' = 'on'
+  private failingMs = POWER_FAILS_MS
+  private waitsForLoss: ((bytesLost: number) => void) | undefined
 
   constructor(
     private readonly disk: Disk,
@@ -29,13 +35,16 @@ export class FaultyDisk implements Disk {
   ) {}
 
   /**
-   * The power goes at the next moment at which something is held back: from then on nothing reaches the disk, no operation
-   * ends, and the process is to be killed. Resolves with the bytes that are lost.
+   * From now on nothing reaches the disk: writes are taken, syncs never end. `failingMs` after something is held back the power
+   * is gone: no operation ends, and the process is to be killed. In between a process that promises before it has synced can do
+   * so, and is found out. Resolves with the bytes that are lost.
    */
-  cutPower(): Promise<number> {
+  cutPower(failingMs = POWER_FAILS_MS): Promise<number> {
     return new Promise((resolve) => {
-      this.power.gone = resolve
-      this.losePower()
+      if (this.power === 'on') this.power = 'failing'
+      this.waitsForLoss = (bytesLost) => resolve(bytesLost)
+      this.failingMs = failingMs
+      if (this.heldBytes > 0) this.held()
     })
   }
 
@@ -50,7 +59,7 @@ export class FaultyDisk implements Disk {
   async writeAtomic(path: string, bytes: Uint8Array): Promise<void> {
     this.refuseIfFull(path)
     await this.beforeSync(path)
-    return this.alive(() => this.disk.writeAtomic(path, bytes))
+    return this.durably(() => this.disk.writeAtomic(path, bytes))
   }
 
   async open(path: string, options?: { preallocateBytes?: number }): Promise<DiskFile> {
@@ -62,16 +71,16 @@ export class FaultyDisk implements Disk {
   }
 
   rename(from: string, to: string): Promise<void> {
-    return this.alive(() => this.disk.rename(from, to))
+    return this.durably(() => this.disk.rename(from, to))
   }
 
   remove(path: string): Promise<void> {
-    return this.alive(() => this.disk.remove(path))
+    return this.durably(() => this.disk.remove(path))
   }
 
   async syncDir(dir: string): Promise<void> {
     await this.beforeSync(dir)
-    return this.alive(() => this.disk.syncDir(dir))
+    return this.durably(() => this.disk.syncDir(dir))
   }
 
   async freeBytes(): Promise<number> {
@@ -99,26 +108,34 @@ export class FaultyDisk implements Disk {
     }
   }
 
-  /** Nothing that was begun after the power went ever ends. */
+  /** Nothing that was begun after the power was gone ever ends. */
   alive<T>(run: () => Promise<T>): Promise<T> {
-    return this.power.isOff ? new Promise<never>(() => undefined) : run()
+    return this.power === 'off' ? new Promise<never>(() => undefined) : run()
+  }
+
+  /** For what reaches the disk: it never ends from the moment the power fails. */
+  durably<T>(run: () => Promise<T>): Promise<T> {
+    return this.power === 'on' ? run() : new Promise<never>(() => undefined)
   }
 
   /** For `HeldFile`: something is held back now. */
   held(): void {
-    if (this.power.gone) this.losePower()
+    const told = this.waitsForLoss
+    if (!told) return
+    this.waitsForLoss = undefined
+    this.clock.setTimer(this.failingMs, () => {
+      this.power = 'off'
+      this.counts.bytesLost = this.heldBytes
+      told(this.heldBytes)
+    })
   }
 
   forget(file: HeldFile): void {
     this.files.delete(file)
   }
 
-  private losePower(): void {
-    const bytes = [...this.files].reduce((sum, file) => sum + file.heldBytes, 0)
-    if (bytes === 0 || this.power.isOff) return
-    this.power.isOff = true
-    this.counts.bytesLost = bytes
-    this.power.gone?.(bytes)
+  private get heldBytes(): number {
+    return [...this.files].reduce((sum, file) => sum + file.heldBytes, 0)
   }
 }
 
@@ -169,19 +186,19 @@ class HeldFile implements DiskFile {
   async sync(): Promise<void> {
     await this.disk.beforeSync(this.path)
     await this.flush()
-    return this.disk.alive(() => this.file.sync())
+    return this.disk.durably(() => this.file.sync())
   }
 
   async truncate(sizeBytes: number): Promise<void> {
     await this.flush()
     this.heldEnd = 0
-    return this.disk.alive(() => this.file.truncate(sizeBytes))
+    return this.disk.durably(() => this.file.truncate(sizeBytes))
   }
 
   async close(): Promise<void> {
     await this.flush()
     this.disk.forget(this)
-    return this.disk.alive(() => this.file.close())
+    return this.disk.durably(() => this.file.close())
   }
 
   /** One after the other. What is on its way stays readable here until it has arrived below. */
@@ -189,7 +206,7 @@ class HeldFile implements DiskFile {
     this.flushing = this.flushing
       .catch(() => undefined) // Whoever waited for that flush has been told.
       .then(() =>
-        this.disk.alive(async () => {
+        this.disk.durably(async () => {
           const writes = [...this.held]
           await Promise.all(writes.map(({ offset, bytes }) => this.file.write(offset, bytes)))
           this.held = this.held.slice(writes.length)
