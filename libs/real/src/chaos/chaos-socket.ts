@@ -21,7 +21,7 @@ export type ChaosOrder =
 export interface ChaosWord {
   disk?: DiskFaultCounts
   clock?: { asked: number; nowMs: number }
-  /** Times that the event loop was blocked since it was asked for. */
+  /** Times that the event loop was blocked, since the process began. */
   blocked: number
   error?: string
 }
@@ -123,7 +123,7 @@ export class Chaos {
     return {
       blocked,
       ...(faultyDisk ? { disk: faultyDisk.counts } : {}),
-      ...(faultyClock ? { clock: { asked: faultyClock.asked, nowMs: faultyClock.nowMs() } } : {}),
+      ...(faultyClock ? { clock: { asked: faultyClock.asked, nowMs: faultyClock.shownMs() } } : {}),
     }
   }
 
@@ -134,7 +134,6 @@ export class Chaos {
 
   private block(ms: number): void {
     this.blocking?.cancel()
-    this.blocked = 0
     const again = () => {
       this.blocking = this.realClock.setTimer(ms, () => {
         const until = performance.now() + ms

@@ -114,10 +114,11 @@ describe('a clock that is wrong', () => {
     clock.setOffset(-3_600_000)
     assert.equal(clock.nowMs(), 5_001_000 - 3_600_000)
     assert.equal(clock.monotonicMs(), 1000)
+    assert.equal(clock.shownMs(), 5_001_000 - 3_600_000)
     assert.equal(clock.asked, 2)
     clock.setOffset(0)
     assert.equal(clock.nowMs(), 5_001_000)
-    assert.equal(clock.asked, 0)
+    assert.equal(clock.asked, 2)
   })
 
   test('it runs fast, timers too, and never goes back when it is set right', () => {
@@ -166,11 +167,15 @@ describe('the socket', () => {
       const word = await tell(path, { order: 'disk', isFull: false })
       assert.equal(word.disk?.writesRefused, 1)
       await tell(path, { order: 'clock', offsetMs: 3_600_000 })
+      // A look from outside is no proof that the process uses it.
+      assert.equal((await tell(path, { order: 'look' })).clock?.asked, 0)
       assert.ok(clock.nowMs() - Date.now() > 3_590_000)
+      assert.equal((await tell(path, { order: 'look' })).clock?.asked, 1)
       await tell(path, { order: 'block', ms: 5 })
       let blocked = 0
       while (blocked === 0) blocked = (await tell(path, { order: 'look' })).blocked
-      await tell(path, { order: 'block', ms: 0 })
+      const stopped = await tell(path, { order: 'block', ms: 0 })
+      assert.ok(stopped.blocked >= blocked, 'what it counted stays')
       assert.match((await tell(path, { order: 'dance' })).error ?? '', /unknown order/)
     } finally {
       chaos.close()
