@@ -1,5 +1,5 @@
 /** Faults inside processes that were started with --chaos: asked for over their sockets, proved by their counters. */
-import { existsSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
+import { existsSync, readdirSync, readFileSync, statSync, writeFileSync } from 'node:fs'
 import { connect } from 'node:net'
 import { join } from 'node:path'
 import type { ChaosOrder, ChaosWord } from '@capstan/real/chaos'
@@ -207,10 +207,14 @@ export function chaosLevers(site: ChaosSite): Required<Pick<Levers, 'disk' | 'cl
         try {
           const flipped = flipBitsOfLog(join(site.storeDirectory(machine), 'raft'), count)
           return {
-            proof: `${proof}; ${flipped}`,
+            proof: `${proof}; ${flipped.proof}`,
             undo: async () => {
               const back = await resume()
-              return `${back}; set aside: ${setAside(site.storeDirectory(machine))}`
+              if (!isSetAside(site.storeDirectory(machine), flipped))
+                throw new Error(
+                  `the store of ${machine} answers, and has not set ${flipped.name} aside: it did not notice`,
+                )
+              return `${back}, and has set ${flipped.name} aside`
             },
           }
         } catch (error) {
@@ -238,7 +242,7 @@ export function chaosLevers(site: ChaosSite): Required<Pick<Levers, 'disk' | 'cl
 }
 
 /** In the middle of what was written of the newest segment: damage there is no torn tail. */
-function flipBitsOfLog(directory: string, count: number): string {
+function flipBitsOfLog(directory: string, count: number): { proof: string; name: string; inode: number } {
   const segments = readdirSync(directory).sort()
   for (const name of [...segments].reverse()) {
     const path = join(directory, name)
@@ -250,12 +254,14 @@ function flipBitsOfLog(directory: string, count: number): string {
     const places = Array.from({ length: count }, (_, at) => Math.floor(end / 2) + at * 7)
     for (const place of places) bytes[place] = (bytes[place] as number) ^ (1 << (place % 8))
     writeFileSync(path, bytes)
-    return `${count} bits flipped in ${name} at ${places.join(', ')} of ${end} bytes`
+    const proof = `${count} bits flipped in ${name} at ${places.join(', ')} of ${end} bytes`
+    return { proof, name, inode: statSync(path).ino }
   }
   throw new Error(`no segment in ${directory} holds enough to damage`)
 }
 
-function setAside(directory: string): string {
-  const damaged = join(directory, 'damaged')
-  return existsSync(damaged) ? readdirSync(damaged).join(', ') : 'nothing'
+/** A store moves a damaged file as it is. */
+function isSetAside(storeDirectory: string, { name, inode }: { name: string; inode: number }): boolean {
+  const path = join(storeDirectory, 'damaged/raft', name)
+  return existsSync(path) && statSync(path).ino === inode
 }
