@@ -81,10 +81,7 @@ export class Session {
     const name = `${scenario.name}-${run.on}-${seed}${one.label === undefined ? '' : `-${one.label}`}`
     const directory = join(this.options.directory, 'runs', name)
     const page = await writeReport(run, directory)
-    const file = relative(process.cwd(), join(directory, 'run.json'))
-    const bug = this.options.bugs === undefined ? '' : ` --plant ${this.options.bugs.join(',')}`
-    const where = this.options.against === undefined ? `--on ${run.on}` : `--against ${this.options.against}`
-    for (const line of describeRun(run, `capstan chaos replay ${file} ${where}${bug}`)) console.log(line)
+    for (const line of describeRun(run, this.replayOf(join(directory, 'run.json')))) console.log(line)
     console.log(`  report: ${page}`)
     return run
   }
@@ -157,17 +154,28 @@ export class Session {
       }
       return false
     }
-    const { schedule, runs, isMinimal } = await shrinkSchedule(failed.schedule, fails, { runsMax: SHRINK_RUNS_MAX })
+    const { schedule, runs, isMinimal } = await shrinkSchedule(failed.schedule, fails, {
+      runsMax: SHRINK_RUNS_MAX,
+      signal: this.abort.signal,
+    })
     const file = join(this.options.directory, 'runs', `${scenario.name}-${failed.on}-${failed.seed}`, 'shrunk.json')
     writeFileSync(
       file,
       `${JSON.stringify({ scenario: scenario.name, seed: failed.seed, troubleMs: failed.troubleMs, schedule }, null, 2)}\n`,
     )
     console.log(
-      `${failed.schedule.faults.length} faults shrunk to ${schedule.faults.length} in ${runs} runs${isMinimal ? '' : ' (the bound was reached: fewer may do)'}: ${schedule.faults.map((line) => `${line.atMs} ms ${line.fault} ${JSON.stringify(line.parameters)}`).join('; ')}`,
+      `${failed.schedule.faults.length} faults shrunk to ${schedule.faults.length} in ${runs} runs${isMinimal ? '' : ' (not to the end: fewer may do)'}: ${schedule.faults.map((line) => `${line.atMs} ms ${line.fault} ${JSON.stringify(line.parameters)}`).join('; ')}`,
     )
-    console.log(`  again: capstan chaos replay ${relative(process.cwd(), file)} --on ${failed.on}`)
+    console.log(`  again: ${this.replayOf(file)}`)
     return schedule
+  }
+
+  /** The command that plays a file's schedule again on the same kind of cluster. */
+  private replayOf(file: string): string {
+    const { on, against, runtime, masters, nodes, bugs } = this.options
+    const cluster = `--on ${on} --runtime ${runtime} --masters ${masters} --nodes ${nodes}`
+    const bug = bugs === undefined ? '' : ` --plant ${bugs.join(',')}`
+    return `capstan chaos replay ${relative(process.cwd(), file)} ${against === undefined ? cluster : `--against ${against}`}${bug}`
   }
 
   interrupt(): void {

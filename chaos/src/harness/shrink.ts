@@ -3,7 +3,7 @@ import type { Schedule, ScheduledFault } from './types.js'
 export interface Shrunk {
   schedule: Schedule
   runs: number
-  /** False: the bound was reached first; it may be possible with fewer. */
+  /** False: the bound was reached, or it was interrupted; it may be possible with fewer. */
   isMinimal: boolean
 }
 
@@ -15,9 +15,10 @@ export interface Shrunk {
 export async function shrinkSchedule(
   schedule: Schedule,
   fails: (schedule: Schedule) => Promise<boolean>,
-  options: { runsMax?: number } = {},
+  options: { runsMax?: number; signal?: AbortSignal } = {},
 ): Promise<Shrunk> {
-  const { runsMax = 64 } = options
+  const { runsMax = 64, signal } = options
+  const isSpent = () => runs >= runsMax || signal?.aborted === true
   let runs = 0
   let left = schedule.faults
   const stillFails = async (faults: readonly ScheduledFault[]) => {
@@ -26,7 +27,7 @@ export async function shrinkSchedule(
   }
   const done = (isMinimal: boolean): Shrunk => ({ schedule: { formatVersion: 1, faults: left }, runs, isMinimal })
   // What fails without any fault is no matter of faults.
-  if (left.length > 0 && runs < runsMax && (await stillFails([]))) {
+  if (left.length > 0 && !isSpent() && (await stillFails([]))) {
     left = []
     return done(true)
   }
@@ -43,7 +44,7 @@ export async function shrinkSchedule(
       ...(chunks.length > 2 ? chunks.map((chunk) => left.filter((one) => !chunk.includes(one))) : []),
     ]
     for (const candidate of candidates) {
-      if (runs >= runsMax) return done(false)
+      if (isSpent()) return done(false)
       if (await stillFails(candidate)) {
         smaller = candidate
         break
@@ -52,8 +53,9 @@ export async function shrinkSchedule(
     if (smaller) {
       parts = smaller.length < left.length / 2 + 1 ? 2 : Math.max(2, parts - 1)
       left = [...smaller]
-    } else if (parts < left.length) parts = Math.min(left.length, parts * 2)
+    } else if (isSpent()) return done(false)
+    else if (parts < left.length) parts = Math.min(left.length, parts * 2)
     else return done(true)
   }
-  return done(true)
+  return done(signal?.aborted !== true)
 }
