@@ -37,8 +37,13 @@ export const everyProcessName = (layout: ClusterLayout): string[] => ['gateway',
 export const runningProcesses = (layout: ClusterLayout, places: Places): string[] =>
   everyProcessName(layout).filter((name) => machinePid(places, name) !== undefined)
 
-/** Starts the machine's process group; a live one is left alone. Returns its leader's id. */
-export function startMachine(layout: ClusterLayout, places: Places, name: string): number {
+/** Starts the machine's process group; a live one is left alone. `env` comes on top of ours. Returns its leader's id. */
+export function startMachine(
+  layout: ClusterLayout,
+  places: Places,
+  name: string,
+  env: Readonly<Record<string, string>> = {},
+): number {
   const alive = machinePid(places, name)
   if (alive !== undefined) return alive
   const kind = machineKind(layout, name)
@@ -54,7 +59,7 @@ export function startMachine(layout: ClusterLayout, places: Places, name: string
     detached: true,
     stdio: ['ignore', out, out],
     // The components' own settings come from the layout; the environment is only handed through.
-    env: { ...process.env, PATH: `${process.env['PATH']}:/usr/sbin:/sbin` },
+    env: { ...process.env, ...env, PATH: `${process.env['PATH']}:/usr/sbin:/sbin` },
   })
   const pid = child.pid
   if (pid === undefined) throw new Error(`cannot start ${command[0]} for ${name}`)
