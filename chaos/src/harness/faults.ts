@@ -382,12 +382,25 @@ export const FAULTS: readonly Fault[] = [
     name: 'routes-cut',
     about: "two masters' bus servers lose their route; each still serves its own clients",
     lever: 'bus',
+    needs: 'cutRoutes',
     means: 'packets of the route dropped',
     draw: () => ({ a: 'leader', b: 'follower:0' }),
     steps: ({ lever, parameters, whom }) => {
       const [a, b] = [whom(parameters['a'])[0] as string, whom(parameters['b'])[0] as string]
-      return { struck: [a, b], steps: [() => lever.cutRoutes(a, b)] }
+      return { struck: [a, b], steps: [() => (lever.cutRoutes as NonNullable<typeof lever.cutRoutes>)(a, b)] }
     },
+  }),
+  define({
+    name: 'slow-consumer',
+    about: 'a client of the bus asks for much and reads none of it: it must cost only itself',
+    lever: 'bus',
+    needs: 'slowConsumer',
+    means: 'a process of its own that stops itself',
+    draw: () => ({}),
+    steps: ({ lever }) => ({
+      struck: [],
+      steps: [() => (lever.slowConsumer as NonNullable<typeof lever.slowConsumer>)()],
+    }),
   }),
   // ----------------------------------------------------------------------------------------------------- disk
   define({
@@ -502,6 +515,14 @@ export const FAULTS: readonly Fault[] = [
     means: 'spec.unschedulable, then evictions',
     draw: (random, target) => ({ whom: anyNode(random, target) }),
     strike: (lever, one) => lever.drain(one),
+  }),
+  define({
+    name: 'certificate-expired',
+    about: 'the certificate of a node has expired: it is refused and says why, until it joins again',
+    lever: 'certificates',
+    means: 'an expired certificate of the same authority in its place, its process begun anew',
+    draw: (random, target) => ({ whom: anyNode(random, target) }),
+    strike: (lever, one) => lever.expire(one),
   }),
   define({
     name: 'replace-master',

@@ -169,7 +169,10 @@ export interface Levers {
   }
   /** Routes between bus servers. */
   bus?: {
-    cutRoutes(a: string, b: string): Promise<Done>
+    /** The route between the bus servers of two masters. */
+    cutRoutes?(a: string, b: string): Promise<Done>
+    /** A client that reads nothing of what it asked for. */
+    slowConsumer?(): Promise<Done>
   }
   /** Decorators of the Disk and StateEngine ports of the store of a master. */
   disk?: {
@@ -197,6 +200,10 @@ export interface Levers {
     deletePods(count: number, options: { force: boolean }, random: Random): Promise<Done>
     cordon(node: string): Promise<Done>
     drain(node: string): Promise<Done>
+  certificates?: {
+    /** The certificate by which a node is let in has expired; `undo` gets it another one as its operator would. */
+    expire(node: string): Promise<Done>
+  }
   }
   /** Blocks the event loop of a process for so long at a time, again and again. */
   eventLoop?: {

@@ -8,6 +8,7 @@ import { Fleet, type FleetMachine, withCapstan } from '../../fleet/index.js'
 import { EtcdStorePort } from '../../workloads/edge/etcd-store-port.js'
 import type { Access, ClusterLook, Component, Done, FinalState, Levers, Machine, Target } from '../types.js'
 import { ApiLevers } from './api-levers-edge.js'
+import { expireCertificate } from './certificate-edge.js'
 import { chaosLevers, type ChaosSite, storeDowntime } from './chaos-levers-edge.js'
 import { gatherFinalState } from './final-state-edge.js'
 import {
@@ -162,12 +163,14 @@ class FleetTarget implements Target {
       ...chaosLevers(this.chaosSite()),
       api: this.api,
       members: { replaceMaster: (machine) => this.replaceMaster(machine) },
+      certificates: { expire: (node) => this.expireCertificate(node) },
       ...(options.runtime === 'hollow'
         ? {}
         : { containers: { kill: (node, count) => this.killContainers(node, count) } }),
     }
     this.lacks = {
       bus: 'a route of the bus is a link between two machines: `partial` cuts it, with all else on it',
+      'slow-consumer': 'a client of this bus needs a certificate of a machine; --on local has one without',
       'members.upgrade': 'there is one build on this host',
       'containers.unpullable': 'images come from archives that every node has',
       ...(options.runtime === 'hollow' ? { containers: 'hollow pods have no processes' } : {}),
@@ -378,6 +381,26 @@ class FleetTarget implements Target {
     this.stores.delete(machine)
     const proof = `${machine} lost its disk, was removed, joined anew and votes`
     return { proof, undo: async () => proof }
+  }
+
+  /** Undone as its operator would: stopped, and joined again with a new token. */
+  private async expireCertificate(node: string): Promise<Done> {
+    const masters = this.fleet.machines.filter(({ name }) => this.isMaster(name))
+    const [master] = masters as [FleetMachine]
+    const proof = await expireCertificate({
+      node: { name: node, data: this.dataOf(node) },
+      masterData: this.dataOf(master.name),
+      busLogs: masters.map(({ name }) => join(this.dataOf(name), `logs/${name}-nats.log`)),
+      // Its supervisor starts it again.
+      beginAnew: () => killProcesses(label(node, 'kubelet'), this.pidsOf(node, 'kubelet')),
+    })
+    const undo = async () => {
+      const one = this.fleet.machine(node)
+      await must(one, ['capstan', 'stop', '--data', DATA])
+      await joinMachine(master, one, 'node', ['--runtime', this.options.runtime])
+      return `${node} joined again with a token, and is Ready`
+    }
+    return { proof, undo }
   }
 
   private chaosSite(): ChaosSite {

@@ -90,10 +90,9 @@ class KubeconfigTarget implements Target {
   readonly access: Access
   readonly levers: Levers
   readonly lacks: Target['lacks'] = Object.fromEntries(
-    ['processes', 'network', 'bus', 'disk', 'clock', 'containers', 'eventLoop', 'members'].map((lever) => [
-      lever,
-      NO_MACHINES,
-    ]),
+    ['processes', 'network', 'bus', 'disk', 'clock', 'containers', 'eventLoop', 'members', 'certificates'].map(
+      (lever) => [lever, NO_MACHINES],
+    ),
   )
   private readonly startMs = performance.now()
   private readonly api: ApiLevers

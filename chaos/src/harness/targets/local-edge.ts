@@ -41,6 +41,7 @@ import {
   send,
   stopProcesses,
 } from './host-edge.js'
+import { slowConsumer } from './slow-consumer-edge.js'
 
 const STOP_TIMEOUT_MS = 8000
 const BACK_MS = 30_000
@@ -145,6 +146,13 @@ class LocalTarget implements Target {
           burnCpu(places.data, threads, (pid) => joinCgroup(namesOf(layout).cgroup(machine), pid)),
       },
       api: this.api,
+      bus: {
+        slowConsumer: () =>
+          slowConsumer(
+            places.data,
+            masters.map(({ name }) => places.log(`${name}-nats`)),
+          ),
+      },
       ...chaosLevers(this.chaosSite()),
       ...(layout.runtime === 'hollow'
         ? {}
@@ -153,8 +161,9 @@ class LocalTarget implements Target {
     this.lacks = {
       network:
         'masters of `capstan up` share one host and its loopback: there is no link between them to cut; --on fleet has them',
-      bus: 'the routes of the bus run over loopback; --on fleet has links',
+      'bus.cutRoutes': 'the routes of the bus run over loopback; --on fleet has links',
       members: '`capstan up` does not add or remove masters; --on fleet does',
+      certificates: 'machines of one host are known by keys, which do not expire; --on fleet has certificates',
       'processes.squeezeMemory': 'needs a cgroup of its own with memory accounting for each machine',
       'containers.unpullable': 'images come from archives that every node has',
       ...(layout.runtime === 'hollow' ? { containers: 'hollow pods have no processes' } : {}),
