@@ -151,6 +151,25 @@ describe('a run', () => {
     // A replay from its file fails the same way.
     assert.ok(await fails(readSchedule(JSON.parse(JSON.stringify(shrunk)))))
   })
+
+  test('a shrinking that is interrupted keeps what fails, plays nothing more, and does not claim that it is the least', async () => {
+    const schedule = fixed(
+      ...[0, 1000, 2000, 3000].map((atMs): Parameters<typeof fixed>[0] => [atMs, 'kill', { whom: 'leader' }, 500]),
+    )
+    const abort = new AbortController()
+    let runs = 0
+    const fails = async (candidate: Schedule) => {
+      // The first of the four is the cause; during the second run somebody has had enough.
+      if (++runs === 2) abort.abort()
+      return candidate.faults.some(({ atMs }) => atMs === 0)
+    }
+    const shrunk = await shrinkSchedule(schedule, fails, { signal: abort.signal })
+    assert.deepEqual([runs, shrunk.runs, shrunk.isMinimal], [2, 2, false])
+    assert.deepEqual(
+      shrunk.schedule.faults.map(({ atMs }) => atMs),
+      [0, 1000],
+    )
+  })
 })
 
 describe('roles', () => {
