@@ -223,16 +223,21 @@ export const SCENARIOS: readonly Scenario[] = [
   {
     ...COMMON,
     name: 'upgrade',
-    about: 'machines are given another build one after the other, while leaders die',
+    about:
+      'machines are given the next program one after the other while leaders die; then the version of the cluster rises',
     workloads: EVERYTHING,
     mustHold: [...STORE_PROMISES, 'C1'],
-    troubleMs: 120_000,
-    essential: ['upgrade'],
+    troubleMs: 60_000,
     schedule: (_, { troubleMs }) =>
-      rounds(troubleMs, 120_000, () => [
-        [0, 'upgrade', { whom: 'all' }, 1000],
-        [7000, 'kill', { whom: 'leader', component: 'store' }, 1000],
+      rounds(troubleMs, 60_000, () => [
+        [0, 'upgrade', { whom: 'master:0' }, 1000],
+        [4000, 'kill', { whom: 'leader', component: 'store' }, 1000],
+        [12_000, 'upgrade', { whom: 'master:1' }, 1000],
+        [18_000, 'kill', { whom: 'leader', component: 'machine' }, 2000],
+        [28_000, 'upgrade', { whom: 'master:2' }, 1000],
         [31_000, 'kill', { whom: 'leader', component: 'store' }, 1000],
+        [44_000, 'upgrade', { whom: 'nodes' }, 1000],
+        [52_000, 'kill', { whom: 'leader', component: 'machine' }, 2000],
       ]),
   },
   {
@@ -312,11 +317,6 @@ export const SCENARIOS: readonly Scenario[] = [
   },
   {
     ...COMMON,
-    name: 'administrators',
-    about: 'people with kubectl: pods deleted, with force too, nodes cordoned and drained',
-    workloads: [API, DESIRED],
-  {
-    ...COMMON,
     name: 'certificate-expired',
     about: 'a node whose certificate has expired is refused and says why; a token lets it in again',
     workloads: [API, DESIRED],
@@ -334,6 +334,11 @@ export const SCENARIOS: readonly Scenario[] = [
     troubleMs: 30_000,
     schedule: (_, { troubleMs }) => rounds(troubleMs, 15_000, () => [[0, 'slow-consumer', {}, 6000]]),
   },
+  {
+    ...COMMON,
+    name: 'administrators',
+    about: 'people with kubectl: pods deleted, with force too, nodes cordoned and drained',
+    workloads: [API, DESIRED],
     mustHold: ['S1', 'C1', 'C4'],
     troubleMs: 45_000,
     essential: ['delete-pods'],

@@ -167,7 +167,6 @@ export interface Levers {
     corrupt?(from: string, to: string, share: number): Promise<Done>
     bandwidth?(from: string, to: string, bytesPerSecond: number): Promise<Done>
   }
-  /** Routes between bus servers. */
   bus?: {
     /** The route between the bus servers of two masters. */
     cutRoutes?(a: string, b: string): Promise<Done>
@@ -200,10 +199,10 @@ export interface Levers {
     deletePods(count: number, options: { force: boolean }, random: Random): Promise<Done>
     cordon(node: string): Promise<Done>
     drain(node: string): Promise<Done>
+  }
   certificates?: {
     /** The certificate by which a node is let in has expired; `undo` gets it another one as its operator would. */
     expire(node: string): Promise<Done>
-  }
   }
   /** Blocks the event loop of a process for so long at a time, again and again. */
   eventLoop?: {
@@ -211,8 +210,8 @@ export interface Levers {
   }
   members?: {
     /** The master is removed for good and another one joins in its place. */
-    replaceMaster(machine: string): Promise<Done>
-    /** The machine's processes are replaced by another build's. */
+    replaceMaster?(machine: string): Promise<Done>
+    /** The machine's processes are replaced by the next program's. */
     upgrade?(machine: string): Promise<Done>
   }
 }
