@@ -132,6 +132,7 @@ class Run {
       samples: this.samples,
       finalState,
       troubles: this.troubles,
+      ...(this.interrupted ? { interrupted: true as const } : {}),
     }
     if (this.interrupted) this.troubles.push('the run was interrupted')
     const verdict = options.judge(unjudged)

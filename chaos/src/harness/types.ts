@@ -474,5 +474,7 @@ export interface RunRecord {
   finalState: FinalState
   /** What the harness itself found wrong: a fault that could not be undone, something left over on the host. */
   troubles: string[]
+  /** By Ctrl-C: it did not get its time to settle. */
+  interrupted?: true
   verdict: Verdict
 }

@@ -53,6 +53,8 @@ function convergence(run: Omit<RunRecord, 'verdict'>, more: DesiredMore): Findin
     wrong.push(...difference(more.wanted, view).map((text) => `by ${endpoint}: ${text}`))
     if (more.live) wrong.push(...containers(view.pods, more.live))
   }
+  // What had no time to come is no breach.
+  const early = run.interrupted ? wrong.splice(0) : []
   wrong.push(...more.leftOver.map((text) => `after everything was deleted: ${text}`))
   const pods = more.wanted.reduce((sum, { replicas }) => sum + replicas, 0)
   const seen = more.last.map(({ endpoint }) => endpoint).join(', ')
@@ -63,6 +65,13 @@ function convergence(run: Omit<RunRecord, 'verdict'>, more: DesiredMore): Findin
       [...new Set(wrong)],
     ),
   ]
+  if (early.length > 0)
+    findings.push({
+      promise: 'C1',
+      state: 'unknown',
+      text: `interrupted before its time to settle was over, and not there yet: ${early[0]}`,
+      evidence: [],
+    })
   if (more.last.length === 0)
     findings.push({ promise: 'C1', state: 'unknown', text: 'nobody showed what is there at the end', evidence: [] })
   return findings

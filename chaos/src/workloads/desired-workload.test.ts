@@ -69,6 +69,17 @@ for (const [bug, promise, says] of [
     assert.match(found.evidence.join('\n'), says)
   })
 
+test('what is not there when a run is interrupted had no time to come: unknown, and no breach', async () => {
+  const { result, more } = await run()
+  const first = more.wanted[0] as Wanted
+  first.replicas++
+  const c1 = (interrupted: { interrupted?: true }) =>
+    judge(emptyRun({ workloads: [result], ...interrupted })).promises.find(({ promise }) => promise === 'C1')
+  assert.equal(c1({})?.state, 'violated')
+  assert.equal(c1({ interrupted: true })?.state, 'unknown')
+  assert.match(c1({ interrupted: true })?.text ?? '', /interrupted before its time to settle was over/)
+})
+
 test('what never comes keeps the run from beginning, with what is missing', async () => {
   await assert.rejects(run({ bug: 'pod-missing' }), /not there after 120 s: Deployment web has 2 of 3 pods ready/)
 })
