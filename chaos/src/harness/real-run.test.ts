@@ -1,6 +1,6 @@
-/** A run on real processes, and one with a planted bug. Takes two minutes, so it is asked for: `CAPSTAN_CHAOS=1 npm test -- chaos`. */
+/** Runs on real processes, also with a planted bug. They take four minutes, so they are asked for: `CAPSTAN_CHAOS=1 npm test -- chaos`. */
 import assert from 'node:assert/strict'
-import { spawnSync } from 'node:child_process'
+import { spawn, spawnSync } from 'node:child_process'
 import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
@@ -9,30 +9,30 @@ import type { RunRecord } from './types.js'
 
 const PROGRAM = join(import.meta.dirname, '../main.js')
 const lacks = [
-  process.env['CAPSTAN_CHAOS'] ? '' : 'CAPSTAN_CHAOS=1 (it takes two minutes)',
+  process.env['CAPSTAN_CHAOS'] ? '' : 'CAPSTAN_CHAOS=1 (it takes four minutes)',
   spawnSync('sh', ['-c', 'PATH=$PATH:/usr/sbin command -v nats-server']).status === 0 ? '' : 'nats-server',
 ].filter(Boolean)
 
-describe('real processes', { skip: lacks.length > 0 ? `needs ${lacks.join(', ')}` : false, timeout: 400_000 }, () => {
+describe('real processes', { skip: lacks.length > 0 ? `needs ${lacks.join(', ')}` : false, timeout: 600_000 }, () => {
   let directory: string
   before(() => {
     directory = mkdtempSync(join(tmpdir(), 'chaos-'))
   })
   after(() => rmSync(directory, { recursive: true, force: true }))
 
+  const command = (args: string[]) => [
+    ...[PROGRAM, ...args],
+    ...['--runtime', 'hollow', '--port', '18443', '--directory', directory],
+  ]
   const chaos = (...args: string[]) =>
-    spawnSync(
-      process.execPath,
-      [PROGRAM, ...args, '--runtime', 'hollow', '--port', '18443', '--directory', directory],
-      {
-        encoding: 'utf8',
-        timeout: 180_000,
-      },
-    )
-  const record = (scenario: string): RunRecord => {
+    spawnSync(process.execPath, command(args), { encoding: 'utf8', timeout: 180_000 })
+  const recordFile = (scenario: string) => {
     const name = readdirSync(join(directory, 'runs')).find((one) => one.startsWith(scenario)) as string
-    return JSON.parse(readFileSync(join(directory, 'runs', name, 'run.json'), 'utf8')) as RunRecord
+    return join(directory, 'runs', name, 'run.json')
   }
+  const record = (scenario: string) => JSON.parse(readFileSync(recordFile(scenario), 'utf8')) as RunRecord
+  const violated = ({ verdict }: RunRecord) =>
+    verdict.promises.filter(({ state }) => state === 'violated').map(({ promise }) => promise)
   const processes = () =>
     readdirSync('/proc').filter((pid) => {
       try {
@@ -52,11 +52,42 @@ describe('real processes', { skip: lacks.length > 0 ? `needs ${lacks.join(', ')}
     assert.deepEqual(processes(), [])
   })
 
-  test('stores that acknowledge before they have synced are found by a power cut', () => {
-    const ran = chaos('run', 'power-cut', '--plant', 'ack-before-sync')
+  test('stores that acknowledge before they have synced are found by a power cut, and again by its schedule', () => {
+    const bug = ['--plant', 'ack-before-sync']
+    const ran = chaos('run', 'power-cut', ...bug)
     assert.equal(ran.status, 1, ran.stdout + ran.stderr)
-    const run = record('power-cut')
-    assert.equal(run.verdict.state, 'violated')
+    assert.ok(violated(record('power-cut')).includes('S1'), ran.stdout)
+    const again = chaos('replay', recordFile('power-cut'), ...bug)
+    assert.equal(again.status, 1, again.stdout + again.stderr)
+    assert.ok(violated(record('power-cut')).includes('S1'), again.stdout)
+    assert.deepEqual(processes(), [])
+  })
+
+  test('a client of the bus that does not read is thrown out, and nobody else notices', () => {
+    const ran = chaos('run', 'slow-consumer', '--minutes', '0.25')
+    assert.equal(ran.status, 0, ran.stdout + ran.stderr)
+    const [fault] = record('slow-consumer').faults
+    assert.match(fault?.proof ?? '', /found a slow consumer/)
+    assert.match(fault?.undoProof ?? '', /on the bus anew/)
+    assert.deepEqual(processes(), [])
+  })
+
+  test('Ctrl-C: what is in force is undone, what there is is judged, and nothing is left', async () => {
+    const child = spawn(process.execPath, command(['run', 'node-hangs']), { stdio: ['ignore', 'pipe', 'pipe'] })
+    let output = ''
+    child.stderr.on('data', (text) => {
+      output += String(text)
+    })
+    child.stdout.on('data', (text) => {
+      const wasInForce = output.includes('in force   hang')
+      output += String(text)
+      if (!wasInForce && output.includes('in force   hang')) child.kill('SIGINT')
+    })
+    const code = await new Promise((resolve) => child.once('close', resolve))
+    assert.equal(code, 2, output)
+    const run = record('node-hangs')
+    assert.deepEqual(run.troubles, ['the run was interrupted'])
+    assert.ok(run.faults.length === 1 && run.faults[0]?.undoProof, output)
     assert.deepEqual(processes(), [])
   })
 })
