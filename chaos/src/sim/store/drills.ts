@@ -127,9 +127,10 @@ async function powerCutInWrites(ground: DrillGround): Promise<void> {
 
 /** Nobody renews a lease, and the lead goes round: it must end in its time all the same. */
 async function movedLeader(ground: DrillGround): Promise<void> {
-  const { simulation, cluster, random, clients, work } = ground
+  const { simulation, cluster, random, clients, work, electionTimeoutMs } = ground
   const client = clients[0] as StoreClient
-  const lease = await grant(work, client, 6 + random.int(6))
+  // So long, and the lead moves so late, that a life begun anew is more than what a change of leader may add to it.
+  const lease = await grant(work, client, Math.ceil((random.between(8, 12) * electionTimeoutMs) / 1000))
   if (!lease) return
   const key = `m/${random.int(3)}`
   const put = await client.write({
@@ -140,8 +141,8 @@ async function movedLeader(ground: DrillGround): Promise<void> {
   let ends = false
   const seen = seeItsEnd(work, client, lease, 1000).then(() => (ends = true))
   const mover = clients[1] as StoreClient
-  for (let n = 0; n < 8 && !ends; n++) {
-    await simulation.sleep(random.between(0.3, 0.6) * lease.ttlMs)
+  for (let n = 0; n < 4 && !ends; n++) {
+    await simulation.sleep(random.between(0.7, 0.9) * lease.ttlMs)
     const leader = await cluster.leader()
     if (leader !== undefined)
       await mover.ask('moveLeader', { to: random.pick(restOf(cluster.members, leader)) }, { member: leader })
