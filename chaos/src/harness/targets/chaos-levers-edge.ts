@@ -6,6 +6,8 @@ import type { ChaosOrder, ChaosWord } from '@capstan/real/chaos'
 import type { Component, Done, Levers } from '../types.js'
 import { awaitThat, killProcesses } from './host-edge.js'
 
+type DiskOrder = Extract<ChaosOrder, { order: 'disk' }>
+
 const ANSWER_MS = 5000
 /** A disk fault shows when something is written; a clock's when somebody asks. */
 const BITE_MS = 15_000
@@ -20,6 +22,8 @@ export interface ChaosSite {
   holdStoreDown(machine: string): Promise<{ proof: string; resume(): Promise<string> }>
   /** Resolves when a store that ended by itself is there again. */
   storeIsBack(machine: string): Promise<string>
+  /** Resolves when it answers. One whose disk fails ends, and is begun anew after ever longer pauses. */
+  storeAnswers(machine: string): Promise<string>
 }
 
 /** How a target gets at the store of one of its machines. */
@@ -36,7 +40,7 @@ export interface StoreProcess {
 /** For `ChaosSite`, of a store in a process of its own. */
 export function storeDowntime(
   storeOf: (machine: string) => StoreProcess,
-): Pick<ChaosSite, 'holdStoreDown' | 'storeIsBack'> {
+): Pick<ChaosSite, 'holdStoreDown' | 'storeIsBack' | 'storeAnswers'> {
   const storeIsBack = async (machine: string) => {
     const store = storeOf(machine)
     // One that is about to die may still answer.
@@ -59,7 +63,12 @@ export function storeDowntime(
       throw error
     }
   }
-  return { holdStoreDown, storeIsBack }
+  const storeAnswers = async (machine: string) => {
+    const store = storeOf(machine)
+    await awaitThat(`${store.label} answers`, () => store.answers(), store.backMs)
+    return `${store.label} answers`
+  }
+  return { holdStoreDown, storeIsBack, storeAnswers }
 }
 
 /** One order, one word. @throws Error if nobody answers, or the process says that it cannot. */
@@ -164,33 +173,47 @@ export function chaosLevers(site: ChaosSite): Required<Pick<Levers, 'disk' | 'cl
     return { proof: done.map((one) => one.proof).join('; '), undo }
   }
   const store = (machine: string) => site.socket(machine, 'store')
+  const diskFault = async (
+    machine: string,
+    on: Omit<DiskOrder, 'order'>,
+    off: Omit<DiskOrder, 'order'>,
+    count: (disk: NonNullable<ChaosWord['disk']>) => number,
+    unit: string,
+  ): Promise<Done> => {
+    const { proof, undo } = await bite(
+      `disk of ${machine}`,
+      store(machine),
+      { order: 'disk', ...on },
+      { order: 'disk', ...off },
+      ({ disk }) => (disk ? count(disk) : 0),
+      unit,
+    )
+    return { proof, undo: async () => `${await undo()}; ${await site.storeAnswers(machine)}` }
+  }
   return {
     disk: {
       full: (machine) =>
-        bite(
-          `disk of ${machine}`,
-          store(machine),
-          { order: 'disk', isFull: true },
-          { order: 'disk', isFull: false },
-          ({ disk }) => (disk?.writesRefused ?? 0) + (disk?.saidFull ?? 0),
+        diskFault(
+          machine,
+          { isFull: true },
+          { isFull: false },
+          ({ writesRefused, saidFull }) => writesRefused + saidFull,
           'times that it had no room',
         ),
       slowSync: (machine, ms) =>
-        bite(
-          `disk of ${machine}`,
-          store(machine),
-          { order: 'disk', syncDelayMs: ms },
-          { order: 'disk', syncDelayMs: 0 },
-          ({ disk }) => disk?.syncsDelayed ?? 0,
+        diskFault(
+          machine,
+          { syncDelayMs: ms },
+          { syncDelayMs: 0 },
+          ({ syncsDelayed }) => syncsDelayed,
           `syncs that took ${ms} ms longer`,
         ),
       failSync: (machine) =>
-        bite(
-          `disk of ${machine}`,
-          store(machine),
-          { order: 'disk', failsSyncs: true },
-          { order: 'disk', failsSyncs: false },
-          ({ disk }) => disk?.syncsFailed ?? 0,
+        diskFault(
+          machine,
+          { failsSyncs: true },
+          { failsSyncs: false },
+          ({ syncsFailed }) => syncsFailed,
           'syncs that failed',
         ),
       async loseUnsynced(machine) {
