@@ -1,15 +1,16 @@
-/** Runs on real processes, also with a planted bug. They take four minutes, so they are asked for: `CAPSTAN_CHAOS=1 npm test -- chaos`. */
+/** Runs on real processes, also with a planted bug. They take five minutes, so they are asked for: `CAPSTAN_CHAOS=1 npm test -- chaos`. */
 import assert from 'node:assert/strict'
 import { spawn, spawnSync } from 'node:child_process'
-import { mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
+import { fixed } from './draw-schedule.js'
 import type { RunRecord } from './types.js'
 
 const PROGRAM = join(import.meta.dirname, '../main.js')
 const lacks = [
-  process.env['CAPSTAN_CHAOS'] ? '' : 'CAPSTAN_CHAOS=1 (it takes four minutes)',
+  process.env['CAPSTAN_CHAOS'] ? '' : 'CAPSTAN_CHAOS=1 (it takes five minutes)',
   spawnSync('sh', ['-c', 'PATH=$PATH:/usr/sbin command -v nats-server']).status === 0 ? '' : 'nats-server',
 ].filter(Boolean)
 
@@ -63,12 +64,28 @@ describe('real processes', { skip: lacks.length > 0 ? `needs ${lacks.join(', ')}
     assert.deepEqual(processes(), [])
   })
 
-  test('a client of the bus that does not read is thrown out, and nobody else notices', () => {
-    const ran = chaos('run', 'slow-consumer', '--minutes', '0.25')
+  test('what a process is made to suffer takes effect, is undone, and breaks no promise', () => {
+    const schedule = fixed(
+      [0, 'slow-sync', { whom: 'leader', ms: 800 }, 3000],
+      [5000, 'disk-full', { whom: 'leader' }, 3000],
+      [18_000, 'flipped-bits', { whom: 'follower:0', count: 2 }, 2000],
+      [26_000, 'clock-jump', { whom: 'leader', ms: 3_600_000 }, 3000],
+      [31_000, 'clock-skew', { whom: 'follower:1', rate: 1.05 }, 3000],
+      [36_000, 'blocked-event-loop', { whom: 'leader', component: 'control', ms: 800 }, 3000],
+      [41_000, 'lost-unsynced', { whom: 'leader' }, 1000],
+      [47_000, 'failing-sync', { whom: 'follower:0' }, 2000],
+      [56_000, 'slow-consumer', {}, 3000],
+    )
+    const file = join(directory, 'levers.json')
+    writeFileSync(file, JSON.stringify({ scenario: 'storm', seed: '0x1', troubleMs: 66_000, schedule }))
+    const ran = chaos('replay', file)
     assert.equal(ran.status, 0, ran.stdout + ran.stderr)
-    const [fault] = record('slow-consumer').faults
-    assert.match(fault?.proof ?? '', /found a slow consumer/)
-    assert.match(fault?.undoProof ?? '', /on the bus anew/)
+    const { faults } = record('storm')
+    assert.equal(faults.length, schedule.faults.length)
+    assert.deepEqual(
+      faults.filter(({ result, proof, undoProof }) => result !== 'made' || !proof || !undoProof),
+      [],
+    )
     assert.deepEqual(processes(), [])
   })
 
@@ -89,5 +106,14 @@ describe('real processes', { skip: lacks.length > 0 ? `needs ${lacks.join(', ')}
     assert.deepEqual(run.troubles, ['the run was interrupted'])
     assert.ok(run.faults.length === 1 && run.faults[0]?.undoProof, output)
     assert.deepEqual(processes(), [])
+  })
+
+  const needsRoot = process.getuid?.() === 0 ? false : 'needs root: machines are namespaces'
+  test('a node whose certificate has expired is refused, says why, and joins again', { skip: needsRoot }, () => {
+    const ran = chaos('run', 'certificate-expired', '--on', 'fleet', '--minutes', '0.5')
+    assert.equal(ran.status, 0, ran.stdout + ran.stderr)
+    const [fault] = record('certificate-expired').faults
+    assert.match(fault?.proof ?? '', /the bus refused it \d+ times, and its log says so/)
+    assert.match(fault?.undoProof ?? '', /joined again with a token, and is Ready/)
   })
 })

@@ -171,7 +171,7 @@ class FleetTarget implements Target {
     this.lacks = {
       bus: 'a route of the bus is a link between two machines: `partial` cuts it, with all else on it',
       'slow-consumer': 'a client of this bus needs a certificate of a machine; --on local has one without',
-      'members.upgrade': 'there is one build on this host',
+      'members.upgrade': '--on local has a program that passes for the next one',
       'containers.unpullable': 'images come from archives that every node has',
       ...(options.runtime === 'hollow' ? { containers: 'hollow pods have no processes' } : {}),
     }
