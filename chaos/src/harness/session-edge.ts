@@ -50,12 +50,13 @@ export class Session {
 
   constructor(private readonly options: SessionOptions) {}
 
-  /** @throws UserError, Error: it could not begin. */
+  /** @throws UserError, Error: it could not begin, or was interrupted before. */
   async run(scenario: Scenario, one: OneRun): Promise<RunRecord> {
     const seed = (one.seed ?? `0x${randomBytes(4).toString('hex')}`).toLowerCase()
     if (this.options.on === 'sim' && this.options.against === undefined) return this.simulate(scenario, seed, one)
     const random = new SimRandom(`chaos/${scenario.name}/${seed}`)
     this.target ??= await this.makeTarget()
+    if (this.abort.signal.aborted) throw new UserError(`${scenario.name}: interrupted before it began`)
     const { target } = this
     refuseIfTooSmall(scenario, target)
     const view = new LiveView(target.access.nowMs)
@@ -149,8 +150,13 @@ export class Session {
       for (let attempt = 0; attempt < tries && !this.abort.signal.aborted; attempt++) {
         await this.close()
         const { seed, troubleMs } = failed
-        const run = await this.run(scenario, { seed, troubleMs, schedule, label: `shrink-${++number}` })
-        if (violatedOf(run).some((promise) => promises.includes(promise))) return true
+        const run = await this.run(scenario, { seed, troubleMs, schedule, label: `shrink-${++number}` }).catch(
+          (error: unknown) => {
+            if (this.abort.signal.aborted) return undefined
+            throw error
+          },
+        )
+        if (run && violatedOf(run).some((promise) => promises.includes(promise))) return true
       }
       return false
     }
