@@ -217,7 +217,11 @@ export function chaosLevers(site: ChaosSite): Required<Pick<Levers, 'disk' | 'cl
           'syncs that failed',
         ),
       async loseUnsynced(machine) {
-        const { disk } = await tell(store(machine), { order: 'cut-power' }, BITE_MS)
+        const { disk } = await tell(store(machine), { order: 'cut-power' }, BITE_MS).catch(async (error: unknown) => {
+          // Nobody wrote. Its disk takes no sync any more: another life of it has a whole one.
+          await (await site.holdStoreDown(machine)).resume()
+          throw error
+        })
         const back = site.storeIsBack(machine)
         back.catch(() => undefined) // Whoever undoes is told.
         return {
