@@ -168,7 +168,8 @@ for (const [what, make] of Object.entries(BROKEN))
       fc.property(fc.array(draws({ overlap: 2, knownShare: 10 }), { minLength: 100, maxLength: 100 }), (plan) => {
         if (check(execute(plan, make())).verdict === 'illegal') found++
       }),
-      { numRuns: 20 },
+      // How many tell is a matter of the draw: always the same one.
+      { numRuns: 20, seed: 1 },
     )
     assert.ok(found >= 15, `found in ${found} of 20 histories`)
   })
