@@ -55,9 +55,14 @@ export class Session {
     const seed = (one.seed ?? `0x${randomBytes(4).toString('hex')}`).toLowerCase()
     if (this.options.on === 'sim' && this.options.against === undefined) return this.simulate(scenario, seed, one)
     const random = new SimRandom(`chaos/${scenario.name}/${seed}`)
-    this.target ??= await this.makeTarget()
+    try {
+      this.target ??= await this.makeTarget()
+    } catch (error) {
+      // What it began has been ended; a process that was just being born hears Ctrl-C too, and its end is no news.
+      if (!this.abort.signal.aborted) throw error
+    }
     if (this.abort.signal.aborted) throw new UserError(`${scenario.name}: interrupted before it began`)
-    const { target } = this
+    const target = this.target as Target
     refuseIfTooSmall(scenario, target)
     const view = new LiveView(target.access.nowMs)
     const troubleMs = one.troubleMs ?? scenario.troubleMs
