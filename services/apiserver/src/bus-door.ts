@@ -32,7 +32,7 @@ async function answer(api: ApiServerHandle, call: IncomingCall): Promise<unknown
   const request = requestOf(call.body)
   const user = userOfCall(call)
   if (call.verb === 'watch') return watch(api, call, request, user)
-  return api.handle(call.verb as Exclude<ApiVerb, 'watch'>, request, user)
+  return api.handle(call.verb as Exclude<ApiVerb, 'watch'>, request, user, { deadlineMs: call.deadlineMs })
 }
 
 async function watch(api: ApiServerHandle, call: IncomingCall, request: ApiRequest, user: User): Promise<undefined> {

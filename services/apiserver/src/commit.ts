@@ -41,6 +41,9 @@ export interface Target {
   guard?: () => { key: string; revision: number } | undefined
   fence?: Fence
   dryRun: boolean
+  /** As in `RequestExtras`: a write that nobody waits for must not come later than others that were acknowledged meanwhile. */
+  deadlineMs?: number
+  isAbandoned?(): boolean
 }
 
 export interface Committed {
@@ -61,11 +64,12 @@ export class Committer {
   /**
    * Optimistic: `plan` sees the cached state first, and again the store's whenever the transaction finds that something
    * else is there. A refusal by `plan` counts only if it was made from what the store has now. `plan` may run many times.
+   * The store, too, is given the time that is left: it begins nothing after that.
    * @throws ApiError
    */
   async write(target: Target, plan: (old: Stored | undefined) => Plan | Promise<Plan>): Promise<Committed> {
     const { clock } = this.world
-    const deadline = clock.monotonicMs() + COMMIT_MS
+    const deadline = Math.min(clock.monotonicMs() + COMMIT_MS, target.deadlineMs ?? Number.POSITIVE_INFINITY)
     const of = target.key
     let old = this.cached(of)
     let isFresh = false
@@ -98,12 +102,15 @@ export class Committer {
         }
         return dryRunOf(of, planned.next, old)
       }
+      if (clock.monotonicMs() >= deadline || target.isAbandoned?.()) break
       const guard = target.guard?.()
       const result = await this.attempt(target, planned, old, guard, deadline - clock.monotonicMs())
       if ('committed' in result) return result.committed
       old = result.now
       isFresh = true
     }
+    if (clock.monotonicMs() >= deadline || target.isAbandoned?.())
+      throw timedOut('nothing was written in the time that the request had')
     throw timedOut('the object was changed by others too often while it was being written')
   }
 

@@ -63,6 +63,10 @@ export interface RequestExtras {
   userAgent?: string
   /** An apply may find that there is nothing to patch: throws if the user may not create it. */
   mayCreate?(): Promise<void>
+  /** Monotonic, ms: nobody waits for the answer after it, so no write is begun after it. */
+  deadlineMs?: number
+  /** The asker has gone away: no write is begun for it any more. */
+  isAbandoned?(): boolean
   /** Called with each warning for the client (RFC 7234 299). */
   warn?(text: string): void
 }

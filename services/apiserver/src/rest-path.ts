@@ -104,6 +104,18 @@ export function optionsOf(query: Query): ApiOptions {
   return options
 }
 
+/** `timeout=1m30s` of a request, as Go writes durations: ms. Undefined: it states none. @throws ApiError 400 */
+export function timeoutMsOf({ timeout }: Query): number | undefined {
+  if (timeout === undefined || timeout === '' || timeout === '0') return undefined
+  const units: Readonly<Record<string, number>> = { h: 3_600_000, m: 60_000, s: 1000, ms: 1 }
+  if (!/^(\d{1,9}(\.\d{1,9})?(h|ms|m|s))+$/.test(timeout))
+    throw badRequest(`timeout: ${JSON.stringify(timeout)} is no duration: 30s, 1m30s, 500ms`)
+  let ms = 0
+  for (const [, amount, unit] of timeout.matchAll(/([\d.]+)(h|ms|m|s)/g))
+    ms += Number(amount) * (units[unit as string] ?? 0)
+  return ms
+}
+
 function booleanOf(name: string, text: string): boolean {
   if (text === '' || text === 'true' || text === '1') return true
   if (text === 'false' || text === '0') return false

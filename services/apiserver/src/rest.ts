@@ -642,13 +642,15 @@ export class Rest {
   }
 
   private target(ask: Ask, guard?: Target['guard']): Target {
-    const { request, options } = ask
+    const { request, options, extras } = ask
     return {
       subject: this.subject(ask),
       key: this.keyOf(ask, request.name as string),
       ...(guard ? { guard } : {}),
       ...(request.fence && !this.hasBug('fence-left-out') ? { fence: request.fence } : {}),
       dryRun: options.dryRun === true,
+      ...(extras.deadlineMs === undefined ? {} : { deadlineMs: extras.deadlineMs }),
+      ...(extras.isAbandoned ? { isAbandoned: extras.isAbandoned } : {}),
     }
   }
 

@@ -4,7 +4,7 @@ import { type KubeObject, RESOURCES } from '@capstan/client'
 import { ManualClock, type ManualWorld, manualWorld, MemoryBroker } from '@capstan/client/testing'
 import { type Identity, identityToken } from '@capstan/protocol'
 import type { ApiReply } from '@capstan/protocol'
-import type { ApiServerOptions, OpenWatch, User } from './options.js'
+import type { ApiServerOptions, OpenWatch, RequestExtras, User } from './options.js'
 import { startTestApi, type TestApi } from './testing/index.js'
 
 const ADMIN: User = { name: 'admin', groups: ['system:masters', 'system:authenticated'] }
@@ -112,6 +112,29 @@ describe('in virtual time', () => {
     await clock.advance(3000)
     assert.equal(api.api.ready, true)
     await settled(clock, api.api.handle('create', configmaps(undefined, { metadata: { name: 'x' } }), ADMIN))
+  })
+
+  test('what nobody waits for any more is not written later', async () => {
+    const { api, clock } = await virtual(10)
+    const create = (name: string, extras: RequestExtras) =>
+      api.api.handle('create', configmaps(undefined, { metadata: { name } }), ADMIN, extras)
+    const refused = (name: string, extras: RequestExtras) =>
+      assert.rejects(settled(clock, create(name, extras)), { code: 'Timeout' })
+    const open = api.store.park()
+    const late = refused('late', { deadlineMs: clock.monotonicMs() + 2000 })
+    await clock.advance(4000)
+    open()
+    await late
+    await refused('past', { deadlineMs: clock.monotonicMs() })
+    await refused('gone', { isAbandoned: () => true })
+    await settled(clock, create('kept', { deadlineMs: clock.monotonicMs() + 2000, isAbandoned: () => false }))
+    const { items } = parse(await settled(clock, api.api.handle('list', configmaps(), ADMIN))) as unknown as {
+      items: KubeObject[]
+    }
+    assert.deepEqual(
+      items.map(({ metadata }) => metadata.name),
+      ['kept'],
+    )
   })
 
   test('answers of the store that are lost: nothing is written twice', async () => {

@@ -160,6 +160,24 @@ describe('the HTTPS door', () => {
     assert.equal((await ask('PUT', path, { ...admin, type: 'application/json', body: '{}' })).status, 405)
   })
 
+  test('a write that was not done in the time the client gave it is refused, and not done later', async () => {
+    const path = '/api/v1/namespaces/default/configmaps'
+    const create = (name: string, timeout: string) =>
+      ask('POST', `${path}?timeout=${timeout}`, {
+        token: 'admin-token',
+        type: 'application/json',
+        body: JSON.stringify({ apiVersion: 'v1', kind: 'ConfigMap', metadata: { name } }),
+      })
+    const open = api.store.park()
+    const late = await create('too-late', '0.2s').finally(open)
+    assert.equal(late.status, 504, late.text)
+    assert.equal((await ask('GET', `${path}/too-late`, { token: 'admin-token' })).status, 404)
+    const senseless = await create('x', 'soon')
+    assert.equal(senseless.status, 400)
+    assert.match(senseless.text, /timeout: .*soon.* is no duration/)
+    assert.equal((await create('in-time', '1m30s')).status, 201)
+  })
+
   test('20 MB are refused, and the server goes on (HTTP/1.1)', async () => {
     const answer = await ask('POST', '/api/v1/namespaces/default/configmaps', {
       ...admin,

@@ -13,6 +13,7 @@ import {
   bodyFormatOf,
   deleteOptionsOf,
   optionsOf,
+  timeoutMsOf,
   parsePath,
   patchTypeOf,
   type Query,
@@ -144,7 +145,12 @@ export async function listenHttps(api: ApiServerHandle, options: HttpsOptions): 
     const warnings: string[] = []
     const accepted = acceptanceOf(accept)
     const include = query['includeObject']
+    const timeoutMs = timeoutMsOf(query)
+    let isAbandoned = false
+    response.once('close', () => (isAbandoned = true))
     const extras: RequestExtras = {
+      isAbandoned: () => isAbandoned,
+      ...(timeoutMs === undefined ? {} : { deadlineMs: api.world.clock.monotonicMs() + timeoutMs }),
       media: accepted.media,
       userAgent: String(request.headers['user-agent'] ?? ''),
       ...(include === 'None' || include === 'Metadata' || include === 'Object' ? { includeObject: include } : {}),

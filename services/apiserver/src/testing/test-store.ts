@@ -24,6 +24,8 @@ export interface TestStore {
   readonly mvcc: Mvcc
   /** Answers nothing while true (tests of a store that is away). */
   paused: boolean
+  /** Calls wait until the answer, as with a member that looks for a leader; those whose time is over by then are refused. */
+  park(): () => void
   stop(): void
 }
 
@@ -45,9 +47,18 @@ export function startTestStore(world: World, options: { cluster: string; member:
     return result
   }
 
+  let parked: Promise<void> | undefined
   const test: TestStore = {
     mvcc,
     paused: false,
+    park() {
+      let open = () => {}
+      parked = new Promise((resolve) => (open = resolve))
+      return () => {
+        parked = undefined
+        open()
+      }
+    },
     stop() {
       stopTicking()
       server.stop()
@@ -62,7 +73,9 @@ export function startTestStore(world: World, options: { cluster: string; member:
   })
   const server = serve(world, {
     pattern: new Subjects(options.cluster).storeServed(options.member),
-    handle(call) {
+    async handle(call) {
+      await parked
+      if (call.deadlineMs <= world.clock.monotonicMs()) throw new CallError('TIMEOUT', 'not-applied', 'too late')
       // A promise that never settles: as a hung member.
       if (test.paused) return new Promise(() => {})
       try {
