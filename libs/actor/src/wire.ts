@@ -526,6 +526,11 @@ export interface ServeOptions {
   inFlightMax?: number
   /** Open streams; one more is refused as OVERLOADED. Default 4,096. */
   streamsMax?: number
+  /**
+   * After this process stood still (a pause, a blocked event loop) calls are refused whose time may have been over by the time they
+   * were read: what somebody gave up, and did again elsewhere, must not be done now. For servers that write. Default false.
+   */
+  refuseStale?: boolean
   /** The answer's body, or throws an error with `code` and `outcome`. For a stream: calls `openStream` and returns nothing. */
   handle(call: IncomingCall): unknown
 }
@@ -546,6 +551,7 @@ export function serve(world: WireWorld, options: ServeOptions): Server {
   const streams = new Map<string, Writer>()
   const answers = new Map<string, [number, boolean, unknown][]>()
   const seen = new SeenFrames(world)
+  const stalls = options.refuseStale ? new Stalls(clock) : undefined
   const inFlightMax = options.inFlightMax ?? 4096
   const streamsMax = options.streamsMax ?? 4096
   let inFlight = 0
@@ -555,6 +561,7 @@ export function serve(world: WireWorld, options: ServeOptions): Server {
   return {
     stop(reason = 'closing') {
       subscription.unsubscribe()
+      stalls?.stop()
       for (const stream of [...streams.values()]) stream.end(reason)
       flush()
     },
@@ -583,6 +590,7 @@ export function serve(world: WireWorld, options: ServeOptions): Server {
     // The subject belongs to the name: it bears who asks, and nobody shall use up another one's reply subjects.
     if (seen.before(`${message.subject} ${message.replyTo}`)) return
     const origin = originOf(message.subject, message.replyTo, frame[2] as string | null, clock.monotonicMs())
+    const waitedMs = stalls?.waitedMs() ?? 0
     for (const request of frame[3] as unknown[]) {
       if (!Array.isArray(request) || typeof request[0] !== 'number' || typeof request[1] !== 'number') {
         log.warn({ subject: message.subject }, 'refused a malformed request in a frame')
@@ -590,7 +598,11 @@ export function serve(world: WireWorld, options: ServeOptions): Server {
       }
       const [id, remainingMs, body, credits] = request as [number, number, unknown, number]
       // Too late: nobody waits any more.
-      if (remainingMs > 0) take(new Incoming(origin, id, remainingMs, body, credits, open))
+      if (remainingMs <= 0) continue
+      const leftMs = credits > 0 ? remainingMs : remainingMs - waitedMs
+      const call = new Incoming(origin, id, leftMs, body, credits, open)
+      if (leftMs > 0) take(call)
+      else refuse(call, new CallError('TIMEOUT', 'not-applied', `stood still for ${Math.round(waitedMs)} ms: too late`))
     }
   }
 
@@ -732,6 +744,39 @@ class Incoming implements IncomingCall {
     const stream = this.open(this, options)
     this.stream = stream
     return stream
+  }
+}
+
+/** How often a server looks whether it stood still. */
+const STALL_LOOK_MS = 500
+/** What is read so soon after it may have waited all the while. */
+const STALL_BACKLOG_MS = 1000
+
+/** Tells how long a message that is read now may have waited unread. */
+class Stalls {
+  private lookedMs: number
+  private stalledMs = 0
+  private backlogUntilMs = 0
+  readonly stop: () => void
+
+  constructor(private readonly clock: WireWorld['clock']) {
+    this.lookedMs = clock.monotonicMs()
+    this.stop = every(clock, STALL_LOOK_MS, () => {
+      this.waitedMs()
+      this.lookedMs = clock.monotonicMs()
+    })
+  }
+
+  waitedMs(): number {
+    const now = this.clock.monotonicMs()
+    const gapMs = now - this.lookedMs
+    // Whichever comes first after it, a message or the look, sees the gap.
+    if (gapMs > 2 * STALL_LOOK_MS) {
+      this.stalledMs = gapMs
+      this.backlogUntilMs = now + STALL_BACKLOG_MS
+      this.lookedMs = now
+    }
+    return now < this.backlogUntilMs ? this.stalledMs : 0
   }
 }
 

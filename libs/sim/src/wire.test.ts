@@ -7,7 +7,7 @@ import { Simulation } from './simulation.js'
 
 const subjects = new Subjects('c')
 
-function setUp(handle: (call: IncomingCall) => unknown) {
+function setUp(handle: (call: IncomingCall) => unknown, options: { refuseStale?: boolean } = {}) {
   const simulation = new Simulation({ seed: 'doubled' })
   const world = (component: 'apiserver' | 'store', name: string) => {
     const identity = { component, name }
@@ -22,7 +22,7 @@ function setUp(handle: (call: IncomingCall) => unknown) {
   ] as const)
     simulation.network.link(from, to).duplicate = 1
   const client = world('apiserver', 'a')
-  serve(world('store', 's'), { pattern: subjects.storeServed('s'), handle })
+  serve(world('store', 's'), { pattern: subjects.storeServed('s'), handle, ...options })
   const subject = subjects.store('s', client.bus.identity, 'txn')
   const finish = <T>(work: Promise<T>) => simulation.finish(work, simulation.nowMs + 10_000, 'the answers')
   return { simulation, client, caller: new Caller(client), subject, finish }
@@ -42,6 +42,25 @@ test('a doubled request is handled once; more of them than are remembered, too',
   }
   assert.deepEqual(handled, wanted)
   assert.ok(simulation.network.counters.duplicated >= 10_000)
+})
+
+test('what was given up while the server stood still is not done when it goes on', async () => {
+  for (const [refuseStale, expected] of [
+    [true, ['before', 'patient', 'after']],
+    [false, ['before', 'given up', 'patient', 'after']],
+  ] as const) {
+    const handled: unknown[] = []
+    const { simulation, caller, subject, finish } = setUp((call) => handled.push(call.body), { refuseStale })
+    const call = (body: string, timeoutMs: number) => caller.call(subject, body, { timeoutMs })
+    await finish(call('before', 1000))
+    simulation.machine('s').pause(4000)
+    const givenUp = assert.rejects(call('given up', 1000), { code: 'TIMEOUT', outcome: 'maybe-applied' })
+    const patient = call('patient', 9000)
+    await finish(Promise.all([givenUp, patient]))
+    await simulation.run({ untilMs: simulation.nowMs + 2000 })
+    await finish(call('after', 1000))
+    assert.deepEqual(handled, expected, `refuseStale: ${refuseStale}`)
+  }
 })
 
 test('a frame in pieces, each of them doubled, is put together and handled once', async () => {

@@ -23,6 +23,7 @@ export function serveBus(api: ApiServerHandle): Server {
     pattern: new Subjects(cluster).apiServed(instance),
     inFlightMax: (inFlightMax ?? 400) * 4,
     streamsMax: watchesMax ?? 4096,
+    refuseStale: true,
     handle: (call) => answer(api, call),
   })
 }

@@ -193,7 +193,7 @@ export class StoreMember implements Behaviour<StoreMessage> {
     this.ledMs = this.tickedMs
     this.server = serve(
       { clock: world.clock, bus: world.bus, log: this.log },
-      { pattern: this.subjects.storeServed(options.member), handle: (call) => this.take(call) },
+      { pattern: this.subjects.storeServed(options.member), refuseStale: true, handle: (call) => this.take(call) },
     )
     this.stops.push(
       every(
