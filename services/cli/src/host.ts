@@ -2,6 +2,7 @@
 export { type ChaosFile, chaosSocket } from './chaos-door.js'
 export { cgroupProcesses, joinCgroup } from './cgroup.js'
 export { guardName } from './guard-child.js'
+export { provideImages } from './images.js'
 export { readLayout } from './layout-file.js'
 export { type ClusterLayout, IDENTITY_TIMES, namesOf, Places } from './layout.js'
 export {
@@ -14,6 +15,7 @@ export {
   stopMachine,
 } from './machines.js'
 export { processesNaming } from './network.js'
+export { provideHost } from './packages.js'
 export { readAdmin } from './pki.js'
 export { accepts, liveProcess, startTicksOf, waitFor } from './process-file.js'
 export { stop, up, type UpOptions } from './up.js'

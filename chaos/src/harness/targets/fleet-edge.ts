@@ -1,6 +1,8 @@
 /** Capstan on a fleet: machines with network, processes and disks of their own, joined as VMs are. */
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
 import { join, resolve } from 'node:path'
+import { UserError } from '@capstan/cli'
+import { Places, provideHost, provideImages } from '@capstan/cli/host'
 import { FileGuard } from '@capstan/kubelet/edge'
 import { RealClock } from '@capstan/real'
 import { parse } from 'yaml'
@@ -41,9 +43,13 @@ export interface FleetTargetOptions {
   say(text: string): void
 }
 
+/** As wanted, with a runtime that this host has. */
+type Plan = FleetTargetOptions & { runtime: Exclude<FleetTargetOptions['runtime'], 'auto'> }
+
 /** Builds the fleet, makes a cluster on it by the commands that people use, and waits until it is ready. */
-export async function fleetTarget(options: FleetTargetOptions): Promise<Target> {
-  const { directory, say } = options
+export async function fleetTarget(wanted: FleetTargetOptions): Promise<Target> {
+  const { directory, say } = wanted
+  const options: Plan = { ...wanted, runtime: await chooseRuntime(wanted) }
   await Fleet.clear(directory)
   rmSync(directory, { recursive: true, force: true })
   mkdirSync(directory, { recursive: true })
@@ -64,6 +70,9 @@ export async function fleetTarget(options: FleetTargetOptions): Promise<Target> 
         JSON.stringify(options.bugs === undefined ? {} : { bugs: options.bugs }),
       )
     }
+    if (options.runtime === 'containerd')
+      for (const { directory: own } of fleet.machines.filter(isNode))
+        await provideImages(new Places(join(own, 'capstan')), say)
     await joinAll(fleet, options)
     const target = new FleetTarget(fleet, options)
     await target.awaitReady(say)
@@ -79,9 +88,18 @@ export async function clearFleet(directory: string): Promise<void> {
   await Fleet.clear(directory)
 }
 
-async function joinAll(fleet: Fleet, { runtime, say }: FleetTargetOptions): Promise<void> {
-  const masters = fleet.machines.filter(({ name }) => name.startsWith('master-'))
-  const nodes = fleet.machines.filter(({ name }) => !name.startsWith('master-'))
+/** Machines of a fleet have no way to Debian: programs and images come from this host. */
+async function chooseRuntime({ runtime, say }: FleetTargetOptions): Promise<Plan['runtime']> {
+  const host = await provideHost({ bus: true, containers: ['auto', 'containerd'].includes(runtime) }, say)
+  if (!host.bus || (runtime === 'containerd' && !host.containers)) throw new UserError(host.lacks.join('; '))
+  if (runtime !== 'auto') return runtime
+  for (const lack of host.containers ? [] : host.lacks) say(lack)
+  return host.containers ? 'containerd' : 'process'
+}
+
+async function joinAll(fleet: Fleet, { runtime, say }: Plan): Promise<void> {
+  const masters = fleet.machines.filter((machine) => !isNode(machine))
+  const nodes = fleet.machines.filter(isNode)
   const [first, ...others] = masters as [FleetMachine, ...FleetMachine[]]
   say(`${first.name}: capstan master init`)
   await must(first, ['capstan', 'master', 'init', '--address', first.address])
@@ -129,7 +147,7 @@ class FleetTarget implements Target {
 
   constructor(
     private readonly fleet: Fleet,
-    private readonly options: FleetTargetOptions,
+    private readonly options: Plan,
   ) {
     this.machines = fleet.machines.map(({ name, zone, address }) => ({
       name,
@@ -492,7 +510,7 @@ class FleetTarget implements Target {
         ? { etcdCredentials: { ca: pki('etcd-ca.crt'), cert: pki('etcd-client.crt'), key: pki('etcd-client.key') } }
         : {}),
       nodes: this.machines.filter(({ role }) => role === 'node').map(({ name }) => name),
-      runtime: this.options.runtime === 'auto' ? 'containerd' : this.options.runtime,
+      runtime: this.options.runtime,
       // The host has an end on the wire, and no routes to pods.
       reachesPods: false,
       nowMs: () => performance.now() - this.startMs,
@@ -501,6 +519,8 @@ class FleetTarget implements Target {
     }
   }
 }
+
+const isNode = ({ name }: FleetMachine) => !name.startsWith('master-')
 
 const label = (machine: string, component: Component) =>
   component === 'machine' ? machine : `${component} of ${machine}`
