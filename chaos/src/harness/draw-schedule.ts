@@ -42,6 +42,12 @@ export function drawSchedule(random: Random, options: DrawOptions): Schedule {
   return { formatVersion: 1, faults: drawn }
 }
 
+/** Schedules one after the other, each `periodMs` after the one before. */
+export const oneAfterTheOther = (schedules: readonly Schedule[], periodMs: number): Schedule => ({
+  formatVersion: 1,
+  faults: schedules.flatMap(({ faults }, at) => faults.map((line) => ({ ...line, atMs: line.atMs + at * periodMs }))),
+})
+
 /** Reads a schedule, or the schedule of a run's record. @throws Error that says where it is wrong. */
 export function readSchedule(json: unknown): Schedule {
   const record = json as { schedule?: Schedule; formatVersion?: number; faults?: unknown }

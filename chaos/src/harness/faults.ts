@@ -83,7 +83,7 @@ function define<K extends keyof Levers>(kind: Kind<K>): Fault {
     async inject(target, parameters, random) {
       const why = lack(target)
       if (why !== undefined) throw new Error(why)
-      const needsLook = JSON.stringify(parameters).match(/"(leader|follower)/) !== null
+      const needsLook = JSON.stringify(parameters).match(/"(leader|follower|controllers)/) !== null
       const look = needsLook ? await target.look() : {}
       const whom = (role: Json | undefined) =>
         (Array.isArray(role) ? role : [role ?? '']).flatMap((one) =>

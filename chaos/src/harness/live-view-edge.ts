@@ -104,7 +104,7 @@ export function describeFault(record: Pick<FaultRecord, 'fault' | 'parameters' |
   return `${record.fault} ${parameters}${record.struck.length > 0 ? ` → ${record.struck.join(', ')}` : ''}`
 }
 
-const STATE_COLORS: Record<PromiseState, (text: string) => string> = {
+export const STATE_COLORS: Record<PromiseState, (text: string) => string> = {
   ok: pc.green,
   violated: pc.red,
   unknown: pc.yellow,

@@ -9,7 +9,7 @@ import { readSchedule } from './draw-schedule.js'
 import { FAULTS } from './faults.js'
 import { EXIT_CODES } from './run.js'
 import { SCENARIOS, scenarioNamed } from './scenarios.js'
-import { Session, type SessionOptions } from './session-edge.js'
+import { type OneRun, Session, type SessionOptions } from './session-edge.js'
 import type { PromiseState, RunRecord } from './types.js'
 
 const DIRECTORY = '.capstan-chaos'
@@ -21,6 +21,7 @@ interface Flags {
   against?: string
   seed?: string
   seeds?: number
+  times?: number
   minutes?: number
   directory: string
   masters: number
@@ -53,6 +54,7 @@ export async function main(args: string[]): Promise<void> {
     common(command)
       .option('--seed <seed>', 'hexadecimal; default: a new one')
       .option('--seeds <count>', 'in simulation: so many seeds', wholeNumber)
+      .option('--times <count>', 'its schedule so often, one after the other, on one cluster', wholeNumber)
       .option('--minutes <minutes>', 'how long faults go on, instead of the scenario’s own time', positive)
 
   program
@@ -74,13 +76,14 @@ export async function main(args: string[]): Promise<void> {
   ).action(async (names: string[], flags: Flags) => {
     const scenarios = names.map(scenarioNamed)
     await withSession(flags, async (session) => {
-      const states: PromiseState[] = []
+      const runs: RunRecord[] = []
       for (const scenario of scenarios) {
-        const run = await session.run(scenario, { ...(flags.seed ? { seed: flags.seed } : {}), ...minutesOf(flags) })
-        states.push(run.verdict.state)
+        const run = await session.run(scenario, oneRun(flags))
+        runs.push(run)
         if (flags.shrink && run.verdict.state === 'violated') await session.shrink(scenario, run)
       }
-      return states
+      if (flags.times !== undefined) session.summarise(runs)
+      return runs.map((run) => run.verdict.state)
     })
   })
   common(
@@ -102,8 +105,15 @@ export async function main(args: string[]): Promise<void> {
       ).verdict.state,
     ])
   })
-  seeded(program.command('suite').description('all scenarios, on one cluster')).action(async (flags: Flags) => {
-    await withSession(flags, (session) => session.suite(SCENARIOS, minutesOf(flags)))
+  seeded(
+    program
+      .command('suite')
+      .description('all scenarios, or these, on one cluster as long as it is well; goes on after a failure')
+      .argument('[scenario...]')
+      .option('--resume', 'go on with the suite that was interrupted in this directory', false),
+  ).action(async (names: string[], flags: Flags & { resume: boolean }) => {
+    const scenarios = names.length > 0 ? names.map(scenarioNamed) : SCENARIOS
+    await withSession(flags, (session) => session.suite(scenarios, oneRun(flags), flags))
   })
   seeded(program.command('soak').description('faults of all kinds every few seconds, for long')).action(
     async (flags: Flags) => {
@@ -179,9 +189,11 @@ async function withSession(flags: Flags, work: (session: Session) => Promise<Pro
   }
 }
 
-const minutesOf = ({ minutes, seeds }: Flags) => ({
+const oneRun = ({ seed, minutes, seeds, times }: Flags): OneRun => ({
+  ...(seed ? { seed } : {}),
   ...(minutes === undefined ? {} : { troubleMs: minutes * 60_000 }),
   ...(seeds === undefined ? {} : { seeds }),
+  ...(times === undefined ? {} : { times: Math.max(1, times) }),
 })
 
 function wholeNumber(text: string): number {

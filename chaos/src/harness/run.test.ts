@@ -1,7 +1,7 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
 import { SimRandom } from '@capstan/sim'
-import { drawSchedule, fixed, readSchedule } from './draw-schedule.js'
+import { drawSchedule, fixed, oneAfterTheOther, readSchedule } from './draw-schedule.js'
 import { FAULTS, faultNamed } from './faults.js'
 import { EXIT_CODES, runScenario } from './run.js'
 import { SCENARIOS } from './scenarios.js'
@@ -174,9 +174,11 @@ describe('a run', () => {
 
 describe('roles', () => {
   const { machines } = new FakeTarget()
-  const who = (whom: string) => resolveWhom(whom, machines, { leader: 'master-1' }, new SimRandom('x'))
+  const who = (whom: string) =>
+    resolveWhom(whom, machines, { leader: 'master-1', controllers: 'master-2' }, new SimRandom('x'))
   test('are resolved when the fault strikes', () => {
     assert.deepEqual(who('leader'), ['master-1'])
+    assert.deepEqual(who('controllers'), ['master-2'])
     assert.deepEqual(who('follower:0'), ['master-0'])
     assert.deepEqual(who('follower:1'), ['master-2'])
     assert.deepEqual(who('node:3'), ['node-1'])
@@ -200,6 +202,17 @@ describe('schedules', () => {
     const storm = SCENARIOS.find((one) => one.name === 'storm') as Scenario
     const options = { machines, troubleMs: 60_000 }
     assert.notDeepEqual(storm.schedule(new SimRandom('a'), options), storm.schedule(new SimRandom('b'), options))
+  })
+
+  test('repeated, each begins when the one before has had its time', () => {
+    const { faults } = oneAfterTheOther([KILL_LEADER, KILL_LEADER], 10_000)
+    assert.deepEqual(
+      faults.map(({ atMs, lastsMs }) => [atMs, lastsMs]),
+      [
+        [2000, 3000],
+        [12_000, 3000],
+      ],
+    )
   })
 
   test('every scenario names faults that there are, and ends within its time', () => {

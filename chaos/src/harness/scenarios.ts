@@ -378,6 +378,28 @@ export const SCENARIOS: readonly Scenario[] = [
   },
   {
     ...COMMON,
+    name: 'recovery',
+    about:
+      'for the table of recovery times (--times 20): masters die; nodes die, hang and are cut off, while nobody asks for anything else',
+    workloads: [
+      { workload: 'store', options: { pauseMs: 30 } },
+      { workload: 'desired-state', options: { changeEveryMs: 1_000_000_000 } },
+      { workload: 'lookout' },
+    ],
+    mustHold: [...STORE_PROMISES, 'C1', 'C3', 'C4'],
+    troubleMs: 90_000,
+    schedule: (_, { troubleMs }) =>
+      // Each node by itself: pods that left one are found by the next fault.
+      rounds(troubleMs, 90_000, () => [
+        [0, 'kill', { whom: 'leader', component: 'machine' }, 4000],
+        [11_000, 'kill', { whom: 'controllers', component: 'machine' }, 5000],
+        [23_000, 'kill', { whom: 'node:0', component: 'machine' }, 14_000],
+        [45_000, 'hang', { whom: 'node:1', component: 'machine' }, 14_000],
+        [67_000, 'isolate', { whom: 'node:2' }, 14_000],
+      ]),
+  },
+  {
+    ...COMMON,
     name: 'storm',
     about: 'faults of all kinds every few seconds, drawn from the seed',
     workloads: EVERYTHING,
@@ -401,9 +423,6 @@ const STORM = [
   ...['disk-full', 'slow-sync', 'failing-sync', 'lost-unsynced', 'clock-jump', 'clock-skew'],
   ...['containers-killed', 'delete-pods', 'cordon'],
 ]
-
-/** What `capstan chaos suite` runs: all that say something about failures. */
-export const SUITE: readonly string[] = SCENARIOS.map((scenario) => scenario.name)
 
 /** @throws Error that names those there are. */
 export function scenarioNamed(name: string): Scenario {

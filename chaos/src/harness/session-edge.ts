@@ -1,6 +1,6 @@
 /** Targets and runs, one after the other: what the commands of `capstan chaos` share. */
 import { randomBytes } from 'node:crypto'
-import { writeFileSync } from 'node:fs'
+import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { cpus, release, totalmem } from 'node:os'
 import { join, relative } from 'node:path'
 import { RealClock } from '@capstan/real'
@@ -9,7 +9,8 @@ import { UserError } from '@capstan/cli'
 import { summariseDirectory, writeReport } from '../report/index.js'
 import { judge } from '../verdict/index.js'
 import { WORKLOADS } from '../workloads/index.js'
-import { describeRun, LiveView } from './live-view-edge.js'
+import { oneAfterTheOther } from './draw-schedule.js'
+import { describeRun, LiveView, STATE_COLORS } from './live-view-edge.js'
 import { runScenario } from './run.js'
 import { shrinkSchedule } from './shrink.js'
 import { fleetTarget } from './targets/fleet-edge.js'
@@ -38,6 +39,8 @@ export interface OneRun {
   troubleMs?: number
   /** Instead of the scenario's own. */
   schedule?: Schedule
+  /** The scenario's schedule so often, one after the other, in one run on one cluster. */
+  times?: number
   /** In simulation: so many seeds, one after the other. */
   seeds?: number
   /** Tells the runs of one seed apart. */
@@ -46,6 +49,7 @@ export interface OneRun {
 
 export class Session {
   private target: Target | undefined
+  private isSuspect = false
   private readonly abort = new AbortController()
 
   constructor(private readonly options: SessionOptions) {}
@@ -55,19 +59,18 @@ export class Session {
     const seed = (one.seed ?? `0x${randomBytes(4).toString('hex')}`).toLowerCase()
     if (this.options.on === 'sim' && this.options.against === undefined) return this.simulate(scenario, seed, one)
     const random = new SimRandom(`chaos/${scenario.name}/${seed}`)
-    try {
-      this.target ??= await this.makeTarget()
-    } catch (error) {
+    const target = await this.readyTarget().catch((error: unknown) => {
       // What it began has been ended; a process that was just being born hears Ctrl-C too, and its end is no news.
       if (!this.abort.signal.aborted) throw error
-    }
-    if (this.abort.signal.aborted) throw new UserError(`${scenario.name}: interrupted before it began`)
-    const target = this.target as Target
+      return undefined
+    })
+    if (!target || this.abort.signal.aborted) throw new UserError(`${scenario.name}: interrupted before it began`)
     refuseIfTooSmall(scenario, target)
     const view = new LiveView(target.access.nowMs)
-    const troubleMs = one.troubleMs ?? scenario.troubleMs
-    const schedule =
-      one.schedule ?? scenario.schedule(random.fork('schedule'), { machines: target.machines, troubleMs })
+    const { machines } = target
+    const { troubleMs, schedule } = planOf(scenario, one, (troubleMs, fork) =>
+      scenario.schedule(random.fork(fork), { machines, troubleMs }),
+    )
     view.line(`${scenario.name}, seed ${seed}: ${scenario.about}`)
     view.line(target.description)
     const run = await runScenario({
@@ -84,17 +87,34 @@ export class Session {
       events: view,
       signal: this.abort.signal,
     })
-    const name = `${scenario.name}-${run.on}-${seed}${one.label === undefined ? '' : `-${one.label}`}`
-    const directory = join(this.options.directory, 'runs', name)
+    const directory = this.directoryOf(run, one.label)
     const page = await writeReport(run, directory)
     for (const line of describeRun(run, this.replayOf(join(directory, 'run.json')))) console.log(line)
     console.log(`  report: ${page}`)
+    // What may still be in force, or was left undone, must not be laid at the next one's door.
+    if (run.verdict.state === 'violated' || run.troubles.length > 0) this.isSuspect = true
     return run
+  }
+
+  /** Recovery times over these runs; the page lies beside their reports. */
+  summarise(runs: readonly Pick<RunRecord, 'scenario' | 'on' | 'seed'>[]): void {
+    const directory = join(this.options.directory, 'runs')
+    const { text, page } = summariseDirectory(
+      directory,
+      runs.map((run) => this.directoryOf(run)),
+    )
+    console.log(`\n${text}\n${page}`)
+  }
+
+  private directoryOf(run: Pick<RunRecord, 'scenario' | 'on' | 'seed'>, label?: string): string {
+    const name = `${run.scenario}-${run.on}-${run.seed}${label === undefined ? '' : `-${label}`}`
+    return join(this.options.directory, 'runs', name)
   }
 
   /** Seeds that rise from the first; ends with the first one that is violated. */
   private async simulate(scenario: Scenario, first: string, one: OneRun): Promise<RunRecord> {
-    const { seeds = 1, troubleMs, schedule } = one
+    const { seeds = 1, times = 1, troubleMs, schedule } = one
+    if (times > 1) throw new UserError('--times is for real clusters; in simulation: --seeds')
     const [bug] = this.options.bugs ?? []
     let last: RunRecord | undefined
     for (let at = 0; at < seeds && !this.abort.signal.aborted; at++) {
@@ -114,11 +134,7 @@ export class Session {
       if (run.verdict.state === 'violated') break
     }
     if (!last) throw new UserError('interrupted before the first seed')
-    const directory = join(
-      this.options.directory,
-      'runs',
-      `${scenario.name}-sim-${last.seed}${one.label === undefined ? '' : `-${one.label}`}`,
-    )
+    const directory = this.directoryOf(last, one.label)
     const page = await writeReport(last, directory)
     const again = `capstan chaos run ${scenario.name} --on sim --seed ${last.seed}${bug === undefined ? '' : ` --plant ${bug}`}`
     for (const line of describeRun(last, again)) console.log(line)
@@ -126,22 +142,56 @@ export class Session {
     return last
   }
 
-  /** Each scenario; one that cannot be tested here says so. */
-  async suite(scenarios: readonly Scenario[], one: OneRun): Promise<PromiseState[]> {
-    const states: PromiseState[] = []
-    for (const scenario of scenarios) {
+  /**
+   * Each scenario, whatever became of the one before. What came of each stands in `suite.json` as soon as it is known;
+   * `resume` goes on with those that are not in it. @throws UserError: nothing can be resumed.
+   */
+  async suite(scenarios: readonly Scenario[], one: OneRun, { resume }: { resume: boolean }): Promise<PromiseState[]> {
+    const file = join(this.options.directory, 'suite.json')
+    const results = resume ? readSuite(file) : []
+    for (const [at, scenario] of scenarios.entries()) {
+      if (results.some((result) => result.scenario === scenario.name)) continue
       if (this.abort.signal.aborted) break
-      try {
-        states.push((await this.run(scenario, one)).verdict.state)
-      } catch (error) {
-        // One that could not run must not hide what the others show.
-        console.log(`${scenario.name}: could not run: ${(error as Error).message}`)
-        states.push('not tested')
-      }
+      console.log(`\n[${at + 1} of ${scenarios.length}] ${scenario.name}`)
+      const result = await this.suiteResult(scenario, one)
+      if (this.abort.signal.aborted) break
+      results.push(result)
+      mkdirSync(this.options.directory, { recursive: true })
+      writeFileSync(file, `${JSON.stringify({ formatVersion: 1, results }, undefined, 1)}\n`)
     }
-    const { text, page } = summariseDirectory(join(this.options.directory, 'runs'))
-    console.log(`${text}\n${page}`)
-    return states
+    const ran = results.filter((result) => result.seed !== undefined)
+    if (ran.length > 0) this.summarise(ran as (SuiteResult & { seed: string })[])
+    for (const line of suiteTable(results)) console.log(line)
+    const left = scenarios.filter(({ name }) => !results.some((result) => result.scenario === name))
+    if (left.length > 0) console.log(`not played: ${left.map(({ name }) => name).join(', ')}; go on: suite --resume`)
+    // What this target cannot make stands in the table, and says nothing of the cluster.
+    const tested = results.filter((result) => !result.lacks).map(({ state }) => state)
+    return tested.length === 0 || left.length > 0 ? [...tested, 'not tested'] : tested
+  }
+
+  private async suiteResult(scenario: Scenario, one: OneRun): Promise<SuiteResult> {
+    const startMs = performance.now()
+    const result = { scenario: scenario.name, on: this.options.on, faults: '–' }
+    const tookMs = () => Math.round(performance.now() - startMs)
+    try {
+      const run = await this.run(scenario, one)
+      const { state } = run.verdict
+      const made = run.faults.filter((fault) => fault.result === 'made').length
+      return {
+        ...{ ...result, on: run.on, seed: run.seed, state, tookMs: tookMs(), why: whyOf(run) },
+        ...{
+          faults: `${made}/${run.schedule.faults.length}`,
+          lacks: state === 'not tested' && run.notTested.length > 0,
+        },
+      }
+    } catch (error) {
+      // One that could not run must not hide what the others show, nor leave them its cluster.
+      this.isSuspect = true
+      const lacks = error instanceof UserError
+      const why = `could not run: ${(error as Error).message}`
+      console.log(`${scenario.name}: ${why}`)
+      return { ...result, state: 'not tested', tookMs: tookMs(), why, lacks }
+    }
   }
 
   /**
@@ -200,6 +250,24 @@ export class Session {
     return (await target?.clear()) ?? []
   }
 
+  /** The same one for run after run, as long as all of it is well when the next begins. */
+  private async readyTarget(): Promise<Target> {
+    const say = (text: string) => void process.stderr.write(`${text}\n`)
+    if (this.target && !this.isSuspect)
+      await this.target.awaitReady?.(say).catch((error: unknown) => {
+        say(`not well after the run before: ${(error as Error).message}`)
+        this.isSuspect = true
+      })
+    if (this.target && this.isSuspect) {
+      say('a new cluster is made')
+      const left = await this.close()
+      if (left.length > 0) throw new Error(`the cluster before cannot be removed: ${left.join('; ')}`)
+    }
+    this.isSuspect = false
+    this.target ??= await this.makeTarget()
+    return this.target
+  }
+
   private async makeTarget(): Promise<Target> {
     const { on, directory, against, ...rest } = this.options
     if (against !== undefined) return kubeconfigTarget(against)
@@ -218,6 +286,62 @@ export class Session {
         throw new Error('the simulation is no target of the real world')
     }
   }
+}
+
+function planOf(
+  scenario: Scenario,
+  { schedule, troubleMs: longer, times = 1 }: OneRun,
+  draw: (troubleMs: number, fork: string) => Schedule,
+): { troubleMs: number; schedule: Schedule } {
+  const onceMs = longer ?? scenario.troubleMs
+  if (schedule) return { troubleMs: onceMs, schedule }
+  if (times === 1) return { troubleMs: onceMs, schedule: draw(onceMs, 'schedule') }
+  const each = Array.from({ length: times }, (_, at) => draw(onceMs, `schedule/${at}`))
+  return { troubleMs: times * onceMs, schedule: oneAfterTheOther(each, onceMs) }
+}
+
+/** What came of one scenario of a suite. */
+interface SuiteResult {
+  scenario: string
+  on: RunRecord['on']
+  /** Missing: it did not run. */
+  seed?: string
+  state: PromiseState
+  tookMs: number
+  /** Made, of how many. */
+  faults: string
+  why: string
+  /** Not tested, since this target cannot make it. */
+  lacks: boolean
+}
+
+function readSuite(file: string): SuiteResult[] {
+  if (!existsSync(file)) throw new UserError(`there is no suite to resume: no file ${file}`)
+  return (JSON.parse(readFileSync(file, 'utf8')) as { results: SuiteResult[] }).results
+}
+
+/** Why a run is not ok, in a line. */
+function whyOf({ verdict, troubles, faults, notTested, mustHold }: RunRecord): string {
+  if (verdict.state === 'ok') return ''
+  const failed = faults.filter((fault) => fault.result === 'failed').map(({ fault, why }) => `${fault}: ${why}`)
+  const promises = verdict.promises
+    .filter(({ promise, state }) => state === verdict.state && (state !== 'not tested' || mustHold.includes(promise)))
+    .map(({ promise, text }) => `${promise}: ${text}`)
+  const lacks = verdict.state === 'not tested' ? notTested.map(({ what, why }) => `${what}: ${why}`) : []
+  return [...promises, ...failed, ...troubles, ...lacks].join('; ').split('\n')[0]?.slice(0, 240) ?? ''
+}
+
+function suiteTable(results: readonly SuiteResult[]): string[] {
+  const counts = (['ok', 'violated', 'unknown', 'not tested'] as const)
+    .map((state) => [results.filter((result) => result.state === state).length, state] as const)
+    .filter(([count]) => count > 0)
+  return [
+    ...results.map(
+      ({ scenario, state, tookMs, faults, why }) =>
+        `${STATE_COLORS[state](state.padEnd(10))}  ${scenario.padEnd(20)} ${`${Math.round(tookMs / 1000)} s`.padStart(6)}  faults ${faults.padEnd(6)} ${why}`,
+    ),
+    `${results.length} scenarios: ${counts.map(([count, state]) => `${count} ${state}`).join(', ')}`,
+  ]
 }
 
 const violatedOf = (run: RunRecord) =>

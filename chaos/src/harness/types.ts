@@ -101,6 +101,8 @@ export interface Target {
   levers: Levers
   /** Why a lever, or a single fault, can't be had here. */
   lacks: Readonly<Partial<Record<keyof Levers | string, string>>>
+  /** Resolves when all its machines do their work. @throws Error: they do not, after a while. Missing: it is not known. */
+  awaitReady?(say: (text: string) => void): Promise<void>
   /** What the cluster says of itself now; takes at most a second; machines that do not answer are down. */
   look(): Promise<ClusterLook>
   /** Gathers what the judge needs once the trouble is over. `fromRevision`: of the store, when the run began. */
@@ -113,6 +115,8 @@ export interface ClusterLook {
   /** Of the store, where it can be asked. */
   revision?: number
   leader?: string
+  /** The master that holds the controller-manager's lock, where the API tells. */
+  controllers?: string
   term?: number
   masters: { name: string; up: boolean; role?: 'leader' | 'follower' | 'down'; commitIndex?: number }[]
   nodes: { name: string; ready: boolean }[]
@@ -220,7 +224,7 @@ export interface Levers {
 
 /**
  * Whom a fault strikes: a name, or a role that is resolved when it strikes, so that a schedule can be replayed: `leader`,
- * `follower:0`, `master:1` and `node:0` (in order of names), `zone:b`, `masters`, `majority`, `minority`, `nodes`, `all`.
+ * `controllers`, `follower:0`, `master:1` and `node:0` (in order of names), `zone:b`, `masters`, `majority`, `minority`, `nodes`, `all`.
  */
 export type Whom = string
 
@@ -400,6 +404,16 @@ export interface Recovery {
   writeGapMs?: number
   /** From the fault to the desired state; missing: not reached before the next fault, or no opinion. */
   desiredStateMs?: number
+  /**
+   * From the moment the fault was asked for; null: not before it was undone or the next one struck. Missing: it was not to
+   * be expected (nothing of the kind was struck, or the fault was too short), or nobody looked.
+   * Until other masters held every lock of scheduler and controller-manager that the struck ones had held.
+   */
+  takeOverMs?: number | null
+  /** Until every struck node was marked: not Ready. */
+  markedMs?: number | null
+  /** Until all pods that were wanted ran again, while the struck nodes were still away. */
+  replacedMs?: number | null
 }
 
 export interface Verdict {

@@ -8,7 +8,7 @@ import type { ClusterLook, Machine, Whom } from './types.js'
 export function resolveWhom(
   whom: Whom,
   machines: readonly Machine[],
-  look: Pick<ClusterLook, 'leader'>,
+  look: Pick<ClusterLook, 'leader' | 'controllers'>,
   random: Random,
 ): string[] {
   const names = (role?: Machine['role']) =>
@@ -31,6 +31,9 @@ export function resolveWhom(
     case 'leader':
       if (look.leader === undefined) throw new Error('nobody leads')
       return [look.leader]
+    case 'controllers':
+      if (look.controllers === undefined) throw new Error('nobody holds the lock of the controller-manager')
+      return [look.controllers]
     case 'follower':
       if (look.leader === undefined) throw new Error('nobody leads')
       return nth(masters.filter((name) => name !== look.leader))
@@ -58,7 +61,7 @@ export function resolveWhom(
       return some(Math.ceil(masters.length / 2) - 1)
     default:
       throw new Error(
-        `"${whom}" is no machine (${names().join(', ')}) and no role (leader, follower:N, master:N, node:N, zone:Z, masters, nodes, majority, minority, all)`,
+        `"${whom}" is no machine (${names().join(', ')}) and no role (leader, controllers, follower:N, master:N, node:N, zone:Z, masters, nodes, majority, minority, all)`,
       )
   }
 }

@@ -118,6 +118,43 @@ test('JUnit: a violation fails, what is demanded and not known is an error, the 
   assert.match(xml, /<error message="unknown: fewer than two"\/>/)
 })
 
+test('a summary holds the machines that died, hung or were cut off against the aims', () => {
+  const run = plausibleRun({ seconds: 60, everyMs: 100_000 })
+  const one = (index: number, fault: string, parameters: { [key: string]: string }, times: object) => ({
+    fault: { ...(run.faults[0] as RunRecord['faults'][0]), index, fault, parameters },
+    recovery: { index, fault, ...times },
+  })
+  const all = [
+    one(0, 'kill', { whom: 'leader', component: 'machine' }, { writeGapMs: 400, takeOverMs: 1500 }),
+    one(1, 'kill', { whom: 'controllers', component: 'machine' }, { writeGapMs: 2000, takeOverMs: 2500 }),
+    // A process alone, and a node that was gone for too short a time, say nothing.
+    one(2, 'kill', { whom: 'leader', component: 'store' }, { writeGapMs: 9000 }),
+    one(3, 'kill', { whom: 'node:2', component: 'machine' }, {}),
+    one(4, 'hang', { whom: 'node:1', component: 'machine' }, { markedMs: 4000, replacedMs: null }),
+    one(5, 'isolate', { whom: 'node:0' }, { markedMs: 3000, replacedMs: 9000 }),
+  ]
+  const summary = summarise([
+    {
+      ...{ ...reportModel(run), directory: 'a', violated: [] },
+      ...{ faults: all.map(({ fault }) => fault), recoveries: all.map(({ recovery }) => recovery) },
+    },
+  ])
+  assert.deepEqual(
+    summary.aims.map(({ event, measure, figures: { n, notReached, worstMs }, aimMs, state }) =>
+      [event, measure, n, notReached, worstMs, aimMs, state].join(' | '),
+    ),
+    [
+      'the leading master dies | longest time without a write | 1 | 0 | 400 | 1000 | met',
+      'the master with the locks dies | scheduler and controller-manager led again | 2 | 0 | 2500 | 2000 | missed',
+      'a node hangs | marked | 1 | 0 | 4000 | 5000 | met',
+      'a node hangs | pods replaced | 1 | 1 |  | 10000 | missed',
+      'a node is cut off | marked | 1 | 0 | 3000 | 5000 | met',
+      'a node is cut off | pods replaced | 1 | 0 | 9000 | 10000 | met',
+    ],
+  )
+  assert.match(summaryText(summary), /a node hangs +pods replaced +\S+ +1 +– +not reached \(1\) +< 10 s +missed/)
+})
+
 test('a summary over runs: by kind of fault, whoever was struck; what did not come back is no figure', () => {
   const run = plausibleRun({ seconds: 60, everyMs: 100_000 })
   const recovery = (index: number, desiredStateMs?: number) => ({

@@ -1,4 +1,4 @@
-import type { RunRecord } from '../harness/types.js'
+import type { Recovery, RunRecord } from '../harness/types.js'
 import { document, sign } from './page.js'
 import type { ReportModel } from './report-model.js'
 import { count, duration, escape, faultName, median, percent } from './text.js'
@@ -41,6 +41,15 @@ export interface Summary {
     writeGap: Figures
     desiredState: Figures
   }[]
+  /** What has an aim, against it; empty: nothing of the kind was measured. */
+  aims: {
+    event: string
+    measure: string
+    on: string
+    aimMs: number
+    figures: Figures
+    state: 'met' | 'missed'
+  }[]
   scenarios: {
     scenario: string
     on: string
@@ -48,6 +57,57 @@ export interface Summary {
     states: Record<string, number>
     requests: RunRecord['verdict']['requests']
   }[]
+}
+
+interface Aim {
+  event: string
+  measure: string
+  fault: string
+  /** Roles of whom the fault struck, one of which it must be. */
+  whom: readonly string[]
+  of(recovery: Recovery): number | null | undefined
+  aimMs: number
+}
+
+const MARKED = ['marked', ({ markedMs }: Recovery) => markedMs, 5000] as const
+const REPLACED = ['pods replaced', ({ replacedMs }: Recovery) => replacedMs, 10_000] as const
+const WRITES = ['longest time without a write', ({ writeGapMs }: Recovery) => writeGapMs, 1000] as const
+const TAKEN_OVER = ['scheduler and controller-manager led again', (one: Recovery) => one.takeOverMs, 2000] as const
+
+/** How soon things should be well again, for machines that die, hang, or are cut off as a whole. */
+const AIMS: readonly Aim[] = (
+  [
+    ['the leading master dies', 'kill', ['leader'], WRITES],
+    ['the master with the locks dies', 'kill', ['leader', 'controllers', 'master'], TAKEN_OVER],
+    ['a node dies', 'kill', ['node'], MARKED],
+    ['a node dies', 'kill', ['node'], REPLACED],
+    ['a node hangs', 'hang', ['node'], MARKED],
+    ['a node hangs', 'hang', ['node'], REPLACED],
+    ['a node is cut off', 'isolate', ['node'], MARKED],
+    ['a node is cut off', 'isolate', ['node'], REPLACED],
+  ] as const
+).map(([event, fault, whom, [measure, of, aimMs]]) => ({ event, fault, whom, measure, of, aimMs }))
+
+function againstAims(runs: readonly SummarisedRun[]): Summary['aims'] {
+  return [...new Set(runs.map(({ on }) => on))].sort().flatMap((on) =>
+    AIMS.flatMap(({ event, measure, fault, whom, of, aimMs }) => {
+      const measured = runs
+        .filter((run) => run.on === on)
+        .flatMap(({ faults, recoveries }) =>
+          recoveries.filter(({ index }) => {
+            const record = faults.find((one) => one.index === index)
+            const { whom: struck, component = 'machine' } = record?.parameters ?? {}
+            return record?.fault === fault && component === 'machine' && whom.includes(roleOf(String(struck)))
+          }),
+        )
+        .map(of)
+        .filter((value) => value !== undefined)
+      if (measured.length === 0) return []
+      const found = figuresOf(measured.map((value) => value ?? undefined))
+      const isMet = found.notReached === 0 && (found.worstMs as number) < aimMs
+      return [{ event, measure, on, aimMs, figures: found, state: isMet ? ('met' as const) : ('missed' as const) }]
+    }),
+  )
 }
 
 export function summarise(runs: readonly SummarisedRun[]): Summary {
@@ -98,6 +158,7 @@ export function summarise(runs: readonly SummarisedRun[]): Summary {
         desiredState: figures(all.map((one) => one.desiredStateMs)),
       }))
       .sort((a, b) => (a.fault < b.fault ? -1 : 1)),
+    aims: againstAims(runs),
     scenarios: [...scenarios.values()].sort((a, b) => (a.scenario < b.scenario ? -1 : 1)),
   }
 }
@@ -105,23 +166,26 @@ export function summarise(runs: readonly SummarisedRun[]): Summary {
 /** `node:2` and `node:0` are the same kind: which one it is makes no difference. */
 function kindOf(fault: string, parameters: { [key: string]: unknown }): string {
   const { whom, component, from } = parameters as { whom?: string; component?: string; from?: string }
-  const role = (text: string | undefined) => text?.replace(/:\d+$/, '').replace(/-\d+$/, '')
   return faultName(fault, {
-    ...(whom === undefined ? {} : { whom: role(whom) }),
+    ...(whom === undefined ? {} : { whom: roleOf(whom) }),
     ...(component === undefined ? {} : { component }),
-    ...(from === undefined ? {} : { from: role(from) }),
+    ...(from === undefined ? {} : { from: roleOf(from) }),
   })
 }
 
+const roleOf = (whom: string) => whom.replace(/:\d+$/, '').replace(/-\d+$/, '')
+
 /** Where nothing was measured at all (no desired state in that scenario) `n` is 0. */
 function figures(values: readonly (number | undefined)[]): Figures {
+  return values.every((value) => value === undefined) ? { n: 0, notReached: 0 } : figuresOf(values)
+}
+
+function figuresOf(values: readonly (number | undefined)[]): Figures {
   const known = values.filter((value) => value !== undefined)
-  if (known.length === 0) return { n: 0, notReached: 0 }
   return {
     n: values.length,
     notReached: values.length - known.length,
-    medianMs: median(known),
-    worstMs: Math.max(...known),
+    ...(known.length > 0 ? { medianMs: median(known), worstMs: Math.max(...known) } : {}),
   }
 }
 
@@ -158,13 +222,28 @@ export function summaryText(summary: Summary): string {
       percent(requests.total === 0 ? 0 : (requests.failedAfterRetry ?? 0) / requests.total),
     ]),
   ]
+  const aims = [
+    ['recovery', '', 'on', 'n', 'median', 'worst', 'aim', ''],
+    ...summary.aims.map(({ event, measure, on, aimMs, figures: found, state }) => [
+      event,
+      measure,
+      on,
+      String(found.n),
+      duration(found.medianMs),
+      worst(found),
+      `< ${aimMs / 1000} s`,
+      state,
+    ]),
+  ]
   const bad = summary.runs
     .filter(({ state }) => state !== 'ok')
     .map(
       ({ directory, scenario, state, violated }) =>
         `${scenario} in ${directory}: ${state}${violated.length > 0 ? ` (${violated.join(', ')})` : ''}`,
     )
-  return `${[table(runs, 2), table(rows, 2), bad.join('\n')].filter((part) => part !== '').join('\n\n')}\n`
+  return `${[table(runs, 2), table(rows, 2), summary.aims.length > 0 ? table(aims, 3) : '', bad.join('\n')]
+    .filter((part) => part !== '')
+    .join('\n\n')}\n`
 }
 
 /** Columns from `numbersFrom` on are flush right. */
@@ -199,6 +278,14 @@ export function summaryPage(summary: Summary): string {
   )
   const states = [...new Set(runs.map((run) => run.state))]
   const state = states.includes('violated') ? 'violated' : states.every((one) => one === 'ok') ? 'ok' : 'unknown'
+  const aims = summary.aims.map(
+    ({ event, measure, on, aimMs, figures: found, state: kept }) =>
+      `<tr><td>${escape(event)}<br><span class="note">${escape(measure)}</span></td><td>${escape(on)}</td><td class="n">${found.n}</td>${pair(found)}<td class="n">&lt; ${aimMs / 1000} s</td><td>${kept === 'met' ? kept : `<span class="over">${kept}</span>`}</td></tr>`,
+  )
+  const againstTheAims =
+    aims.length === 0
+      ? ''
+      : `<section><h2>Against the aims</h2><p class="note">A machine dies, hangs or is cut off as a whole. From the moment that was asked for.</p><div class="scroll"><table><thead><tr><th>Event</th><th>on</th><th class="n">times</th><th class="n">median</th><th class="n">worst</th><th class="n">aim</th><th></th></tr></thead><tbody>${aims.join('\n')}</tbody></table></div></section>`
   const pairs = (name: string) => `<th class="n">${name}: median</th><th class="n">worst</th>`
   return document(
     `${runs.length} chaos runs: ${state}`,
@@ -208,6 +295,7 @@ export function summaryPage(summary: Summary): string {
         .filter((name, at, all) => all.indexOf(name) === at)
         .join(', '),
     )}</p></div><div class="state is-${state}">${escape(state)}</div></header>
+${againstTheAims}
 <section><h2>How fast it came back</h2><p class="note">From the moment a fault was in force, until the next one.</p><div class="scroll"><table><thead><tr><th>Fault</th><th>on</th><th class="n">times</th>${pairs('First write')}${pairs('Gap in writes')}${pairs('Desired state')}</tr></thead><tbody>${times.join('\n')}</tbody></table></div></section>
 <section><h2>Scenarios</h2><div class="scroll"><table><thead><tr><th>Scenario</th><th>on</th><th class="n">runs</th><th>verdicts</th><th class="n">requests</th><th class="n">failed</th><th class="n">after one retry</th></tr></thead><tbody>${perScenario.join('\n')}</tbody></table></div></section>
 <section><h2>Runs</h2><div class="scroll"><table><thead><tr><th>Scenario</th><th>on</th><th>seed</th><th>began (UTC)</th><th>verdict</th></tr></thead><tbody>${each.join('\n')}</tbody></table></div></section>`,

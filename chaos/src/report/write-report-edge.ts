@@ -45,11 +45,16 @@ async function writeRecord(run: RunRecord, path: string): Promise<void> {
 }
 
 /**
- * All runs whose reports lie below a directory, in one table: `summary.html`, `summary.json` there, and the text.
+ * All runs whose reports lie below a directory, in one table: `summary.html`, `summary.json` there, and the text. `only`: these
+ * of its directories.
  * @throws Error if there is none.
  */
-export function summariseDirectory(directory: string): { summary: Summary; text: string; page: string } {
-  const runs = reportsBelow(directory, DEPTH_MAX).map((where): SummarisedRun => {
+export function summariseDirectory(
+  directory: string,
+  only?: readonly string[],
+): { summary: Summary; text: string; page: string } {
+  const found = only ?? reportsBelow(directory, DEPTH_MAX)
+  const runs = found.map((where): SummarisedRun => {
     const model = JSON.parse(readFileSync(join(where, 'report.json'), 'utf8')) as ReportModel
     const violated = model.promises.filter((one) => one.state === 'violated').map((one) => one.promise)
     return { ...model, directory: relative(directory, where) || '.', violated }

@@ -64,6 +64,63 @@ test('recovery: changes that were asked for are not the fault; what it caught in
   assert.equal(desired([12_000, 13_000], [14_000, 16_000]), 6000)
 })
 
+test('recovery: locks taken over, nodes marked, pods replaced, from the asking on, as far as the fault let one expect it', () => {
+  const strike = (
+    index: number,
+    fault: string,
+    component: string,
+    struck: string[],
+    atMs: number,
+    lastsMs: number,
+  ) => ({
+    ...made(index, fault, atMs + 400, atMs + lastsMs),
+    ...{ askedMs: atMs, struck, parameters: { component } },
+  })
+  const more = {
+    locks: [
+      { atMs: 500, lock: 'kube-scheduler', holder: 'master-0_a_1' },
+      { atMs: 600, lock: 'kube-controller-manager', holder: 'master-0_b_1' },
+      { atMs: 11_500, lock: 'kube-controller-manager', holder: 'master-1_c_1' },
+      { atMs: 11_800, lock: 'kube-scheduler', holder: 'master-2_d_1' },
+    ],
+    nodes: [
+      { atMs: 500, node: 'node-0', isReady: true },
+      { atMs: 500, node: 'node-1', isReady: true },
+      { atMs: 33_000, node: 'node-0', isReady: false },
+    ],
+  }
+  const run = emptyRun({
+    machines: ['node-0', 'node-1'].map((name) => ({ name, role: 'node' as const })),
+    faults: [
+      strike(0, 'kill', 'machine', ['master-0'], 10_000, 4000),
+      // It holds nothing any more.
+      strike(1, 'kill', 'machine', ['master-0'], 20_000, 4000),
+      strike(2, 'hang', 'machine', ['node-0'], 30_000, 14_000),
+      strike(3, 'kill', 'machine', ['node-1'], 45_000, 8000),
+      // Its machine goes on.
+      strike(4, 'kill', 'store', ['master-2'], 60_000, 4000),
+      strike(5, 'kill', 'machine', ['node-1'], 61_000, 1000),
+    ],
+    workloads: [result('lookout', { more })],
+  })
+  const found = recoveries(run, [
+    { fromMs: 33_000, toMs: 37_000, why: 'one of two' },
+    // Only when it was back.
+    { fromMs: 45_500, toMs: 54_000, why: 'one of two' },
+  ])
+  assert.deepEqual(
+    found.map(({ takeOverMs, markedMs, replacedMs }) => [takeOverMs, markedMs, replacedMs]),
+    [
+      [1800, undefined, undefined],
+      [undefined, undefined, undefined],
+      [undefined, 3000, 7000],
+      [undefined, null, undefined],
+      [undefined, undefined, undefined],
+      [undefined, undefined, undefined],
+    ],
+  )
+})
+
 test('recovery: faults that were not made have none', () => {
   const fault = { ...made(0, 'x', 1000, 2000), result: 'not tested' as const }
   assert.deepEqual(recoveries(emptyRun({ faults: [fault] }), undefined), [])

@@ -1,4 +1,5 @@
 import type { FaultRecord, HistoryRecord, Recovery, RunRecord } from '../harness/types.js'
+import { LOCKS, type LookoutMore } from '../workloads/lookout-workload.js'
 
 /** From when to when something was not as desired. `byChange`: the workload itself had just asked for something else. */
 export interface Undesired {
@@ -19,6 +20,10 @@ const WRITES = new Set(['put', 'compareAndSet', 'append', 'add', 'create', 'upda
  * with a change that the workload asked for), the end of the last one. It never went: 0.
  */
 export function recoveries(run: Omit<RunRecord, 'verdict'>, undesired: readonly Undesired[] | undefined): Recovery[] {
+  const lookout = run.workloads.find(({ workload }) => workload === 'lookout')?.more as unknown as
+    | LookoutMore
+    | undefined
+  const nodes = new Set(run.machines.filter(({ role }) => role === 'node').map(({ name }) => name))
   const writes = acknowledgedWrites(run.workloads.flatMap((workload) => workload.history))
   const ended = writes.map((write) => write.returnedMs)
   const made = run.faults.filter((fault) => fault.result === 'made' && fault.inForceMs !== undefined)
@@ -37,8 +42,69 @@ export function recoveries(run: Omit<RunRecord, 'verdict'>, undesired: readonly 
       const desired = desiredAt(undesired, inForceMs, untilMs)
       if (desired !== undefined) recovery.desiredStateMs = desired - inForceMs
     }
+    if (silences(fault)) {
+      const { askedMs, struck } = fault
+      const awayMs = Math.min(untilMs, fault.undoAskedMs ?? run.endedMs)
+      const away = struck.filter((one) => nodes.has(one))
+      const set = (name: 'takeOverMs' | 'markedMs' | 'replacedMs', atMs: number | undefined) => {
+        if (atMs !== undefined && atMs <= awayMs) recovery[name] = atMs - askedMs
+        else if (awayMs - askedMs >= EXPECTED_WITHIN_MS[name]) recovery[name] = null
+      }
+      if (lookout && holds(lookout, struck, askedMs)) set('takeOverMs', takenAt(lookout, struck, askedMs))
+      if (lookout && away.length > 0) set('markedMs', markedAt(lookout, away, askedMs))
+      if (undesired && away.length > 0 && undesired.some((span) => isCaught(span, askedMs, awayMs)))
+        set('replacedMs', desiredAt(undesired, askedMs, awayMs))
+    }
     return recovery
   })
+}
+
+/** A fault that ends sooner asks nothing. */
+const EXPECTED_WITHIN_MS = { takeOverMs: 2000, markedMs: 5000, replacedMs: 10_000 }
+
+/** Nothing of a machine's own process can be heard while it lasts. */
+function silences({ fault, parameters }: FaultRecord): boolean {
+  const component = parameters['component'] ?? 'machine'
+  return (
+    fault === 'isolate' ||
+    ((fault === 'kill' || fault === 'hang') && ['machine', 'control', 'kubelet', 'group'].includes(String(component)))
+  )
+}
+
+const masterOf = (holder: string) => holder.split('_')[0] as string
+
+function locksOf({ locks }: LookoutMore, struck: readonly string[], ms: number): { lock: string; holder: string }[] {
+  return LOCKS.flatMap((lock) => {
+    const held = locks.findLast((one) => one.lock === lock && one.atMs <= ms)
+    return held && struck.includes(masterOf(held.holder)) ? [held] : []
+  })
+}
+
+const holds = (lookout: LookoutMore, struck: readonly string[], ms: number) => locksOf(lookout, struck, ms).length > 0
+
+/** When the last of the locks that the struck masters held had a new holder; undefined: not all of them. */
+function takenAt(lookout: LookoutMore, struck: readonly string[], ms: number): number | undefined {
+  const taken = locksOf(lookout, struck, ms).map(
+    ({ lock, holder }) =>
+      lookout.locks.find((one) => one.lock === lock && one.atMs > ms && one.holder !== holder)?.atMs ?? Infinity,
+  )
+  return last(taken)
+}
+
+/** When the last of the nodes was not Ready; undefined: not all of them. */
+function markedAt({ nodes }: LookoutMore, away: readonly string[], ms: number): number | undefined {
+  return last(
+    away.map((node) => {
+      const before = nodes.findLast((one) => one.node === node && one.atMs <= ms)
+      if (before && !before.isReady) return ms
+      return nodes.find((one) => one.node === node && one.atMs > ms && !one.isReady)?.atMs ?? Infinity
+    }),
+  )
+}
+
+function last(times: readonly number[]): number | undefined {
+  const latest = Math.max(...times)
+  return Number.isFinite(latest) ? latest : undefined
 }
 
 interface Write {
@@ -96,11 +162,19 @@ function longestGap(
 /** Undefined: it was not there again before `untilMs`. */
 function desiredAt(undesired: readonly Undesired[], fromMs: number, untilMs: number): number | undefined {
   let at = fromMs
-  for (const { fromMs: from, toMs: to, byChange } of undesired) {
-    const isCaught = from <= fromMs ? (to ?? Number.POSITIVE_INFINITY) > fromMs : from < untilMs && !byChange
-    if (!isCaught) continue
-    if (to === undefined || to > untilMs) return undefined
-    at = Math.max(at, to)
+  for (const span of undesired) {
+    if (!isCaught(span, fromMs, untilMs)) continue
+    if (span.toMs === undefined || span.toMs > untilMs) return undefined
+    at = Math.max(at, span.toMs)
   }
   return at
+}
+
+/** Whether the fault is why: it was so when the fault struck, or became so later and not by a change. */
+function isCaught(
+  { fromMs: from, toMs: to = Number.POSITIVE_INFINITY, byChange }: Undesired,
+  ms: number,
+  untilMs: number,
+) {
+  return from <= ms ? to > ms : from < untilMs && !byChange
 }

@@ -2,6 +2,7 @@ import type { Workload } from '../harness/types.js'
 import { apiWorkload } from './api-workload.js'
 import { desiredWorkload } from './desired-workload.js'
 import { connectTo } from './edge/connect.js'
+import { lookoutWorkload } from './lookout-workload.js'
 import { schedulingWorkload } from './scheduling-workload.js'
 import { storeWorkload } from './store-workload.js'
 
@@ -11,5 +12,6 @@ export const WORKLOADS: readonly Workload[] = [
   apiWorkload(connectTo),
   desiredWorkload(connectTo),
   schedulingWorkload(connectTo),
+  lookoutWorkload(connectTo),
 ]
-export { apiWorkload, desiredWorkload, schedulingWorkload, storeWorkload }
+export { apiWorkload, desiredWorkload, lookoutWorkload, schedulingWorkload, storeWorkload }

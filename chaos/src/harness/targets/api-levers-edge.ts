@@ -43,6 +43,14 @@ export class ApiLevers implements NonNullable<Levers['api']> {
     return new Set((body['items'] as unknown as Node[]).filter(isReady).map((node) => node.metadata.name))
   }
 
+  /** The master that holds the controller-manager's lock; undefined: nobody, or nobody answers. */
+  async controllers(timeoutMs: number): Promise<string | undefined> {
+    const path = '/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/kube-controller-manager'
+    const { status, body } = await this.ask('GET', path, undefined, timeoutMs)
+    const lease = body as unknown as { spec?: { holderIdentity?: string } }
+    return status === 200 ? lease.spec?.holderIdentity?.split('_')[0] : undefined
+  }
+
   async deletePods(count: number, { force }: { force: boolean }, random: Random): Promise<Done> {
     const pods = (await this.pods()).filter((pod) => pod.metadata.deletionTimestamp === undefined)
     if (pods.length === 0) throw new Error('there is no pod to delete')

@@ -215,9 +215,10 @@ class FleetTarget implements Target {
   async look(): Promise<ClusterLook> {
     const masters = this.machines.filter(({ role }) => role === 'master')
     const nodes = this.machines.filter(({ role }) => role === 'node')
-    const [statuses, ready] = await Promise.all([
+    const [statuses, ready, controllers] = await Promise.all([
       Promise.all(masters.map(({ name }) => this.statusOf(name))),
       this.api.readyNodes(LOOK_MS),
+      this.api.controllers(LOOK_MS),
     ])
     const terms = statuses.flatMap((status) => (status ? [status.term] : []))
     const leader = masters
@@ -227,6 +228,7 @@ class FleetTarget implements Target {
     return {
       ...(leader ? { leader: leader.name } : {}),
       ...(terms.length > 0 ? { term: Math.max(...terms) } : {}),
+      ...(controllers === undefined ? {} : { controllers }),
       masters: masters.map(({ name }, at) => {
         const status = statuses[at]
         if (!status) return { name, up: false, role: 'down' as const }

@@ -180,9 +180,10 @@ class LocalTarget implements Target {
 
   async look(): Promise<ClusterLook> {
     const { layout } = this
-    const [statuses, ready] = await Promise.all([
+    const [statuses, ready, controllers] = await Promise.all([
       Promise.all(layout.masters.map(({ name }) => this.statusOf(name))),
       this.api.readyNodes(ANSWER_MS),
+      this.api.controllers(ANSWER_MS),
     ])
     const told = statuses.filter((status) => status !== undefined)
     // Two may believe to lead for a moment; the later term is right.
@@ -196,6 +197,7 @@ class LocalTarget implements Target {
       ...(told.length > 0 ? { revision: Math.max(...told.map((status) => status.header.revision)) } : {}),
       ...(leader ? { leader: leader.header.member } : {}),
       ...(told.length > 0 ? { term: Math.max(...told.map((status) => status.term)) } : {}),
+      ...(controllers === undefined ? {} : { controllers }),
       masters: layout.masters.map(({ name }, at) => {
         const status = statuses[at]
         if (!status) return { name, up: false, role: 'down' as const }

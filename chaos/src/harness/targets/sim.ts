@@ -56,6 +56,7 @@ interface Strike {
 /** Why the simulation cannot make it; undefined: it can. */
 export function simLack({ fault, parameters }: Pick<ScheduledFault, 'fault' | 'parameters'>): string | undefined {
   const component = parameters['component'] ?? 'machine'
+  if (parameters['whom'] === 'controllers') return 'in the simulation nobody is asked who holds that lock'
   switch (fault) {
     case 'kill':
     case 'restart':
