@@ -4,6 +4,7 @@
  */
 import type { Clock, Random } from '@capstan/actor'
 import { faultNamed } from './faults.js'
+import { RoleVacant } from './whom.js'
 import type {
   FaultRecord,
   FinalState,
@@ -24,6 +25,9 @@ import type {
 export const SAMPLE_MS = 500
 /** A fault that has not taken effect, or is not undone, by then is given up, and told. */
 const INJECT_MAX_MS = 30_000
+/** How long a fault waits for somebody to hold the role that it strikes. */
+const VACANT_MAX_MS = 10_000
+const VACANT_AGAIN_MS = 200
 const UNDO_MAX_MS = 90_000
 const STOP_MAX_MS = 60_000
 const GATHER_MAX_MS = 120_000
@@ -201,7 +205,7 @@ class Run {
       return record
     }
     try {
-      const injecting = fault.inject(target, parameters, random.fork(`fault/${index}`))
+      const injecting = this.injectOnce(() => fault.inject(target, parameters, random.fork(`fault/${index}`)))
       // Should it take effect after all, it must not stay.
       const inForce = await this.within(INJECT_MAX_MS, injecting, `${name} did not take effect`, (late) => late.undo())
       Object.assign(record, { result: 'made', means: inForce.means, struck: inForce.struck, proof: inForce.proof })
@@ -214,6 +218,18 @@ class Run {
       events?.fault?.(record, 'failed')
     }
     return record
+  }
+
+  /** Between two leaders there is nobody to strike: it waits for the next one. */
+  private async injectOnce(inject: () => Promise<InForce>): Promise<InForce> {
+    const untilMs = this.nowMs() + VACANT_MAX_MS
+    for (;;)
+      try {
+        return await inject()
+      } catch (error) {
+        if (!(error instanceof RoleVacant) || this.nowMs() > untilMs || this.interrupted) throw error
+        await this.sleep(VACANT_AGAIN_MS)
+      }
   }
 
   private async undo(record: FaultRecord): Promise<void> {

@@ -244,7 +244,8 @@ export const SCENARIOS: readonly Scenario[] = [
     ...COMMON,
     name: 'control-plane-away',
     about: 'all masters are down for minutes while nodes run on; when they are back, nothing is evicted in masses',
-    workloads: [DESIRED],
+    // Whoever asks for something meanwhile waits until they are back.
+    workloads: [{ ...DESIRED, options: { acknowledgedInMs: 300_000 } }],
     mustHold: ['C1', 'C4'],
     troubleMs: 100_000,
     schedule: (_, { troubleMs }) =>

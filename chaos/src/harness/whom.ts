@@ -1,9 +1,14 @@
 import type { Random } from '@capstan/actor'
 import type { ClusterLook, Machine, Whom } from './types.js'
 
+/** Nobody holds the role just now: it may be asked again. */
+export class RoleVacant extends Error {
+  override readonly name = 'RoleVacant'
+}
+
 /**
  * The machines that a role means now, in order of names. A name means itself. `random` chooses where a role leaves a choice.
- * @throws Error if there is no such machine, or nobody leads.
+ * @throws Error if there is no such machine; RoleVacant
  */
 export function resolveWhom(
   whom: Whom,
@@ -29,13 +34,13 @@ export function resolveWhom(
   if (machines.some((machine) => machine.name === whom)) return [whom]
   switch (role) {
     case 'leader':
-      if (look.leader === undefined) throw new Error('nobody leads')
+      if (look.leader === undefined) throw new RoleVacant('nobody leads')
       return [look.leader]
     case 'controllers':
-      if (look.controllers === undefined) throw new Error('nobody holds the lock of the controller-manager')
+      if (look.controllers === undefined) throw new RoleVacant('nobody holds the lock of the controller-manager')
       return [look.controllers]
     case 'follower':
-      if (look.leader === undefined) throw new Error('nobody leads')
+      if (look.leader === undefined) throw new RoleVacant('nobody leads')
       return nth(masters.filter((name) => name !== look.leader))
     case 'master':
       return nth(masters)

@@ -15,9 +15,10 @@ export function judgeApi(run: Omit<RunRecord, 'verdict'>, result: WorkloadResult
   const more = result.more as unknown as ApiMore
   const { events: truth, wrong } = truthOf(run, result, more)
   const history = new TrueHistory(truth)
+  const covered = coveredUpTo(run, result)
   return [
-    ...durability(result, more, history),
-    ...order(result, more, history),
+    ...durability(result, more, history, covered),
+    ...order(result, more, history, covered),
     ...watches(result, truth, wrong),
     ...badRequests(result),
     ...more.lacks.map((text) => ({
@@ -66,8 +67,10 @@ function truthOf(
   return joinTellings(tellings)
 }
 
-/** The followers together tell everything from the first one's list up to here, or to the first hole between them. */
-function coveredUpTo(watches: WorkloadResult['watches']): number {
+/** Everything from the first follower's list up to here is told: by the store, or by the followers up to the first hole between them. */
+function coveredUpTo(run: Omit<RunRecord, 'verdict'>, { watches }: WorkloadResult): number {
+  // The store's own history has no holes.
+  if (run.finalState.objectHistory) return Math.max(0, ...watches.map(({ toldUpTo }) => toldUpTo))
   let covered = 0
   for (const { fromRevision, toldUpTo } of [...watches].sort((a, b) => a.fromRevision - b.fromRevision)) {
     if (covered > 0 && fromRevision > covered + 1) break
@@ -80,11 +83,10 @@ function coveredUpTo(watches: WorkloadResult['watches']): number {
 
 const WRITES = new Set(['create', 'update', 'patch'])
 
-function durability(result: WorkloadResult, more: ApiMore, history: TrueHistory): Finding[] {
+function durability(result: WorkloadResult, more: ApiMore, history: TrueHistory, last: number): Finding[] {
   const told = result.history.filter((record) => WRITES.has(record.operation)).map(toldWrite)
-  const last = coveredUpTo(result.watches)
   const judged = told.filter(({ told: t }) => t.type !== 'written' || t.revision <= last)
-  const wrong = [...checkDurable(judged, history.events), ...checkOutcomes(judged, history.events)]
+  const wrong = [...checkDurable(judged, history.events), ...checkOutcomes(told, history.events)]
   for (const { endpoint, revision, objects } of more.last) {
     // Of what is beyond their end the followers tell nothing.
     if (revision > last) continue
@@ -132,12 +134,7 @@ function toldWrite(record: HistoryRecord): ToldWrite {
 
 // ------------------------------------------------------------------------------------------------------------------ S2
 
-function order(
-  { history: records, watches: followed }: WorkloadResult,
-  more: ApiMore,
-  history: TrueHistory,
-): Finding[] {
-  const covered = coveredUpTo(followed)
+function order({ history: records }: WorkloadResult, more: ApiMore, history: TrueHistory, covered: number): Finding[] {
   const objects = new Map<string, Operation<ObjectInput, ObjectOutput>[]>()
   const placed: PlacedOperation[] = []
   for (const record of records) {

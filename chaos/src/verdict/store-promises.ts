@@ -81,7 +81,7 @@ function durability(records: readonly HistoryRecord[], truth: readonly HistoryEv
   const covered = coveredUpTo(more.streams)
   const told = all.filter(({ told: t }) => t.type !== 'written' || t.revision <= covered)
   const acknowledged = told.filter(({ told: t }) => t.type === 'written').length
-  const wrong = [...checkDurable(told, truth), ...checkOutcomes(told, truth)]
+  const wrong = [...checkDurable(told, truth), ...checkOutcomes(all, truth)]
   const members = new Set(more.streams.map((stream) => stream.reader)).size
   return [
     finding(

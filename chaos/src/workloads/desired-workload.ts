@@ -41,7 +41,7 @@ const WEB = 'web'
 const OWNERS: readonly OwnerKind[] = ['Deployment', 'ReplicaSet', 'StatefulSet']
 
 /**
- * Options: `changeEveryMs` (6,000, the mean; 0 is not allowed: a large number stops it), `podsMax` (12).
+ * Options: `changeEveryMs` (6,000, the mean; 0 is not allowed: a large number stops it), `podsMax` (12), `acknowledgedInMs` (60,000).
  */
 export function desiredWorkload(connect: (access: Access) => Connections): Workload {
   return {
@@ -80,6 +80,8 @@ class DesiredWork implements Running {
   private last: DesiredMore['last'] = []
   private ended: Promise<WorkloadResult> | undefined
   private settled: Promise<void> | undefined
+  /** A change that nobody acknowledges for so long ends its repetition, and is told. */
+  private readonly acknowledgedInMs: number
 
   constructor(
     private readonly access: Access,
@@ -92,6 +94,7 @@ class DesiredWork implements Running {
     this.crew = new Crew(this.clock, this.recording)
     this.namespace = `chaos-${Math.floor(random.next() * 2 ** 32).toString(16)}`
     this.identity = new IdentityWatch()
+    this.acknowledgedInMs = numberOf(options, 'acknowledgedInMs', CHANGE_MS)
   }
 
   async begin(): Promise<void> {
@@ -453,7 +456,7 @@ class DesiredWork implements Running {
   ): Promise<void> {
     let refusal: string | undefined
     let last = ''
-    const done = await until(this.clock, CHANGE_MS, 100, async () => {
+    const done = await until(this.clock, this.acknowledgedInMs, 100, async () => {
       const answer: Answer<ApiObject> = await withRetry(this, this.random, client, (port) =>
         this.recording.request(
           { process: 'desire', operation, key, endpoint: port.endpoint, isWrite: true },
@@ -468,7 +471,8 @@ class DesiredWork implements Running {
       return refusal === undefined ? undefined : true
     })
     if (refusal !== undefined) throw new Error(`desired-state: ${operation} of ${key} was refused: ${refusal}`)
-    if (!done) this.lacks.push(`${operation} of ${key} was not acknowledged in ${CHANGE_MS / 1000} s; last: ${last}`)
+    if (!done)
+      this.lacks.push(`${operation} of ${key} was not acknowledged in ${this.acknowledgedInMs / 1000} s; last: ${last}`)
   }
 
   private client(): ApiPort[] {

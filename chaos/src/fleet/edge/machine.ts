@@ -305,6 +305,11 @@ export class Machine {
     return { proof, undo: () => this.resume() }
   }
 
+  /** Nothing in it runs: paused, or being so. */
+  get isPaused(): boolean {
+    return this.cgroup.isFrozen
+  }
+
   /**
    * All goes on; with `first`, these (host's numbers) go on alone until `ready` says so or a second has passed.
    */

@@ -1,4 +1,6 @@
 import type { RunningPods } from '../../checkers/nodes.js'
+import type { ApiObject, ObjectEvent } from '../../checkers/objects.js'
+import { EtcdStorePort } from '../../workloads/edge/etcd-store-port.js'
 import type { Access, FinalState, Json } from '../types.js'
 import { SmallApiClient } from './api-client-edge.js'
 
@@ -18,6 +20,12 @@ const LISTED = [
   ['coordination.k8s.io', 'v1', 'leases'],
   ['discovery.k8s.io', 'v1', 'endpointslices'],
 ] as const
+
+/** What the store itself is asked about: what happened to each such object since the run began. */
+const HISTORIES = ['/registry/core/configmaps/', '/registry/core/pods/']
+const HISTORY_MS = 30_000
+/** A longer one is not kept: what the API's followers saw must do. */
+const HISTORY_MAX = 100_000
 
 interface Listed {
   metadata: { name: string; namespace?: string }
@@ -42,12 +50,64 @@ export async function gatherFinalState(
   }
   const running = access.liveContainers && (await access.liveContainers())
   const first = objects[0]?.objects ?? []
+  const objectHistory = await storeHistory(access, options.fromRevision)
   return {
+    ...(objectHistory ? { objectHistory } : {}),
     atMs: access.nowMs(),
     objects,
     ...(running ? { running: byNode(access.nodes, running, first) } : {}),
     lacks,
   }
+}
+
+/** In the order of revisions. Undefined: no store to ask, compacted meanwhile, too long, or nobody answers. */
+async function storeHistory(access: Access, fromRevision: number): Promise<ObjectEvent[] | undefined> {
+  const { etcdEndpoints, etcdCredentials } = access
+  if (!etcdCredentials) return undefined
+  for (const endpoint of etcdEndpoints) {
+    const port = new EtcdStorePort(endpoint, etcdCredentials)
+    try {
+      const now = await port.range(HISTORIES[0] as string)
+      if (!now.ok) continue
+      const events: ObjectEvent[] = []
+      for (const prefix of HISTORIES) {
+        const part = await historyOf(port, prefix, fromRevision, now.value.revision)
+        if (!part) return undefined
+        events.push(...part)
+      }
+      return events.sort((a, b) => a.revision - b.revision)
+    } finally {
+      port.close()
+    }
+  }
+  return undefined
+}
+
+function historyOf(
+  port: EtcdStorePort,
+  prefix: string,
+  from: number,
+  upTo: number,
+): Promise<ObjectEvent[] | undefined> {
+  return new Promise((resolve) => {
+    const events: ObjectEvent[] = []
+    const timer = setTimeout(() => done(undefined), HISTORY_MS)
+    const done = (result: ObjectEvent[] | undefined) => {
+      clearTimeout(timer)
+      resolve(result)
+      stop()
+    }
+    const stop = port.watch(prefix, `${prefix.slice(0, -1)}0`, from, {
+      message(revision, told) {
+        for (const { revision: at, key, type, value } of told)
+          if (at <= upTo)
+            events.push({ revision: at, key, object: type === 'put' ? (JSON.parse(value) as ApiObject) : undefined })
+        if (events.length > HISTORY_MAX) done(undefined)
+        else if (revision >= upTo) done(events)
+      },
+      end: () => done(undefined),
+    })
+  })
 }
 
 async function listAll(

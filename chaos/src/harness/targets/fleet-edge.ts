@@ -442,15 +442,18 @@ class FleetTarget implements Target {
   // ----------------------------------------------------------------------------------------------------- containers
 
   private liveContainers() {
-    return this.machines
-      .filter(({ role }) => role === 'node')
-      .flatMap(({ name }) =>
-        liveContainersOf({
-          pids: this.fleet.machine(name).pids(),
-          nodeOf: () => name,
-          processDirectory: () => join(this.dataOf(name), 'machines', name, 'p'),
-        }),
-      )
+    return (
+      this.machines
+        // As with SIGSTOP: what stands still does nothing. Those of a machine that goes on are stopped until its guard has looked.
+        .filter(({ role, name }) => role === 'node' && !this.fleet.machine(name).isPaused)
+        .flatMap(({ name }) =>
+          liveContainersOf({
+            pids: this.fleet.machine(name).pids(),
+            nodeOf: () => name,
+            processDirectory: () => join(this.dataOf(name), 'machines', name, 'p'),
+          }),
+        )
+    )
   }
 
   private async killContainers(node: string, count: number): Promise<Done> {
