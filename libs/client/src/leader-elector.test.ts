@@ -100,9 +100,9 @@ test('a candidate that could not look starts its wait anew', async () => {
   b.link.cut = true
   await clock.advance(10_000)
   b.link.cut = false
-  await clock.advance(3500)
+  await clock.advance(1600)
   assert.ok(!b.elector.leading, `took over after ${clock.monotonicMs() - from} ms though it saw nothing of them`)
-  await clock.advance(1500)
+  await clock.advance(1000)
   assert.ok(b.elector.leading)
 })
 

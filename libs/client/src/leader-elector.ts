@@ -20,13 +20,16 @@ export interface LeaderElectorOptions {
   lock: { namespace: string; name: string }
   /** Readable name of this candidate (a master's); a random part is added for each term of office. */
   identity: string
-  /** A Lease not renewed for so long, as seen by the candidate, may be taken. Default 4,000. */
+  /**
+   * A Lease not renewed for so long, as seen by the candidate, may be taken: a shorter one is taken over sooner when
+   * its holder dies, and changes hands where holder or store stall for a moment, which the fence makes harmless. Default 1,700.
+   */
   leaseDurationMs?: number
-  /** Default 1,200. */
+  /** Default 500. */
   renewMs?: number
-  /** The holder stops leading when its last renewal was sent so long ago; below the duration. Default 3,000. */
+  /** The holder stops leading when its last renewal was sent so long ago; below the duration. Default 1,400. */
   renewDeadlineMs?: number
-  /** Between a candidate's looks. Default 500. */
+  /** Between a candidate's looks. Default 250. */
   retryMs?: number
   /**
    * Leading begins. Everything started must end when `signal` is aborted; writes carry `fence`. What the returned promise
@@ -63,10 +66,10 @@ export class LeaderElector {
   ) {
     this.random = world.random.fork(`elector/${options.lock.namespace}/${options.lock.name}/${options.identity}`)
     this.incarnation = hex(this.random.bytes(4))
-    this.leaseDurationMs = options.leaseDurationMs ?? 4000
-    this.renewMs = options.renewMs ?? 1200
-    this.renewDeadlineMs = options.renewDeadlineMs ?? 3000
-    this.retryMs = options.retryMs ?? 500
+    this.leaseDurationMs = options.leaseDurationMs ?? 1700
+    this.renewMs = options.renewMs ?? 500
+    this.renewDeadlineMs = options.renewDeadlineMs ?? 1400
+    this.retryMs = options.retryMs ?? 250
     if (!(this.renewMs < this.renewDeadlineMs && this.renewDeadlineMs < this.leaseDurationMs))
       throw new RangeError('leader election needs renewMs < renewDeadlineMs < leaseDurationMs')
   }
