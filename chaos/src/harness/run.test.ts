@@ -67,6 +67,18 @@ describe('a run', () => {
     assert.ok(run.endedMs >= 11_000 && run.endedMs < 13_000, `ended at ${run.endedMs}`)
   })
 
+  test('a fault that strikes the leader waits for one', async () => {
+    const { run } = await play(
+      fixed(
+        [0, 'kill', { whom: 'masters', component: 'machine' }, 3000],
+        [1000, 'kill', { whom: 'leader', component: 'machine' }, 1000],
+      ),
+    )
+    const second = run.faults.find(({ index }) => index === 1)
+    assert.deepEqual([second?.result, second?.struck], ['made', ['master-0']])
+    assert.ok((second?.inForceMs ?? 0) >= 4000, `in force at ${second?.inForceMs} ms`)
+  })
+
   test('faults overlap; what outlasts the trouble is undone at its end', async () => {
     const { target } = await play(
       fixed(

@@ -1,8 +1,10 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import type { Operation } from '../checkers/linearizability.js'
-import type { HistoryRecord } from '../harness/types.js'
+import type { ObjectEvent } from '../checkers/objects.js'
+import type { HistoryRecord, RunRecord } from '../harness/types.js'
 import { REQUESTS } from '../workloads/recording.js'
+import { judgeApi } from './api-promises.js'
 import { judge } from './judge.js'
 import { recoveries } from './recoveries.js'
 import { shortest } from './shortest.js'
@@ -174,6 +176,45 @@ test('failed requests are summed over workloads', () => {
   const counters = { [REQUESTS.all]: 100, [REQUESTS.failed]: 5, [REQUESTS.failedTwice]: 1 }
   const { requests } = judge(emptyRun({ workloads: [result('a', { counters }), result('b', { counters })] }))
   assert.deepEqual(requests, { total: 200, failed: 10, failedAfterRetry: 2 })
+})
+
+test('writes behind a hole of all watches are unknown, not written by nobody; the store’s own history closes it', () => {
+  const key = (n: number) => `/registry/core/configmaps/chaos-1/c${n}`
+  const create = (n: number): HistoryRecord => ({
+    ...put(n * 1000, n * 1000 + 10),
+    operation: 'create',
+    key: key(n),
+    argument: { value: `v${n}` },
+    revision: n,
+    value: 'done',
+  })
+  const watch = (fromRevision: number, toldUpTo: number, told: number[]) => ({
+    reader: 'r',
+    fromRevision,
+    toldUpTo,
+    events: told.map((n) => ({ type: 'put' as const, key: key(n), value: `v${n}`, revision: n })),
+  })
+  const api = result('api', {
+    history: [create(2), create(5), create(9)],
+    watches: [watch(1, 4, [2]), watch(8, 12, [9])],
+    more: { namespace: 'chaos-1', prefix: '/registry/core/configmaps/chaos-1/', last: [], lacks: [] },
+  })
+  const states = (run: Partial<RunRecord>) =>
+    judgeApi(emptyRun(run), api)
+      .filter(({ promise }) => promise === 'S1')
+      .map(({ state, evidence }) => [state, ...evidence])
+  assert.deepEqual(states({}), [['ok'], ['unknown']])
+  const stored = (n: number) => ({
+    revision: n,
+    key: key(n),
+    object: { metadata: { name: `c${n}` }, data: { v: `v${n}` } } as unknown as ObjectEvent['object'],
+  })
+  const withHistory = (...revisions: number[]) =>
+    states({ finalState: { atMs: 0, objects: [], lacks: [], objectHistory: revisions.map(stored) } })
+  assert.deepEqual(withHistory(2, 5, 9), [['ok']])
+  const [[lost, text = ''] = []] = withHistory(2, 9)
+  assert.equal(lost, 'violated')
+  assert.match(text, /was acknowledged at revision 5; there is nothing/)
 })
 
 test('what several watches tell together ends at the first hole', () => {
