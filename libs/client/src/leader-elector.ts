@@ -25,11 +25,11 @@ export interface LeaderElectorOptions {
    * its holder dies, and changes hands where holder or store stall for a moment, which the fence makes harmless. Default 1,700.
    */
   leaseDurationMs?: number
-  /** Default 500. */
+  /** Default 0.3 of the lease. */
   renewMs?: number
-  /** The holder stops leading when its last renewal was sent so long ago; below the duration. Default 1,400. */
+  /** The holder stops leading when its last renewal was sent so long ago; below the duration. Default 0.82 of it. */
   renewDeadlineMs?: number
-  /** Between a candidate's looks. Default 250. */
+  /** Between a candidate's looks. Default 0.15 of the lease. */
   retryMs?: number
   /**
    * Leading begins. Everything started must end when `signal` is aborted; writes carry `fence`. What the returned promise
@@ -67,9 +67,9 @@ export class LeaderElector {
     this.random = world.random.fork(`elector/${options.lock.namespace}/${options.lock.name}/${options.identity}`)
     this.incarnation = hex(this.random.bytes(4))
     this.leaseDurationMs = options.leaseDurationMs ?? 1700
-    this.renewMs = options.renewMs ?? 500
-    this.renewDeadlineMs = options.renewDeadlineMs ?? 1400
-    this.retryMs = options.retryMs ?? 250
+    this.renewMs = options.renewMs ?? 0.3 * this.leaseDurationMs
+    this.renewDeadlineMs = options.renewDeadlineMs ?? 0.82 * this.leaseDurationMs
+    this.retryMs = options.retryMs ?? 0.15 * this.leaseDurationMs
     if (!(this.renewMs < this.renewDeadlineMs && this.renewDeadlineMs < this.leaseDurationMs))
       throw new RangeError('leader election needs renewMs < renewDeadlineMs < leaseDurationMs')
   }

@@ -22,7 +22,7 @@ import { type SchedulerHandle, startScheduler } from '@capstan/scheduler'
 import { type StoreHandle, startStore } from '@capstan/store'
 import { Balancer, type Backend } from './balancer.js'
 import { openMasterEtcd } from './etcd-face.js'
-import { type ClusterLayout, IDENTITY_TIMES, type MasterLayout, type NodeLayout } from './layout.js'
+import { type ClusterLayout, controlTimes, IDENTITY_TIMES, type MasterLayout, type NodeLayout } from './layout.js'
 import { MachineClock } from './machine-clock.js'
 import { within } from './patience.js'
 import type { Secrets } from './pki.js'
@@ -236,7 +236,8 @@ export class EmbeddedCluster {
     })
     const schedulerWorld = world('scheduler')
     const client = this.apiClient(machine, schedulerWorld, name)
-    machine.scheduler = startScheduler(schedulerWorld, { client, identity: name })
+    const { election, nodes } = controlTimes(layout.recovery)
+    machine.scheduler = startScheduler(schedulerWorld, { client, identity: name, ...(election ? { election } : {}) })
     const managerWorld = world('controller-manager')
     machine.manager = await startControllerManager(managerWorld, {
       cluster,
@@ -244,6 +245,8 @@ export class EmbeddedCluster {
       client: this.apiClient(machine, managerWorld, name),
       clusterCidr: layout.podCidr,
       ...(layout.identity ? { identity: { marginMs: layout.identity.marginMs } } : {}),
+      ...(election ? { election } : {}),
+      ...(nodes ? { nodes } : {}),
       ...(secrets ? { rootCaPem: secrets.ca.cert } : {}),
     })
     await store

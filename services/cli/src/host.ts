@@ -4,7 +4,7 @@ export { cgroupProcesses, joinCgroup } from './cgroup.js'
 export { guardName } from './guard-child.js'
 export { provideImages } from './images.js'
 export { readLayout } from './layout-file.js'
-export { type ClusterLayout, IDENTITY_TIMES, namesOf, Places } from './layout.js'
+export { type ClusterLayout, IDENTITY_TIMES, namesOf, Places, RECOVERY_TIMES } from './layout.js'
 export {
   killMachine,
   machinePid,

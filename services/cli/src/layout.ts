@@ -46,6 +46,8 @@ export interface ClusterLayout {
   tolerationSeconds: number
   /** Of StatefulSets' pods; missing (written by an earlier version): the defaults. */
   identity?: IdentityTimes
+  /** Missing: the defaults. */
+  recovery?: RecoveryTimes
 }
 
 export interface IdentityTimes {
@@ -57,6 +59,25 @@ export interface IdentityTimes {
 
 export const IDENTITY_TIMES: IdentityTimes = { leaseMs: 5000, marginMs: 1000 }
 
+export interface RecoveryTimes {
+  /** A node that is not heard, and whose lease was not renewed for so long, is marked. */
+  nodeGraceMs: number
+  /** A lock of scheduler or controller-manager that was not renewed for so long is taken over. */
+  lockLeaseMs: number
+}
+
+export const RECOVERY_TIMES: RecoveryTimes = { nodeGraceMs: 4700, lockLeaseMs: 1700 }
+
+/** As scheduler and controller-manager take them. Beats come by another way than leases, and may be missed a little sooner. */
+export function controlTimes(recovery: RecoveryTimes | undefined) {
+  if (!recovery) return {}
+  const { lockLeaseMs, nodeGraceMs } = recovery
+  return {
+    election: { leaseDurationMs: lockLeaseMs },
+    nodes: { leaseGraceMs: nodeGraceMs, beatGraceMs: nodeGraceMs - 700 },
+  }
+}
+
 export interface LayoutOptions {
   masters: number
   nodes: number
@@ -67,6 +88,7 @@ export interface LayoutOptions {
   id: string
   tolerationSeconds: number
   identity?: IdentityTimes
+  recovery?: RecoveryTimes
 }
 
 export const SLOTS = 8
@@ -106,6 +128,7 @@ export function layOut(options: LayoutOptions): ClusterLayout {
     })),
     tolerationSeconds: options.tolerationSeconds,
     identity: options.identity ?? IDENTITY_TIMES,
+    recovery: options.recovery ?? RECOVERY_TIMES,
   }
 }
 

@@ -6,7 +6,7 @@ import { writeChartSecrets } from './chart-secrets.js'
 import { UserError } from './console.js'
 import { importImage } from './images.js'
 import { existingLayout } from './layout-file.js'
-import { IDENTITY_TIMES, Places } from './layout.js'
+import { Places } from './layout.js'
 import { doctor } from './doctor/doctor.js'
 import { machineCommand } from './machine-command.js'
 import { addDrainCommands } from './node-commands.js'
@@ -22,6 +22,7 @@ import {
   storeStatus,
   storeVerify,
 } from './store-command.js'
+import { recoveryOf, withRecoveryFlags } from './recovery-flags.js'
 import { installSystemd } from './systemd/install.js'
 import { stop, up } from './up.js'
 import { addMachineCommands } from './vm/commands.js'
@@ -49,9 +50,7 @@ export async function main(args: string[]): Promise<void> {
   const dataOf = (options: { data: string }) =>
     isAbsolute(options.data) ? options.data : join(process.cwd(), options.data)
 
-  program
-    .command('up')
-    .description('start a cluster on this host')
+  withRecoveryFlags(program.command('up').description('start a cluster on this host'))
     .option('--masters <count>', 'masters to start', wholeNumber, 3)
     .option('--nodes <count>', 'nodes to start', wholeNumber, 3)
     .addOption(
@@ -67,24 +66,6 @@ export async function main(args: string[]): Promise<void> {
       wholeNumber,
       DEFAULT_PORT,
     )
-    .option(
-      '--default-toleration-seconds <seconds>',
-      'how long pods stay on a node that is not ready or unreachable, if they do not say themselves',
-      wholeNumber,
-      2,
-    )
-    .option(
-      '--identity-lease-seconds <seconds>',
-      'how long pods of StatefulSets go on when their node cannot renew its lease; longer rides out longer outages of the masters, shorter moves them sooner',
-      wholeNumber,
-      IDENTITY_TIMES.leaseMs / 1000,
-    )
-    .option(
-      '--identity-margin-seconds <seconds>',
-      "how much longer their replacement waits, for a node's guard that is late",
-      wholeNumber,
-      IDENTITY_TIMES.marginMs / 1000,
-    )
     .option('--chaos', 'open sockets by which its processes can be made to misbehave; never where it matters', false)
     .option('--detach', 'return when the cluster is ready, and leave it running', false)
     .action(async ({ chaos, ...options }) => {
@@ -92,11 +73,7 @@ export async function main(args: string[]): Promise<void> {
         ...options,
         data: dataOf(options),
         ...(chaos ? { chaos: {} } : {}),
-        tolerationSeconds: options.defaultTolerationSeconds,
-        identity: {
-          leaseMs: options.identityLeaseSeconds * 1000,
-          marginMs: options.identityMarginSeconds * 1000,
-        },
+        ...recoveryOf(options),
       })
     })
 

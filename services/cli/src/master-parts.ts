@@ -4,6 +4,7 @@ import { listenHttps, tokenSigner, tokenVerifier } from '@capstan/apiserver/edge
 import { BusApiClient } from '@capstan/client'
 import { startControllerManager } from '@capstan/controller-manager'
 import { startScheduler } from '@capstan/scheduler'
+import { controlTimes, type RecoveryTimes } from './layout.js'
 import { within } from './patience.js'
 
 const STOP_TIMEOUT_MS = 4000
@@ -28,6 +29,8 @@ export interface MasterPartsOptions {
   tolerationSeconds: number
   /** How long after a node's lease its StatefulSets' pods are given to others. Default: the controller-manager's. */
   identity?: { marginMs: number }
+  /** How soon others take over from what died. Default: scheduler's and controller-manager's own. */
+  recovery?: RecoveryTimes
 }
 
 export interface MasterParts {
@@ -69,7 +72,12 @@ export async function startMasterParts(
   const listeners = await Promise.all(doors)
 
   const client = (world: World) => new BusApiClient(world, { cluster, machine: name })
-  const scheduler = startScheduler(worlds.scheduler, { client: client(worlds.scheduler), identity: name })
+  const { election, nodes } = controlTimes(options.recovery)
+  const scheduler = startScheduler(worlds.scheduler, {
+    client: client(worlds.scheduler),
+    identity: name,
+    ...(election ? { election } : {}),
+  })
   const manager = await startControllerManager(worlds['controller-manager'], {
     cluster,
     machine: name,
@@ -77,6 +85,8 @@ export async function startMasterParts(
     ...(options.nodeCidrMaskBits === undefined ? {} : { nodeCidrMaskBits: options.nodeCidrMaskBits }),
     rootCaPem: clientCa,
     ...(options.identity ? { identity: { marginMs: options.identity.marginMs } } : {}),
+    ...(election ? { election } : {}),
+    ...(nodes ? { nodes } : {}),
   })
   return {
     api,

@@ -9,7 +9,6 @@ import { existingLayout, readLayout, writeLayout } from './layout-file.js'
 import {
   type BusKind,
   type ClusterLayout,
-  type IdentityTimes,
   layOut,
   machineNamesOf,
   Places,
@@ -21,20 +20,19 @@ import { clearLeftovers } from './leftovers.js'
 import { machinePid, runningProcesses, startMachine, stopMachine } from './machines.js'
 import { networkConflict, setUpNetwork } from './network.js'
 import { provideHost } from './packages.js'
+import type { RecoverySettings } from './recovery-flags.js'
 import { ensurePki } from './pki.js'
 import { waitFor } from './process-file.js'
 import { run } from './shell.js'
 import { clusterReady } from './status.js'
 
-export interface UpOptions {
+export interface UpOptions extends RecoverySettings {
   data: string
   masters: number
   nodes: number
   runtime: 'auto' | RuntimeKind
   bus: 'auto' | BusKind
   port: number
-  tolerationSeconds: number
-  identity: IdentityTimes
   detach: boolean
   /** Its processes misbehave on demand (`chaos-door.ts`). */
   chaos?: ChaosFile
@@ -129,8 +127,6 @@ function checkNumbers(options: UpOptions): void {
     throw new UserError('--masters must be a whole number from 1 to 9')
   if (!Number.isInteger(options.nodes) || options.nodes < 0 || options.nodes > 50)
     throw new UserError('--nodes must be a whole number from 0 to 50')
-  if (options.identity.leaseMs < 3000)
-    throw new UserError('--identity-lease-seconds must be at least 3: nodes renew every second')
   if (!Number.isInteger(options.port) || options.port < 1024 || options.port > 65_000)
     throw new UserError('--port must be a whole number from 1024 to 65000')
 }

@@ -6,6 +6,7 @@ import {
   InformerFactory,
   type KubeObject,
   LeaderElector,
+  type LeaderElectorOptions,
   objectKey,
   RESOURCES,
 } from '@capstan/client'
@@ -27,7 +28,7 @@ export interface SchedulerOptions {
   /** Readable name of this candidate: its master's. */
   identity: string
   plugins?: readonly Plugin[]
-  lease?: { durationMs: number; renewMs: number; renewDeadlineMs: number; retryMs: number }
+  election?: Pick<LeaderElectorOptions, 'leaseDurationMs' | 'renewMs' | 'renewDeadlineMs' | 'retryMs'>
   changed?: (state: 'active' | 'standby') => void
 }
 
@@ -46,18 +47,10 @@ type Node = NodeView & KubeObject
  */
 export function startScheduler(world: World, options: SchedulerOptions): SchedulerHandle {
   const counters = { bound: 0, failed: 0, takeOvers: 0 }
-  const { lease } = options
   const elector = new LeaderElector(world, options.client, {
     lock: { namespace: 'kube-system', name: 'kube-scheduler' },
     identity: options.identity,
-    ...(lease
-      ? {
-          leaseDurationMs: lease.durationMs,
-          renewMs: lease.renewMs,
-          renewDeadlineMs: lease.renewDeadlineMs,
-          retryMs: lease.retryMs,
-        }
-      : {}),
+    ...options.election,
     lead: (fence, signal) => schedule(world, options, fence, signal, counters),
     changed: (state) => options.changed?.(state),
   })

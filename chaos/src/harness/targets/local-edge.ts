@@ -8,6 +8,7 @@ import {
   type ClusterLayout,
   guardName,
   IDENTITY_TIMES,
+  RECOVERY_TIMES,
   joinCgroup,
   killMachine,
   liveProcess,
@@ -79,6 +80,7 @@ export async function localTarget(options: LocalOptions): Promise<Target> {
     port: options.port,
     tolerationSeconds: 2,
     identity: IDENTITY_TIMES,
+    recovery: RECOVERY_TIMES,
     detach: true,
     chaos: options.bugs === undefined ? {} : { bugs: options.bugs },
   })

@@ -3,7 +3,8 @@ import { hostname } from 'node:os'
 import { resolve } from 'node:path'
 import { type Command, InvalidArgumentError, Option } from 'commander'
 import { Progress } from '../console.js'
-import { IDENTITY_TIMES, Places } from '../layout.js'
+import { Places } from '../layout.js'
+import { recoveryOf, withRecoveryFlags } from '../recovery-flags.js'
 import { initMaster } from './init.js'
 import { joinMaster, joinNode } from './join.js'
 import { printCertificates } from './certs-list.js'
@@ -87,7 +88,8 @@ function addRemove(command: Command, role: Role): void {
 
 export function addMachineCommands(program: Command): void {
   const master = program.command('master').description('masters on machines of their own')
-  withPorts(withPlace(master.command('init').description('make a new cluster, with this machine as its first master')))
+  const init = master.command('init').description('make a new cluster, with this machine as its first master')
+  withRecoveryFlags(withPorts(withPlace(init)))
     .option('--pod-cidr <cidr>', 'addresses of pods', '10.244.0.0/16')
     .option('--service-cidr <cidr>', 'addresses of Services', '10.96.0.0/16')
     .option('--endpoint <host:port>', 'a load balancer or DNS name before the API servers')
@@ -97,31 +99,12 @@ export function addMachineCommands(program: Command): void {
       lifeMs,
       lifeMs(YEAR),
     )
-    .option(
-      '--default-toleration-seconds <seconds>',
-      'how long pods stay on a node that is not ready, if they do not say',
-      wholeNumber,
-      2,
-    )
-    .option(
-      '--identity-lease-seconds <seconds>',
-      'how long pods of StatefulSets go on when their node cannot renew its lease',
-      wholeNumber,
-      IDENTITY_TIMES.leaseMs / 1000,
-    )
-    .option(
-      '--identity-margin-seconds <seconds>',
-      "how much longer their replacement waits, for a node's guard that is late",
-      wholeNumber,
-      IDENTITY_TIMES.marginMs / 1000,
-    )
     .action(async (options) => {
       const commands = await initMaster({
         ...options,
         data: dataOf(options),
         certificateSeconds: options.certificateValidity / 1000,
-        tolerationSeconds: options.defaultTolerationSeconds,
-        identity: { leaseMs: options.identityLeaseSeconds * 1000, marginMs: options.identityMarginSeconds * 1000 },
+        ...recoveryOf(options),
       })
       for (const { role, command } of commands)
         process.stdout.write(`# another ${role} joins by this, within 24 hours:\n${command}\n`)

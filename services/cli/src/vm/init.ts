@@ -4,7 +4,7 @@ import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { createServer, isIPv4 } from 'node:net'
 import { AdminClient } from '../admin-client.js'
 import { Progress, UserError } from '../console.js'
-import { type IdentityTimes, Places } from '../layout.js'
+import { Places } from '../layout.js'
 import { provideHost } from '../packages.js'
 import { makeAuthorities, writeAuthorities } from './authorities.js'
 import { renewMaster } from './certificates.js'
@@ -22,9 +22,10 @@ import {
   writeMachine,
   writeMasters,
 } from './machine-file.js'
+import type { RecoverySettings } from '../recovery-flags.js'
 import { awaitMachine, startMachine } from './machine-process.js'
 
-export interface InitOptions extends MasterPorts {
+export interface InitOptions extends MasterPorts, RecoverySettings {
   address: string
   name: string
   data: string
@@ -32,8 +33,6 @@ export interface InitOptions extends MasterPorts {
   serviceCidr: string
   endpoint?: string
   certificateSeconds: number
-  tolerationSeconds: number
-  identity: IdentityTimes
   start: boolean
 }
 
@@ -65,6 +64,7 @@ export async function initMaster(options: InitOptions): Promise<{ role: Role; co
       ...(options.endpoint === undefined ? {} : { endpoint: options.endpoint }),
       tolerationSeconds: options.tolerationSeconds,
       identity: options.identity,
+      recovery: options.recovery,
       certificateSeconds: options.certificateSeconds,
     },
   }
@@ -134,8 +134,6 @@ function check(options: InitOptions, places: Places): void {
   if (fault !== undefined) throw new UserError(fault)
   if (readMachine(places))
     throw new UserError(`${machinePath(places)} is there already: capstan serve starts it, capstan leave clears it`)
-  if (options.identity.leaseMs < 3000)
-    throw new UserError('--identity-lease-seconds must be at least 3: nodes renew every second')
   for (const cidr of [options.podCidr, options.serviceCidr]) {
     const [network = '', bits = ''] = cidr.split('/')
     if (!isIPv4(network) || !/^\d\d?$/.test(bits) || Number(bits) < 8 || Number(bits) > 24)

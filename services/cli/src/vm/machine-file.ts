@@ -4,7 +4,7 @@ import { existsSync, readFileSync } from 'node:fs'
 import { isIPv4 } from 'node:net'
 import { join } from 'node:path'
 import { UserError } from '../console.js'
-import type { IdentityTimes, Places, RuntimeKind } from '../layout.js'
+import type { IdentityTimes, Places, RecoveryTimes, RuntimeKind } from '../layout.js'
 import { write } from '../pki.js'
 
 export type Role = 'master' | 'node'
@@ -25,6 +25,8 @@ export interface ClusterSettings {
   tolerationSeconds: number
   /** Of StatefulSets' pods. */
   identity: IdentityTimes
+  /** Missing (written by an earlier version): the defaults. */
+  recovery?: RecoveryTimes
   /** Life of a certificate; it is renewed when a third of that is left. */
   certificateSeconds: number
 }

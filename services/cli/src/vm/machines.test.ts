@@ -11,7 +11,7 @@ import { BusApiClient, RESOURCES } from '@capstan/client'
 import { Subjects } from '@capstan/protocol'
 import { MemoryDisk, NatsBus, silentLog } from '@capstan/real'
 import { UserError } from '../console.js'
-import { IDENTITY_TIMES, Places } from '../layout.js'
+import { IDENTITY_TIMES, Places, RECOVERY_TIMES } from '../layout.js'
 import { signal } from '../machines.js'
 import { writePair } from '../pki.js'
 import { liveProcess, waitFor } from '../process-file.js'
@@ -128,6 +128,7 @@ before(async () => {
     certificateSeconds: 3600,
     tolerationSeconds: 2,
     identity: IDENTITY_TIMES,
+    recovery: RECOVERY_TIMES,
     start: true,
   })
   await Promise.all([

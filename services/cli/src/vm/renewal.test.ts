@@ -6,7 +6,7 @@ import { join } from 'node:path'
 import { after, test } from 'node:test'
 import { connect } from 'node:tls'
 import { UserError } from '../console.js'
-import { IDENTITY_TIMES, Places } from '../layout.js'
+import { IDENTITY_TIMES, Places, RECOVERY_TIMES } from '../layout.js'
 import { waitFor } from '../process-file.js'
 import { certificateStates } from './certs-list.js'
 import { notAfterMs, readPair } from './certificates.js'
@@ -69,6 +69,7 @@ test('certificates are renewed while all goes on; one that expired is refused, a
     certificateSeconds: SECONDS,
     tolerationSeconds: 2,
     identity: IDENTITY_TIMES,
+    recovery: RECOVERY_TIMES,
     start: true,
   })
   await enter('n')
