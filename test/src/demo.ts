@@ -4,6 +4,7 @@
  */
 import assert from 'node:assert/strict'
 import { join } from 'node:path'
+import { Command } from 'commander'
 import pc from 'picocolors'
 import { ClusterUnderTest, eventually, exec, ROOT } from './cluster-under-test.js'
 
@@ -14,6 +15,10 @@ interface PodList {
     status: { phase?: string; podIP?: string; conditions?: { type: string; status: string }[] }
   }[]
 }
+
+new Command('npm run demo --')
+  .description('the story of Capstan on a real cluster, step by step; exit code 0 only if all held')
+  .parse()
 
 const say = (text: string) => process.stdout.write(`${text}\n`)
 

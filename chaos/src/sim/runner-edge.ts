@@ -11,7 +11,7 @@
 import { execFileSync, fork, type ChildProcess } from 'node:child_process'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
-import { parseArgs } from 'node:util'
+import { Command, InvalidArgumentError, Option } from 'commander'
 import { addUp } from './scenario.js'
 import { COVERED, PLANTED, SCENARIOS } from './scenarios.js'
 import { runSeed, type SeedOrder, type SeedResult } from './seed-worker-edge.js'
@@ -27,36 +27,64 @@ const PROGRESS_EVERY_MS = 20_000
 /** Most of what a run makes is garbage soon: a larger nursery has fewer collections. */
 const WORKER_ARGUMENTS = ['--enable-source-maps', '--max-semi-space-size=32']
 
-const { values, positionals } = parseArgs({
-  allowPositionals: true,
-  options: {
-    seeds: { type: 'string', default: '20' },
-    scenario: { type: 'string' },
-    seed: { type: 'string' },
-    first: { type: 'string', default: `0x${FIRST_SEED.toString(16)}` },
-    workers: { type: 'string' },
-    minutes: { type: 'string' },
-    /** With `--seed`: planted in that run. With `--planted`: only these. */
-    bug: { type: 'string' },
-    planted: { type: 'boolean', default: false },
-    print: { type: 'boolean', default: false },
-    shrink: { type: 'boolean', default: false },
-    only: { type: 'string' },
-    'trouble-ms': { type: 'string' },
-  },
-})
+function whole(text: string): number {
+  if (!/^[1-9]\d*$/.test(text)) throw new InvalidArgumentError('not a whole number above 0')
+  return Number(text)
+}
 
-const workers = Number(values.workers ?? Math.max(1, Math.min(availableParallelism(), 8)))
-const asked = [...positionals, ...(values.scenario ? [values.scenario] : [])]
-const names = asked.length > 0 ? asked : SCENARIOS.map((s) => s.name)
+function seedText(text: string): string {
+  if (!Number.isSafeInteger(Number(text)) || text.trim() === '') throw new InvalidArgumentError('not a seed: 0x5f3c2a')
+  return text
+}
+
+interface Flags {
+  seeds: number
+  scenario?: string
+  seed?: string
+  first: string
+  workers?: number
+  minutes?: number
+  bug?: string
+  planted: boolean
+  print: boolean
+  shrink: boolean
+  only?: string
+  troubleMs?: number
+}
+
+const scenarioNames = SCENARIOS.map(({ name }) => name)
+const program = new Command('npm run sim --')
+  .description('the store, and the whole control plane, in virtual time, from seeds')
+  .argument('[scenario...]', `of ${scenarioNames.join(', ')}; default: all`)
+  .option('--seeds <count>', 'so many of each scenario', whole, 20)
+  .option('--first <seed>', 'the first of them', seedText, `0x${FIRST_SEED.toString(16)}`)
+  .option('--minutes <minutes>', 'begin none after so long', Number)
+  .option('--workers <count>', 'processes', whole)
+  .addOption(new Option('--scenario <name>', 'the same as the name alone').choices(scenarioNames))
+  .option('--seed <seed>', 'this one, here, once')
+  .option('--print', 'with all that its members log', false)
+  .option('--shrink', 'if it fails: the fewest troubles with which it still does', false)
+  .option('--only <numbers>', 'with these troubles alone, or none')
+  .option('--trouble-ms <ms>', 'trouble ends after so long', Number)
+  .option('--planted', 'each deliberate bug must be found by the checker named for it', false)
+  .addOption(
+    new Option('--bug <name>', 'planted in that seed; with --planted: only this one').choices(
+      PLANTED.map(({ bug }) => bug),
+    ),
+  )
+  .parse()
+const values = program.opts<Flags>()
+
+const workers = values.workers ?? Math.max(1, Math.min(availableParallelism(), 8))
+const asked = [...program.args, ...(values.scenario ? [values.scenario] : [])]
+const names = asked.length > 0 ? asked : scenarioNames
 for (const name of names)
-  if (!SCENARIOS.some((s) => s.name === name))
-    throw new Error(`no scenario ${name}; scenarios: ${SCENARIOS.map((s) => s.name).join(', ')}`)
+  if (!scenarioNames.includes(name)) program.error(`error: no scenario ${name}; there are ${scenarioNames.join(', ')}`)
 const seedAt = (i: number) => `0x${(Number(values.first) + i).toString(16)}`
 
 if (values.seed !== undefined) process.exitCode = await (values.shrink ? shrink : one)(names[0] as string, values.seed)
 else if (values.planted) process.exitCode = await planted()
-else process.exitCode = await many(Number(values.seeds))
+else process.exitCode = await many(values.seeds)
 
 /** One seed, here, with everything that it has to say. */
 async function one(scenario: string, seed: string): Promise<number> {
@@ -67,7 +95,7 @@ async function one(scenario: string, seed: string): Promise<number> {
     print,
     ...(bug ? { bug } : {}),
     ...(only === undefined ? {} : { only: only === 'none' ? [] : only.split(',').map(Number) }),
-    ...(values['trouble-ms'] === undefined ? {} : { troubleMs: Number(values['trouble-ms']) }),
+    ...(values.troubleMs === undefined ? {} : { troubleMs: values.troubleMs }),
   })
   for (const violation of result.report?.violations ?? []) console.log(violation)
   if (result.error) console.log(result.error)
@@ -147,7 +175,7 @@ async function many(count: number): Promise<number> {
       `sim: ${runs} of ${ordered.length} runs after ${((now - started) / 1000).toFixed(0)} s (seeds: ${parts.join(', ')}), ${failures} failures`,
     )
   }
-  const isLate = () => performance.now() - started > Number(values.minutes ?? Number.POSITIVE_INFINITY) * 60_000
+  const isLate = () => performance.now() - started > (values.minutes ?? Number.POSITIVE_INFINITY) * 60_000
   const take = (result: SeedResult) => {
     const { scenario, seed } = result.order
     runs++
