@@ -116,8 +116,9 @@ export function liveContainersOf(options: {
       if (container === undefined) continue
       const node = options.nodeOf(cgroups, cwd)
       if (node === undefined) continue
-      const [command = ''] = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')
-      if (command === '/pause') continue
+      const [command = '', argument] = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')
+      // The sandbox's own, and what is being made and has not become the container's program.
+      if (command === '/pause' || (/(^|\/)runc$/.test(command) && argument === 'init')) continue
       // nginx writes its title over its environment: then the uid must do.
       const pod = environment(pid, 'HOSTNAME') ?? inPod?.[1]
       if (pod === undefined) continue
