@@ -54,10 +54,13 @@ export const judge: Judge = (run) => {
   return {
     state: overall(run, promises),
     promises,
-    recoveries: recoveries(run, undesiredOf(run)),
+    recoveries: recoveries(run, undesiredOf(run), desiredMore(run)?.short),
     requests: requestsOf(run.workloads),
   }
 }
+
+const desiredMore = (run: Omit<RunRecord, 'verdict'>) =>
+  run.workloads.find(({ workload }) => workload === 'desired-state')?.more as unknown as DesiredMore | undefined
 
 /** What the target itself gathered, whatever the workloads did. */
 function judgeFinalState({ finalState, faults }: Omit<RunRecord, 'verdict'>): Finding[] {
@@ -109,9 +112,7 @@ function overall(run: Omit<RunRecord, 'verdict'>, promises: readonly PromiseVerd
 
 /** What the desired-state workload saw by the event; else what the harness saw at its samples. Undefined: nobody has an opinion. */
 export function undesiredOf(run: Omit<RunRecord, 'verdict'>): Undesired[] | undefined {
-  const more = run.workloads.find(({ workload }) => workload === 'desired-state')?.more as unknown as
-    | DesiredMore
-    | undefined
+  const more = desiredMore(run)
   if (more) return more.undesired
   if (!run.samples.some((sample) => sample.undesired !== undefined)) return undefined
   const spans: Undesired[] = []

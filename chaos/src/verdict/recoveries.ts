@@ -19,7 +19,11 @@ const WRITES = new Set(['put', 'compareAndSet', 'append', 'add', 'create', 'upda
  * Desired state: of the time in which it was not there when the fault struck, or which began after it (but for times that began
  * with a change that the workload asked for), the end of the last one. It never went: 0.
  */
-export function recoveries(run: Omit<RunRecord, 'verdict'>, undesired: readonly Undesired[] | undefined): Recovery[] {
+export function recoveries(
+  run: Omit<RunRecord, 'verdict'>,
+  undesired: readonly Undesired[] | undefined,
+  short?: readonly Undesired[],
+): Recovery[] {
   const lookout = run.workloads.find(({ workload }) => workload === 'lookout')?.more as unknown as
     | LookoutMore
     | undefined
@@ -52,8 +56,8 @@ export function recoveries(run: Omit<RunRecord, 'verdict'>, undesired: readonly 
       }
       if (lookout && holds(lookout, struck, askedMs)) set('takeOverMs', takenAt(lookout, struck, askedMs))
       if (lookout && away.length > 0) set('markedMs', markedAt(lookout, away, askedMs))
-      if (undesired && away.length > 0 && undesired.some((span) => isCaught(span, askedMs, awayMs)))
-        set('replacedMs', desiredAt(undesired, askedMs, awayMs))
+      if (short && away.length > 0 && short.some((span) => isCaught(span, askedMs, awayMs)))
+        set('replacedMs', desiredAt(short, askedMs, awayMs))
     }
     return recovery
   })

@@ -74,11 +74,24 @@ export function seenPod({ metadata, spec, status }: ApiObject): SeenPod {
   }
 }
 
+const isOver = (pod: SeenPod) => pod.phase === 'Failed' || pod.phase === 'Succeeded'
+const podsOf = (one: Wanted, pods: readonly SeenPod[]) => pods.filter((pod) => pod.app === one.name && !isOver(pod))
+const serves = (pod: SeenPod, { kind, template }: Wanted) =>
+  pod.ready && !pod.deleting && (kind === 'ReplicaSet' || pod.template === template)
+
+/** Pods that are missing, in words, whatever else is there (those of a node that is gone stay Terminating until it is back). */
+export function shortage(wanted: readonly Wanted[], pods: readonly SeenPod[]): string | undefined {
+  for (const one of wanted) {
+    const ready = podsOf(one, pods).filter((pod) => serves(pod, one))
+    if (ready.length < one.replicas) return `${one.kind} ${one.name} has ${ready.length} of ${one.replicas} pods ready`
+  }
+  return undefined
+}
+
 /** Everything in which the namespace differs from what is wanted, in words; empty: nothing is missing, nothing left over. */
 export function difference(wanted: readonly Wanted[], { owners, pods }: View): string[] {
   const wrong: string[] = []
   const known = new Set(owners.map((owner) => owner.uid))
-  const isOver = (pod: SeenPod) => pod.phase === 'Failed' || pod.phase === 'Succeeded'
   for (const one of wanted) {
     const name = `${one.kind} ${one.name}`
     const owner = owners.find((o) => o.kind === one.kind && o.name === one.name)
@@ -90,10 +103,8 @@ export function difference(wanted: readonly Wanted[], { owners, pods }: View): s
       wrong.push(
         `${name} asks for ${owner.replicas} replicas of template ${owner.template}; asked for were ${one.replicas} of ${one.template}`,
       )
-    const own = pods.filter((pod) => pod.app === one.name && !isOver(pod))
-    const ready = own.filter(
-      (pod) => pod.ready && !pod.deleting && (one.kind === 'ReplicaSet' || pod.template === one.template),
-    )
+    const own = podsOf(one, pods)
+    const ready = own.filter((pod) => serves(pod, one))
     if (ready.length !== one.replicas) wrong.push(`${name} has ${ready.length} of ${one.replicas} pods ready`)
     const rest = own.filter((pod) => !ready.includes(pod))
     if (rest.length > 0) wrong.push(`${name} has other pods: ${rest.map(describePod).join(', ')}`)

@@ -2,7 +2,7 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { judge } from '../verdict/judge.js'
 import { emptyRun, made } from '../verdict/testing.js'
-import { difference, type View, type Wanted } from './desired-state.js'
+import { difference, shortage, type View, type Wanted } from './desired-state.js'
 import { type DesiredMore, desiredWorkload } from './desired-workload.js'
 import { IdentityWatch } from './identity-watch.js'
 import { type ApiBug, FakeApi } from './testing/fake-api.js'
@@ -115,6 +115,12 @@ test('the difference between what is wanted and what is there', () => {
     [{ ...fine, owners: [owner, { ...set, owners: ['nobody'] }] }, /ReplicaSet web-1 is left over: its owner is gone/],
   ] as [View, RegExp][])
     assert.match(difference(wanted, view).join('; '), says)
+})
+
+test('what is missing, whatever is there besides', () => {
+  assert.equal(shortage(wanted, [pod, { ...pod, uid: 'q', deleting: true }]), undefined)
+  assert.equal(shortage(wanted, [{ ...pod, deleting: true }]), 'Deployment web has 0 of 1 pods ready')
+  assert.equal(shortage(wanted, [{ ...pod, ready: false }]), 'Deployment web has 0 of 1 pods ready')
 })
 
 test('kubelets that tell of two lives at once are found where nobody sees the process table', () => {

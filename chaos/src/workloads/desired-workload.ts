@@ -2,7 +2,7 @@ import type { Clock, Random } from '@capstan/actor'
 import type { Access, Json, Running, Series, Workload, WorkloadResult } from '../harness/types.js'
 import type { Undesired } from '../verdict/recoveries.js'
 import { ApiFollower, type Followed } from './api-follower.js'
-import { difference, type OwnerKind, seenOwner, seenPod, type View, type Wanted } from './desired-state.js'
+import { difference, type OwnerKind, seenOwner, seenPod, shortage, type View, type Wanted } from './desired-state.js'
 import { type IdentityEvidence, IdentityWatch } from './identity-watch.js'
 import { ownerObject, podTemplate, RESOURCE_OF } from './pod-templates.js'
 import type { Answer, ApiList, ApiObject, ApiPort, Connections, Method } from './ports.js'
@@ -15,6 +15,8 @@ export interface DesiredMore {
   wanted: Wanted[]
   /** When it was not as wanted. */
   undesired: Undesired[]
+  /** When pods that were wanted were missing. */
+  short: Undesired[]
   /** The namespace at the end by each endpoint, before anything was tidied up. */
   last: { endpoint: string; view: View }[]
   /** Containers of its pods that lived at the end, if that can be seen: uid of the pod, and its node. */
@@ -66,6 +68,7 @@ class DesiredWork implements Running {
   private readonly followers: ApiFollower[] = []
   private readonly wanted = new Map<string, Wanted>()
   private readonly undesired: Undesired[] = []
+  private readonly short: Undesired[] = []
   private readonly lacks: string[] = []
   private readonly nodeOf = new Map<string, string>()
   private readonly rebound: string[] = []
@@ -142,6 +145,7 @@ class DesiredWork implements Running {
     const there = await until(this.clock, BEGIN_MS, 100, () => (this.missing() === undefined ? true : undefined))
     if (!there) throw new Error(`desired-state: not there after ${BEGIN_MS / 1000} s: ${this.missing()}`)
     this.undesired.length = 0
+    this.short.length = 0
     this.changes(founder, this.random.fork('changes'))
     this.sample()
     if (address !== undefined) this.load(`http://${address}/`)
@@ -197,6 +201,7 @@ class DesiredWork implements Running {
       namespace: this.namespace,
       wanted,
       undesired: this.undesired,
+      short: this.short,
       last: this.last,
       ...(live === undefined ? {} : { live }),
       leftOver,
@@ -274,13 +279,17 @@ class DesiredWork implements Running {
 
   /** At each event: has it become as wanted, or ceased to be? */
   private assess(): void {
+    this.note(this.undesired, this.missing())
+    this.note(this.short, shortage([...this.wanted.values()], this.followedView.pods))
+  }
+
+  private note(spans: Undesired[], why: string | undefined): void {
     const nowMs = this.clock.monotonicMs()
-    const why = this.missing()
-    const open = this.undesired.at(-1)
+    const open = spans.at(-1)
     const isOpen = open !== undefined && open.toMs === undefined
     if (why !== undefined && !isOpen) {
       const byChange = this.changing !== undefined || nowMs - this.changedMs < CHANGE_SHOWS_MS
-      this.undesired.push({ fromMs: nowMs, why, ...(byChange ? { byChange } : {}) })
+      spans.push({ fromMs: nowMs, why, ...(byChange ? { byChange } : {}) })
     } else if (why === undefined && isOpen) open.toMs = nowMs
     else if (why !== undefined && isOpen) open.why = why
   }
