@@ -723,8 +723,9 @@ export class RaftNode {
       this.hardStateDirty = true
       this.resetElectionTimer()
     }
-    // Another asks in our own term: a split vote. Waiting a whole time-out again would only cost time.
-    if (this.role === 'candidate' && m.from !== this.self)
+    // Another asks in our own term: a split vote. Waiting a whole time-out again would only cost time. Unless our own vote is
+    // not durable yet, and so nobody asked for theirs: then the other was quicker, and may win.
+    if (this.role === 'candidate' && m.from !== this.self && this.votes.has(this.self))
       this.electionDeadlineMs = Math.min(
         this.electionDeadlineMs,
         this.nowMs + this.electionTimeoutMs * (0.2 + 0.5 * this.options.random()),

@@ -194,3 +194,15 @@ test('ten minutes with stalls of 200 ms, now and then of 3 s, and slow syncs sta
   for (const node of cluster.nodes.values())
     assert.deepEqual([node.status().term, node.status().leader], [term, leader])
 })
+
+test('on slow disks who is elected first stays: a quicker candidate is given its time', () => {
+  for (let seed = 1; seed <= 500; seed++) {
+    const node = { heartbeatMs: 50, firstElectionTimeoutMs: 100 }
+    const cluster = new Timed(seeded(seed), { node })
+    cluster.syncMs = (random) => 5 + 300 * random() ** 2
+    cluster.run(4000)
+    assert.ok(cluster.leader(), `seed ${seed}: nobody leads`)
+    for (const [name, each] of cluster.nodes)
+      assert.equal(each.status().counters.stepDowns, 0, `seed ${seed}: ${name} lost its office`)
+  }
+})
