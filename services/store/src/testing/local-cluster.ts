@@ -1,7 +1,7 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { type CallError, Caller, type Disk, type Log } from '@capstan/actor'
+import { Caller, type Disk, type Log } from '@capstan/actor'
 import { grants, identityToken, type StoreStatusReply, type StoreVerb, Subjects } from '@capstan/protocol'
 import {
   LmdbStateEngine,
@@ -18,8 +18,6 @@ import type { StoreHandle, StoreOptions } from '../options.js'
 import { agreedLeader } from './agreed-leader.js'
 
 const CLUSTER = 'test'
-
-const REPEATS_MAX = 5
 
 /** Members of one store in this process, on a real disk and the in-process bus; `client` speaks as an API server. */
 export class LocalCluster {
@@ -136,18 +134,7 @@ export class LocalCluster {
     const { session, ...rest } = more
     const op = { type: 'put', key: bytes(key), value: bytes(value), ...rest }
     const txn = { compare: [], success: [op], failure: [], session }
-    return this.repeated(() => this.call<{ header: { revision: number }; succeeded: boolean }>(member, 'txn', txn))
-  }
-
-  /** What may be done twice: again when its leader lost office, as happens in a process that starts many members at once. */
-  async repeated<R>(ask: () => Promise<R>): Promise<R> {
-    for (let attempt = 1; ; attempt++)
-      try {
-        return await ask()
-      } catch (error) {
-        if (attempt === REPEATS_MAX || (error as CallError).code !== 'LEADER_CHANGED') throw error
-        await this.leader()
-      }
+    return this.call<{ header: { revision: number }; succeeded: boolean }>(member, 'txn', txn)
   }
 
   async get(member: string, key: string): Promise<string | undefined> {
