@@ -41,6 +41,7 @@ export const CANNOT: readonly { what: string; why: string }[] = [
 
 const PROBE_PORT = 9
 const PROOF_MS = 3000
+const PORT_GONE_MS = 20_000
 
 /**
  * The fleet's wire: a bridge in a namespace of its own, one port for each machine and one for the host. Frames are cut and lost by
@@ -133,8 +134,11 @@ export class Network {
     if (!machine) throw new Error(`no machine ${name}`)
     const { port, mac, address } = machine
     const inside = ['nsenter', `--net=/proc/${init}/ns/net`, '--']
-    // The port of its last life goes a moment after its namespace.
-    await until(async () => !(await must(this.at(['ip', '-br', 'link']))).includes(`${port}@`), 5000)
+    // The port of its last life goes with its namespace, which the kernel clears away when it has time.
+    const isThere = async () => (await must(this.at(['ip', '-br', 'link']))).includes(`${port}@`)
+    if (await isThere()) await must(this.at(['ip', 'link', 'delete', 'dev', port])).catch(() => '')
+    if (!(await until(async () => !(await isThere()), PORT_GONE_MS)))
+      throw new Error(`the port ${port} of the last life of ${name} is still there after ${PORT_GONE_MS / 1000} s`)
     await must(
       this.at(['ip', 'link', 'add', 'dev', port, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', String(init)]),
     )

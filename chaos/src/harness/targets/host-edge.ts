@@ -117,8 +117,11 @@ export function liveContainersOf(options: {
       const node = options.nodeOf(cgroups, cwd)
       if (node === undefined) continue
       const [command = '', argument] = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')
+      // It has no program any more: it is ending.
+      if (command === '') continue
       // The sandbox's own, and what is being made and has not become the container's program.
-      if (command === '/pause' || (/(^|\/)runc$/.test(command) && argument === 'init')) continue
+      const isMade = argument === 'init' && /(^|\/)runc$|^\/proc\/self\//.test(command)
+      if (command === '/pause' || isMade) continue
       // nginx writes its title over its environment: then the uid must do.
       const pod = environment(pid, 'HOSTNAME') ?? inPod?.[1]
       if (pod === undefined) continue
