@@ -95,6 +95,42 @@ const stepArb = fc.oneof(
   { weight: 1, arbitrary: fc.tuple(fc.constant('snapshot' as const)) },
 )
 
+test('what a snapshot brings is told of when it has been sent, not before', async () => {
+  const put = (index: number): { index: number; command: Command } => ({
+    index,
+    command: {
+      type: 'txn',
+      txn: { compare: [], success: [{ type: 'put', key: bytes('a'), value: bytes(`${index}`) }], failure: [] },
+    } as Command,
+  })
+  const engine = new MemoryStateEngine()
+  const mvcc = new Mvcc(engine)
+  const otherEngine = new MemoryStateEngine()
+  const other = new Mvcc(otherEngine)
+  for (const index of [1, 2]) for (const each of [mvcc, other]) each.applyBatch([put(index)])
+  for (const index of [3, 4]) other.applyBatch([put(index)])
+  const clock = new ManualClock()
+  const hub = new WatchHub(mvcc, clock as unknown as Clock)
+  const reader = new Reader()
+  const has = mvcc.revision
+  const watch = { range: { key: bytes('a') }, startRevision: has + 1, prevKv: false, filters: [] }
+  const { position } = hub.add(reader, watch)
+  const receiver = new SnapshotReceiver(engine)
+  for (const chunk of snapshotChunks(otherEngine.snapshot(), 100)) await receiver.write(chunk)
+  await receiver.finish()
+  mvcc.reload()
+  assert.equal(mvcc.revision, has + 2)
+  // A beat comes here.
+  assert.equal(position().revision, has)
+  hub.reset()
+  while (clock.deferred.length > 0) {
+    assert.equal(position().revision, has + reader.events.length)
+    clock.step()
+  }
+  assert.equal(reader.events.length, 2)
+  assert.equal(position().revision, has + 2)
+})
+
 test('every watch gets every change of its range once and in order, or ends as compacted', async () => {
   await fc.assert(
     fc.asyncProperty(fc.array(stepArb, { maxLength: 40 }), async (steps) => {

@@ -112,7 +112,8 @@ export class WatchHub {
     if (watch.state === 'behind') this.catchUp(watch)
     return {
       position: () => ({
-        revision: watch.state === 'synced' ? Math.max(this.mvcc.revision, watch.sentRevision) : watch.nextRevision - 1,
+        // Not the state's own revision: a snapshot brings that before what it brings has been sent.
+        revision: watch.state === 'synced' ? Math.max(this.delivered, watch.sentRevision) : watch.nextRevision - 1,
       }),
     }
   }
