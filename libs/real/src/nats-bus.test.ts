@@ -221,12 +221,10 @@ describe('NATS: permissions', { skip: noNatsServer }, () => {
       ]
       const claims = await revokeBusUser(cluster.authority, 'kubelet', Date.now())
       // Told to one server, by way of the system account, it reaches all.
-      await pushAccountJwt({
-        servers: cluster.servers.urls(0),
-        credentials: await makeSystemUser(cluster.authority),
-        accountJwt: claims,
-        log: silentLog,
-      })
+      const credentials = await makeSystemUser(cluster.authority)
+      const tell = (server: number) =>
+        pushAccountJwt({ servers: cluster.servers.urls(server), credentials, accountJwt: claims, log: silentLog })
+      await tell(0)
       await eventually('the revoked one is out', () => !revoked.connected)
       assert.throws(() => revoked.publish('x', bytes('x')), code('DISCONNECTED'))
       const fresh = await cluster.connect('kubelet', { first: 2 })
@@ -240,11 +238,12 @@ describe('NATS: permissions', { skip: noNatsServer }, () => {
       assert.equal(other.epoch, 1)
       assert.equal(revoked.connected, false)
       assert.equal(revoked.epoch, 1)
-      // Also by a server that starts anew with its old file: it may let that one in until it has heard from the others.
+      // Also by a server that starts anew with its old file: it may let that one in until a master tells it again.
       await cluster.servers.kill(2)
       await cluster.servers.launch(2)
       await eventually('the others are back', () => other.connected && fresh.connected)
       await cluster.meshed()
+      await tell(2)
       await eventually('the revoked one is out', () => !revoked.connected)
     } finally {
       await cluster.end()
