@@ -116,8 +116,8 @@ export class StoreMember implements Behaviour<StoreMessage> {
   private readonly renewals: { id: number; answer(): void; reject(error: Error): void }[] = []
   private compactedMs = 0
   private spaceMs = Number.NEGATIVE_INFINITY
-  /** Its NOSPACE alarm, if there is one, was raised by this member: in this life or in a former one. Undefined: not yet known. */
-  private spaceAlarmIsOwn: boolean | undefined
+  /** Its NOSPACE alarm, if there is one, was raised by this member: in this life or, until that is known better, in a former one. */
+  private spaceAlarmIsOwn = true
   private noSpace = false
   private beatSeq = 0
   private wasLeader = false
@@ -267,8 +267,6 @@ export class StoreMember implements Behaviour<StoreMessage> {
         (error: unknown) => this.log.warn({ err: error }, 'free space unknown'),
       )
     }
-    // What is raised when this life has caught up was raised by a former one; what comes later, by hand, must not be taken for it.
-    if (this.spaceAlarmIsOwn === undefined && this.replica.caughtUp) this.spaceAlarmIsOwn = this.hasSpaceAlarm()
     if (now - this.secondMs >= 1000) {
       this.secondMs = now
       this.heedQuota()
@@ -301,7 +299,7 @@ export class StoreMember implements Behaviour<StoreMessage> {
     const { mvcc } = this.replica
     const { member } = this.options
     const quota = this.quotaBytes()
-    const raised = this.hasSpaceAlarm()
+    const raised = mvcc.alarms().some((one) => one.alarm === 'NOSPACE' && one.member === member)
     const full = this.noSpace || mvcc.sizeBytes >= quota
     const roomy = !this.noSpace && mvcc.sizeBytes < 0.9 * quota
     if (!raised && !full && this.replica.caughtUp) this.spaceAlarmIsOwn = false
@@ -309,10 +307,6 @@ export class StoreMember implements Behaviour<StoreMessage> {
     this.spaceAlarmIsOwn = true
     this.log.warn({ bytes: mvcc.sizeBytes, quota, noSpace: this.noSpace }, raised ? 'there is room again' : 'no space')
     this.decide({ type: 'alarm', action: raised ? 'clear' : 'raise', alarm: 'NOSPACE', member })
-  }
-
-  private hasSpaceAlarm(): boolean {
-    return this.replica.mvcc.alarms().some((one) => one.alarm === 'NOSPACE' && one.member === this.options.member)
   }
 
   /** Has a command of this member's own committed, by whoever leads. Should that fail, it comes up again. */
