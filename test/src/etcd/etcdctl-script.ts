@@ -98,10 +98,17 @@ const NUMBERS =
 
 /** Who answers, how large and how old it is, and what a lease is called. */
 export function masked(output: string): string {
-  return output
-    .replace(NUMBERS, '$1<number>')
-    .replace(/\b[0-9a-f]{10,16}\b/g, '<id>')
-    .replace(/(https?:\/\/)?127\.0\.0\.1:\d+/g, '<endpoint>')
-    .replace(/took = \S+/g, 'took = <time>')
-    .replace(/remaining\(\d+s\)/g, 'remaining(<time>)')
+  return (
+    output
+      .replace(NUMBERS, '$1<number>')
+      .replace(/\b[0-9a-f]{10,16}\b/g, '<id>')
+      .replace(/(https?:\/\/)?127\.0\.0\.1:\d+/g, '<endpoint>')
+      .replace(/took = \S+/g, 'took = <time>')
+      .replace(/remaining\(\d+s\)/g, 'remaining(<time>)')
+      // etcd tells them in the order of a Go map: any.
+      .replace(
+        /attached keys\(\[(.*?)\]\)/g,
+        (_, keys: string) => `attached keys([${keys.split(' ').sort().join(' ')}])`,
+      )
+  )
 }
