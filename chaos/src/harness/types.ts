@@ -89,6 +89,8 @@ export interface LiveContainer {
   container?: string
   /** Of its first process, on the host. */
   pid: number
+  /** What that process runs: its program and arguments, as far as they are known. */
+  command?: string
 }
 
 /** What a target can do to its machines; a lever that is missing has its reason in `Target.lacks`. */

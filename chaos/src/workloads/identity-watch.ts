@@ -84,7 +84,8 @@ export class IdentityWatch {
 
 const seconds = (ms: number) => (ms / 1000).toFixed(3)
 const iso = (ms: number) => new Date(ms).toISOString()
-const describe = ({ podUid, node, pid }: LiveContainer) => `as ${podUid} on ${node} (process ${pid})`
+const describe = ({ podUid, node, pid, container, command }: LiveContainer) =>
+  `as ${podUid} on ${node} (process ${pid}${command === undefined ? '' : `: ${command}`}${container === undefined ? '' : `, container ${container.slice(0, 12)}`})`
 
 interface ContainerStatus {
   state?: { running?: { startedAt?: string }; terminated?: { startedAt?: string; finishedAt?: string } }

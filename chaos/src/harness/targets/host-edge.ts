@@ -4,6 +4,7 @@ import { readdirSync, readFileSync, readlinkSync } from 'node:fs'
 import type { Done, LiveContainer } from '../types.js'
 
 const TICK_MS = 10
+const COMMAND_SHOWN_MAX = 80
 const WAIT_PERIOD_MS = 20
 
 /** @throws Error that says what was awaited. */
@@ -116,7 +117,8 @@ export function liveContainersOf(options: {
       if (container === undefined) continue
       const node = options.nodeOf(cgroups, cwd)
       if (node === undefined) continue
-      const [command = '', argument] = readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0')
+      const commandLine = readFileSync(`/proc/${pid}/cmdline`, 'utf8')
+      const [command = '', argument] = commandLine.split('\0')
       // It has no program any more: it is ending.
       if (command === '') continue
       // The sandbox's own, and what is being made and has not become the container's program.
@@ -128,7 +130,8 @@ export function liveContainersOf(options: {
       const key = `${node}/${container}`
       if ((found.get(key)?.pid ?? Number.POSITIVE_INFINITY) < pid) continue
       const podUid = inPod?.[1] ?? uidOfProcessPod(options.processDirectory(node), container)
-      found.set(key, { node, pod, container, pid, ...(podUid === undefined ? {} : { podUid }) })
+      const shown = commandLine.replaceAll('\0', ' ').trim().slice(0, COMMAND_SHOWN_MAX)
+      found.set(key, { node, pod, container, pid, command: shown, ...(podUid === undefined ? {} : { podUid }) })
     } catch {
       // It ended while we looked.
     }
