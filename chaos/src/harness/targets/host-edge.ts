@@ -123,7 +123,7 @@ export function liveContainersOf(options: {
       if (command === '') continue
       // The sandbox's own, and what is being made and has not become the container's program.
       const isMade = argument === 'init' && /(^|\/)runc$|^\/proc\/self\//.test(command)
-      if (command === '/pause' || isMade) continue
+      if (isMade || isSandboxProcess(commandLine)) continue
       // nginx writes its title over its environment: then the uid must do.
       const pod = environment(pid, 'HOSTNAME') ?? inPod?.[1]
       if (pod === undefined) continue
@@ -137,6 +137,12 @@ export function liveContainersOf(options: {
     }
   }
   return [...found.values()]
+}
+
+/** Is this (as in /proc/PID/cmdline) what the pause image runs, ours or Kubernetes' own? It holds the pod's namespaces, and does nothing. */
+export function isSandboxProcess(commandLine: string): boolean {
+  const words = commandLine.split('\0').filter((word) => word !== '')
+  return words[0] === '/pause' || words.slice(-2).join(' ') === '/bin/sleep 2147483647'
 }
 
 /** As the process runtime keeps it. */
