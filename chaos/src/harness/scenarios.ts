@@ -383,7 +383,8 @@ export const SCENARIOS: readonly Scenario[] = [
     about:
       'for the table of recovery times (--times 20): masters die; nodes die, hang and are cut off, while nobody asks for anything else',
     workloads: [
-      { workload: 'store', options: { pauseMs: 30 } },
+      // Slow enough for all repetitions: a workload ends by itself after so many operations.
+      { workload: 'store', options: { pauseMs: 40 } },
       { workload: 'desired-state', options: { changeEveryMs: 1_000_000_000 } },
       { workload: 'lookout' },
     ],
