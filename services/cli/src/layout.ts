@@ -66,7 +66,7 @@ export interface RecoveryTimes {
   lockLeaseMs: number
 }
 
-export const RECOVERY_TIMES: RecoveryTimes = { nodeGraceMs: 4700, lockLeaseMs: 1700 }
+export const RECOVERY_TIMES: RecoveryTimes = { nodeGraceMs: 4700, lockLeaseMs: 1500 }
 
 /** As scheduler and controller-manager take them. Beats come by another way than leases, and may be missed a little sooner. */
 export function controlTimes(recovery: RecoveryTimes | undefined) {
