@@ -33,6 +33,8 @@ const RETRY_DELAY_MS = 10
 const RETRY_DELAY_MS_MAX = 250
 const BACK_TO_FIRST_MS = 10_000
 const WATCH_OPEN_MS = 2000
+/** How often a watch at another member looks whether the nearest one serves again. */
+const HOME_LOOK_MS = 3000
 /** The store remembers the answers of so many of one session's outstanding transactions; half of it is a safe distance. */
 const TXNS_MAX = 256
 const DEFAULT_TIMEOUT_MS = 10_000
@@ -159,21 +161,39 @@ export class StoreClient {
     return ((await this.ask('leaseKeepAlive', { id }, DEFAULT_TIMEOUT_MS)) as LeaseKeepAliveReply).ttlSeconds > 0
   }
 
-  /** Opens a watch at the member in use; after a failure, at the next one. */
+  /**
+   * Opens a watch at the member in use; after a failure, at the next one. At another member than the nearest it ends
+   * (`cancelled`) when the nearest one serves again.
+   */
   watch(request: WatchRequest, handlers: StreamHandlers): InStream {
     const member = this.member()
-    return this.caller.openStream(
+    const over = new AbortController()
+    const stream = this.caller.openStream(
       this.subject(member, 'watch'),
       request,
       {
         ...handlers,
         end: (reason, error) => {
+          over.abort()
           if (reason === 'refused' || reason === 'lost') this.leave(member)
           handlers.end(reason, error)
         },
       },
       { timeoutMs: WATCH_OPEN_MS, creditsMax: 256 },
     )
+    if (member !== this.nearest) void this.moveHome(stream, over.signal)
+    return stream
+  }
+
+  /** The machine of another member takes the watch with it when it dies, and that is noticed only by its silence. */
+  private async moveHome(stream: InStream, over: AbortSignal): Promise<void> {
+    while (await sleep(this.world.clock, HOME_LOOK_MS, over)) {
+      const status = await this.status(this.nearest, ATTEMPT_MS).catch(() => undefined)
+      const serves = status?.leader !== undefined && status.role !== 'learner'
+      if (!serves || over.aborted) continue
+      this.at = 0
+      stream.cancel()
+    }
   }
 
   close(): void {
@@ -231,6 +251,10 @@ export class StoreClient {
       }
     })
     return () => subscription.unsubscribe()
+  }
+
+  private get nearest(): string {
+    return this.options.members[0] as string
   }
 
   private member(): string {
