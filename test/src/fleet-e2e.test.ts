@@ -184,8 +184,13 @@ describe('the page on deployment', { skip }, () => {
   })
 
   test('foreign and expired certificates, and that of a node, open no door that is not theirs', async () => {
+    // The page's firewall keeps the etcd face to the machines themselves: here the door itself is tried.
+    if (WHOLE) await must('master-0', 'nft insert rule inet firewall input tcp dport 2379 accept')
     const attempts = await attemptsWithCertificates(fleet)
     assert.equal(attempts.length, 11)
-    for (const { what, told, refused } of attempts) assert.equal(refused, !what.startsWith('good'), `${what}: ${told}`)
+    for (const { what, told, refused } of attempts) {
+      assert.notEqual(told, 'no answer', what)
+      assert.equal(refused, !what.startsWith('good'), `${what}: ${told}`)
+    }
   })
 })
