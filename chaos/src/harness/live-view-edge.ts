@@ -83,7 +83,9 @@ export class LiveView implements RunEvents {
 
   private progress(atMs: number): string {
     if (this.phaseEndsMs === undefined) return ''.padEnd(WIDTH)
-    const share = Math.min(1, (atMs - this.phaseStartMs) / Math.max(1, this.phaseEndsMs - this.phaseStartMs))
+    // A look may have begun before the phase did.
+    const passed = (atMs - this.phaseStartMs) / Math.max(1, this.phaseEndsMs - this.phaseStartMs)
+    const share = Math.min(1, Math.max(0, passed))
     const full = Math.round(share * (WIDTH - 2))
     return `[${'='.repeat(full)}${' '.repeat(WIDTH - 2 - full)}]`
   }
