@@ -22,13 +22,18 @@ import { type SchedulerHandle, startScheduler } from '@capstan/scheduler'
 import { type StoreHandle, startStore } from '@capstan/store'
 import { Balancer, type Backend } from './balancer.js'
 import { openMasterEtcd } from './etcd-face.js'
-import { type ClusterLayout, controlTimes, IDENTITY_TIMES, type MasterLayout, type NodeLayout } from './layout.js'
+import {
+  type ClusterLayout,
+  controlTimes,
+  electionTimes,
+  IDENTITY_TIMES,
+  type MasterLayout,
+  type NodeLayout,
+} from './layout.js'
 import { MachineClock } from './machine-clock.js'
 import { within } from './patience.js'
 import type { Secrets } from './pki.js'
 
-const HEARTBEAT_MS = 50
-const ELECTION_TIMEOUT_MS = 300
 const LEASE_RENEW_MS = 1000
 const STOP_TIMEOUT_MS = 4000
 /** A store that gave up is started again after this long: what supervisors do for processes. */
@@ -284,8 +289,7 @@ export class EmbeddedCluster {
         members: layout.masters.map((m) => m.name),
         machine: name,
         emptyDirectory: this.options.isNew() ? 'new' : 'existing',
-        heartbeatMs: HEARTBEAT_MS,
-        electionTimeoutMs: ELECTION_TIMEOUT_MS,
+        ...electionTimes(layout.recovery),
         ...(dataDir ? { openEngine: () => new LmdbStateEngine(join(dataDir, 'state')) } : {}),
       },
     ).catch(async (error: unknown) => {

@@ -64,9 +64,24 @@ export interface RecoveryTimes {
   nodeGraceMs: number
   /** A lock of scheduler or controller-manager that was not renewed for so long is taken over. */
   lockLeaseMs: number
+  /** A leader of the store that is not heard for so long is replaced; missing (written by an earlier version): the default. */
+  electionTimeoutMs?: number
 }
 
-export const RECOVERY_TIMES: RecoveryTimes = { nodeGraceMs: 4700, lockLeaseMs: 1500 }
+const ELECTION_TIMEOUT_MS = 300
+/** Heartbeats in an election time-out. */
+const HEARTBEATS = 6
+
+export const RECOVERY_TIMES: Required<RecoveryTimes> = {
+  nodeGraceMs: 4700,
+  lockLeaseMs: 1500,
+  electionTimeoutMs: ELECTION_TIMEOUT_MS,
+}
+
+/** As a member of the store takes them. */
+export function electionTimes({ electionTimeoutMs = ELECTION_TIMEOUT_MS }: Partial<RecoveryTimes> = {}) {
+  return { heartbeatMs: electionTimeoutMs / HEARTBEATS, electionTimeoutMs }
+}
 
 /** As scheduler and controller-manager take them. Beats come by another way than leases, and may be missed a little sooner. */
 export function controlTimes(recovery: RecoveryTimes | undefined) {

@@ -8,8 +8,6 @@ import { write } from './pki.js'
 import { isRoot } from './shell.js'
 import { storeProcessCommand } from './store-process.js'
 
-const HEARTBEAT_MS = 50
-const ELECTION_TIMEOUT_MS = 300
 const NICENESS = '-10'
 
 /** The file that a store's process is started with (`services/store/src/main.ts`). */
@@ -20,6 +18,8 @@ export interface StoreProcessConfig {
   members: string[]
   emptyDirectory: 'new' | 'existing' | 'join'
   dataDir: string
+  heartbeatMs: number
+  electionTimeoutMs: number
   bus: {
     servers: string[]
     credentials: string
@@ -50,10 +50,9 @@ export function startStore(places: Places, log: Log, config: StoreProcessConfig)
 
 /** For its next start; the servers of the bus also by SIGHUP. */
 export function writeStoreConfig(places: Places, config: StoreProcessConfig): void {
-  const times = { heartbeatMs: HEARTBEAT_MS, electionTimeoutMs: ELECTION_TIMEOUT_MS }
   const chaos = readChaosFile(places)
   const faults = chaos && { ...chaos, chaos: { socket: chaosSocket(places, `${config.member}-store`) } }
-  write(storeConfig(places, config.member), JSON.stringify({ ...times, machine: config.member, ...config, ...faults }))
+  write(storeConfig(places, config.member), JSON.stringify({ machine: config.member, ...config, ...faults }))
 }
 
 /**

@@ -17,6 +17,7 @@ export interface RecoveryFlags {
   identityMarginSeconds: number
   nodeGraceSeconds: number
   lockLeaseSeconds: number
+  electionTimeoutSeconds: number
 }
 
 /** The flags of `up` and `master init` by which one trades a quick recovery for calm; each says what it trades. */
@@ -33,6 +34,12 @@ export const withRecoveryFlags = (command: Command) =>
       'how long a node that is not heard, and renews no lease, counts as alive; shorter replaces its pods sooner, longer forgives a longer stall',
       seconds,
       RECOVERY_TIMES.nodeGraceMs / 1000,
+    )
+    .option(
+      '--election-timeout-seconds <seconds>',
+      'how long the leader of the store may be silent before another one is elected; shorter resumes writes sooner, longer forgives slow disks, busy processors and long ways between masters',
+      seconds,
+      RECOVERY_TIMES.electionTimeoutMs / 1000,
     )
     .option(
       '--lock-lease-seconds <seconds>',
@@ -59,12 +66,22 @@ export function recoveryOf(flags: RecoveryFlags): RecoverySettings {
     throw new UserError('--identity-lease-seconds must be at least 3: nodes renew every second')
   if (flags.nodeGraceSeconds < 3)
     throw new UserError('--node-grace-seconds must be at least 3: nodes renew every second')
-  if (flags.lockLeaseSeconds < 1)
-    throw new UserError('--lock-lease-seconds must be at least 1: an election of the store takes most of that')
+  if (flags.electionTimeoutSeconds < 0.1)
+    throw new UserError(
+      '--election-timeout-seconds must be at least 0.1: six heartbeats, and a sync of the disk, must fit',
+    )
+  if (flags.lockLeaseSeconds < 1 || flags.lockLeaseSeconds < 3 * flags.electionTimeoutSeconds)
+    throw new UserError(
+      '--lock-lease-seconds must be at least 1, and three times --election-timeout-seconds: an election of the store must fit in it',
+    )
   return {
     tolerationSeconds: flags.defaultTolerationSeconds,
     identity: { leaseMs: flags.identityLeaseSeconds * 1000, marginMs: flags.identityMarginSeconds * 1000 },
-    recovery: { nodeGraceMs: flags.nodeGraceSeconds * 1000, lockLeaseMs: flags.lockLeaseSeconds * 1000 },
+    recovery: {
+      nodeGraceMs: flags.nodeGraceSeconds * 1000,
+      lockLeaseMs: flags.lockLeaseSeconds * 1000,
+      electionTimeoutMs: flags.electionTimeoutSeconds * 1000,
+    },
   }
 }
 

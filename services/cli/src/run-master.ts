@@ -11,7 +11,7 @@ import type { SupervisedChild } from './child.js'
 import { processClock } from './chaos-door.js'
 import { openMasterEtcd } from './etcd-face.js'
 import { existingLayout } from './layout-file.js'
-import { type ClusterLayout, type MasterLayout, Places } from './layout.js'
+import { type ClusterLayout, electionTimes, type MasterLayout, Places } from './layout.js'
 import { startNats, startStore } from './master-children.js'
 import { startMasterParts } from './master-parts.js'
 import { once, within } from './patience.js'
@@ -109,6 +109,7 @@ function startStoreProcess(cluster: ClusterLayout, master: MasterLayout, directo
     // `up` makes a cluster whose members all begin together; a directory that is emptied later is another matter.
     emptyDirectory: existsSync(places.newCluster) ? 'new' : 'existing',
     dataDir: join(directory, 'store'),
+    ...electionTimes(cluster.recovery),
     bus: {
       servers: busServers(cluster, master.name),
       credentials: places.creds(identityToken({ component: 'store', name: master.name })),

@@ -9,7 +9,7 @@ import { identityToken } from '@capstan/protocol'
 import { pushAccountJwt } from '@capstan/real'
 import { processClock } from '../chaos-door.js'
 import { openEtcdFace } from '../etcd-face.js'
-import type { Places } from '../layout.js'
+import { electionTimes, type Places } from '../layout.js'
 import {
   startNats,
   startStore,
@@ -75,6 +75,7 @@ export async function serveMaster(places: Places, machine: MasterMachine, log: L
     members: [settings.firstMaster],
     emptyDirectory: emptyDirectoryOf(places, machine),
     dataDir: join(directory, 'store'),
+    ...electionTimes(settings.recovery),
     bus: {
       servers: busServersOf(masters.all, name),
       credentials: places.creds(identityToken({ component: 'store', name })),
