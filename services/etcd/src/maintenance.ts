@@ -67,12 +67,9 @@ export function maintenanceMethods(face: FaceContext): Methods {
         // Raising or clearing "no alarm" does nothing.
         return { header: face.header(reply.header), alarms: action === 'list' ? alarms.map(show) : [] }
       }
-      const member = await memberNamed(request.memberId, call)
-      if (member === undefined) {
-        const { header } = await askAlarm({ action: 'list' }, call)
-        return { header: face.header(header) }
-      }
       const before = await askAlarm({ action: 'list' }, call)
+      const member = await memberNamed(request.memberId, before.alarms, call)
+      if (member === undefined) return { header: face.header(before.header) }
       const reply = await askAlarm({ action, alarm: kind, member }, call)
       const was = before.alarms.some((one) => one.member === member && one.alarm === kind)
       // etcd names what it raised (also if it was there), and what it cleared.
@@ -167,9 +164,15 @@ export function maintenanceMethods(face: FaceContext): Methods {
     }
   }
 
-  async function memberNamed(id: bigint, call: Parameters<FaceContext['ask']>[0]): Promise<string | undefined> {
+  /** A member, or one that was and left an alarm behind. */
+  async function memberNamed(
+    id: bigint,
+    alarms: readonly Alarm[],
+    call: Parameters<FaceContext['ask']>[0],
+  ): Promise<string | undefined> {
     const { members } = await membersOf(face, call)
-    return members.find(({ name }) => face.ids.member(name) === id)?.name
+    const names = [...members.map(({ name }) => name), ...alarms.map(({ member }) => member)]
+    return names.find((name) => face.ids.member(name) === id)
   }
 
   function show({ member, alarm }: Alarm) {

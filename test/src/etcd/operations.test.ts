@@ -124,6 +124,13 @@ describe('etcdctl operates the store', {
     assert.equal((await etcdctl('del', 'before')).code, 0, 'what frees space is taken')
     assert.match((await etcdctl('alarm', 'disarm')).stdout, /^memberID:\d+ alarm:NOSPACE/)
     assert.equal((await etcdctl('alarm', 'list')).stdout, '')
+    await cluster.ask('m1', 'alarm', { action: 'raise', alarm: 'CORRUPT', member: 'gone' })
+    assert.match(
+      (await etcdctl('alarm', 'disarm')).stdout,
+      /^memberID:\d+ alarm:CORRUPT/,
+      'of one that is no member any more',
+    )
+    assert.equal((await etcdctl('alarm', 'list')).stdout, '')
     assert.equal((await etcdctl('put', 'full', '1')).stdout, 'OK')
   })
 
