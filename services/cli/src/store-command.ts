@@ -343,9 +343,10 @@ async function restoreAll(stopped: StoppedStore, file: string, progress: Progres
     const store = storeOf(places, member)
     const before = `${store}.before-restore`
     rmSync(before, { recursive: true, force: true })
-    if (existsSync(store)) renameSync(store, before)
+    const hadOne = existsSync(store)
+    if (hadOne) renameSync(store, before)
     renameSync(`${store}.restored`, store)
-    progress.step(`${member}: made anew; what it had is in ${before}`)
+    progress.step(`${member}: made anew${hadOne ? `; what it had is in ${before}` : ''}`)
   }
   return revision
 }
