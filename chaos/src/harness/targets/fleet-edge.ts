@@ -4,6 +4,7 @@ import { join, resolve } from 'node:path'
 import { UserError } from '@capstan/cli'
 import { Places, provideHost, provideImages } from '@capstan/cli/host'
 import { FileGuard } from '@capstan/kubelet/edge'
+import type { StoreStatusReply } from '@capstan/protocol'
 import { RealClock } from '@capstan/real'
 import { parse } from 'yaml'
 import { Fleet, type FleetMachine, withCapstan } from '../../fleet/index.js'
@@ -23,6 +24,7 @@ import {
   send,
   stopProcesses,
 } from './host-edge.js'
+import { Upgrades } from './upgrade-edge.js'
 
 const BACK_MS = 45_000
 const COMMAND_MS = 120_000
@@ -119,11 +121,18 @@ async function joinMachine(
   machine: FleetMachine,
   role: 'master' | 'node',
   more: string[],
+  environment: Record<string, string> = {},
 ): Promise<void> {
   const line = (await must(by, ['capstan', 'token', 'create', '--role', role])).trim().split('\n').at(-1) as string
   const words = line.replace('ADDRESS-OF-THE-NEW-MACHINE', machine.address).split(/\s+/)
-  await must(machine, [...words, ...more])
+  await must(machine, withEnvironment(environment, [...words, ...more]))
 }
+
+const withEnvironment = (environment: Record<string, string>, command: string[]): string[] => [
+  'env',
+  ...Object.entries(environment).map(([name, value]) => `${name}=${value}`),
+  ...command,
+]
 
 async function must(machine: FleetMachine, command: string[], timeoutMs = COMMAND_MS): Promise<string> {
   const ran = await machine.run(command, { timeoutMs })
@@ -144,6 +153,12 @@ class FleetTarget implements Target {
   private readonly startMs = performance.now()
   private readonly api: ApiLevers
   private readonly stores = new Map<string, EtcdStorePort>()
+  private readonly upgrades = new Upgrades({
+    masters: () => this.machines.flatMap(({ name, role }) => (role === 'master' ? [name] : [])),
+    stop: (machine) => this.stop(machine),
+    start: (machine) => this.start(machine),
+    statusOf: (master) => this.storeStatusOf(master),
+  })
 
   constructor(
     private readonly fleet: Fleet,
@@ -180,7 +195,10 @@ class FleetTarget implements Target {
       },
       ...chaosLevers(this.chaosSite()),
       api: this.api,
-      members: { replaceMaster: (machine) => this.replaceMaster(machine) },
+      members: {
+        replaceMaster: (machine) => this.replaceMaster(machine),
+        upgrade: (machine) => this.upgrades.upgrade(machine),
+      },
       certificates: { expire: (node) => this.expireCertificate(node) },
       ...(options.runtime === 'hollow'
         ? {}
@@ -189,7 +207,6 @@ class FleetTarget implements Target {
     this.lacks = {
       bus: 'a route of the bus is a link between two machines: `partial` cuts it, with all else on it',
       'slow-consumer': 'a client of this bus needs a certificate of a machine; --on local has one without',
-      'members.upgrade': '--on local has a program that passes for the next one',
       'containers.unpullable': 'images come from archives that every node has',
       ...(options.runtime === 'hollow' ? { containers: 'hollow pods have no processes' } : {}),
     }
@@ -335,12 +352,23 @@ class FleetTarget implements Target {
     const pids = this.pidsOf(machine, component)
     if (pids.length === 0) throw new Error(`${name} does not run`)
     if (component === 'store' || component === 'bus') for (const pid of pids) send(pid, 'SIGTERM')
-    else await must(this.fleet.machine(machine), ['capstan', 'stop', '--data', DATA])
+    else await this.stop(machine)
     const started =
       component === 'store' || component === 'bus'
         ? await this.back(machine, component, pids)
         : await this.start(machine)
     return { proof: `${name}: ended by SIGTERM; ${started}`, undo: async () => started }
+  }
+
+  private async stop(machine: string): Promise<void> {
+    await must(this.fleet.machine(machine), ['capstan', 'stop', '--data', DATA])
+  }
+
+  /** All that the store says of itself, which etcd has no words for; undefined: it does not answer. */
+  private async storeStatusOf(master: string): Promise<StoreStatusReply | undefined> {
+    const told = await must(this.fleet.machine(master), ['capstan', 'store', 'status', '-o', 'json', '--data', DATA])
+    const all = JSON.parse(told) as { name: string; status?: StoreStatusReply }[]
+    return all.find(({ name }) => name === master)?.status
   }
 
   /** Its machine starts it again; a machine whose supervisor is dead is started by us. */
@@ -361,7 +389,8 @@ class FleetTarget implements Target {
 
   /** Resolves when a master's store answers, or a node's process lives. */
   private async start(machine: string): Promise<string> {
-    await must(this.fleet.machine(machine), ['capstan', 'serve', '--detach', '--data', DATA])
+    const command = ['capstan', 'serve', '--detach', '--data', DATA]
+    await must(this.fleet.machine(machine), withEnvironment(this.upgrades.environmentOf(machine), command))
     const isMaster = this.isMaster(machine)
     await awaitThat(
       `${machine} is there again`,
@@ -396,7 +425,7 @@ class FleetTarget implements Target {
     for (const name of readdirSync(this.dataOf(machine)))
       if (name !== 'chaos.json') rmSync(join(this.dataOf(machine), name), { recursive: true, force: true })
     await must(other, ['capstan', 'master', 'remove', machine, '--data', DATA])
-    await joinMachine(other, one, 'master', [])
+    await joinMachine(other, one, 'master', [], this.upgrades.environmentOf(machine))
     this.stores.get(machine)?.close()
     this.stores.delete(machine)
     const proof = `${machine} lost its disk, was removed, joined anew and votes`
@@ -416,8 +445,8 @@ class FleetTarget implements Target {
     })
     const undo = async () => {
       const one = this.fleet.machine(node)
-      await must(one, ['capstan', 'stop', '--data', DATA])
-      await joinMachine(master, one, 'node', ['--runtime', this.options.runtime])
+      await this.stop(node)
+      await joinMachine(master, one, 'node', ['--runtime', this.options.runtime], this.upgrades.environmentOf(node))
       return `${node} joined again with a token, and is Ready`
     }
     return { proof, undo }

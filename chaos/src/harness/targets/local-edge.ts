@@ -42,16 +42,12 @@ import {
   send,
   stopProcesses,
 } from './host-edge.js'
+import { Upgrades } from './upgrade-edge.js'
 import { slowConsumer } from './slow-consumer-edge.js'
 
 const STOP_TIMEOUT_MS = 8000
 const BACK_MS = 30_000
 const ANSWER_MS = 800
-/** The leader raises it once all members have said for some seconds that they support it. */
-const VERSION_RAISED_MS = 20_000
-/** What `services/store` takes for the next program; see its README. */
-const NEXT_PROGRAM = { CAPSTAN_TEST_CLUSTER_VERSION_MAX: '2' }
-const NEXT_VERSION = 2
 
 export interface LocalOptions {
   directory: string
@@ -108,8 +104,12 @@ class LocalTarget implements Target {
   readonly lacks: Target['lacks']
   private readonly startMs = performance.now()
   private readonly api: ApiLevers
-  /** Machines that run the next program, whoever starts them. */
-  private readonly upgraded = new Set<string>()
+  private readonly upgrades = new Upgrades({
+    masters: () => this.layout.masters.map(({ name }) => name),
+    stop: (machine) => stopMachine(this.layout, this.places, machine, STOP_TIMEOUT_MS).then(() => undefined),
+    start: (machine) => this.start(machine),
+    statusOf: (master) => this.statusOf(master),
+  })
   private asking: Promise<{ caller: Caller; identity: string; close(): void }> | undefined
 
   constructor(
@@ -155,7 +155,7 @@ class LocalTarget implements Target {
           burnCpu(places.data, threads, (pid) => joinCgroup(namesOf(layout).cgroup(machine), pid)),
       },
       api: this.api,
-      members: { upgrade: (machine) => this.upgrade(machine) },
+      members: { upgrade: (machine) => this.upgrades.upgrade(machine) },
       bus: {
         slowConsumer: () =>
           slowConsumer(
@@ -304,41 +304,6 @@ class LocalTarget implements Target {
     return { proof: `${name}: ended by SIGTERM; ${started}`, undo: async () => started }
   }
 
-  /**
-   * The machine is stopped and started by a program that passes for the next one. It stays: what is undone is that the cluster has
-   * two programs, once all masters have the next one.
-   */
-  private async upgrade(machine: string): Promise<Done> {
-    const { layout, places } = this
-    await stopMachine(layout, places, machine, STOP_TIMEOUT_MS)
-    this.upgraded.add(machine)
-    const started = await this.start(machine)
-    const isMaster = layout.masters.some(({ name }) => name === machine)
-    if (isMaster)
-      await awaitThat(
-        `${machine} says that it supports version ${NEXT_VERSION}`,
-        async () => (await this.statusOf(machine))?.supportedVersions?.max === NEXT_VERSION,
-        BACK_MS,
-      )
-    const proof = isMaster ? `${started}, supports version ${NEXT_VERSION}` : started
-    return { proof, undo: async () => (isMaster ? this.versionRaised(machine) : `${machine} keeps the next program`) }
-  }
-
-  private async versionRaised(machine: string): Promise<string> {
-    const masters = this.layout.masters.map(({ name }) => name)
-    const others = masters.filter((name) => !this.upgraded.has(name))
-    if (others.length > 0) return `${machine} keeps the next program; ${others.join(', ')} have the former one`
-    await awaitThat(
-      `all masters are at version ${NEXT_VERSION}`,
-      async () =>
-        (await Promise.all(masters.map((name) => this.statusOf(name)))).every(
-          (status) => status?.clusterVersion === NEXT_VERSION,
-        ),
-      VERSION_RAISED_MS,
-    )
-    return `all masters have the next program, and the cluster is at version ${NEXT_VERSION}`
-  }
-
   /** Its own machine starts it again; a dead leader of the machine is started by us. */
   private async back(machine: string, component: Component, before: readonly number[]): Promise<string> {
     const name = label(machine, component)
@@ -358,8 +323,7 @@ class LocalTarget implements Target {
 
   /** Resolves when a master's store answers, or a node's process lives. */
   private async start(machine: string): Promise<string> {
-    const next = this.upgraded.has(machine) ? NEXT_PROGRAM : {}
-    const pid = startMachine(this.layout, this.places, machine, next)
+    const pid = startMachine(this.layout, this.places, machine, this.upgrades.environmentOf(machine))
     if (this.layout.masters.some(({ name }) => name === machine))
       await awaitThat(
         `the store of ${machine} answers`,
