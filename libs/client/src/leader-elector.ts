@@ -22,7 +22,7 @@ export interface LeaderElectorOptions {
   identity: string
   /**
    * A Lease not renewed for so long, as seen by the candidate, may be taken: a shorter one is taken over sooner when
-   * its holder dies, and changes hands where holder or store stall for a moment, which the fence makes harmless. Default 1,500.
+   * its holder dies, and changes hands where holder or store stall for a moment, which the fence makes harmless. Default 1,400.
    */
   leaseDurationMs?: number
   /** Default 0.3 of the lease. */
@@ -66,7 +66,7 @@ export class LeaderElector {
   ) {
     this.random = world.random.fork(`elector/${options.lock.namespace}/${options.lock.name}/${options.identity}`)
     this.incarnation = hex(this.random.bytes(4))
-    this.leaseDurationMs = options.leaseDurationMs ?? 1500
+    this.leaseDurationMs = options.leaseDurationMs ?? 1400
     this.renewMs = options.renewMs ?? 0.3 * this.leaseDurationMs
     this.renewDeadlineMs = options.renewDeadlineMs ?? 0.82 * this.leaseDurationMs
     this.retryMs = options.retryMs ?? 0.15 * this.leaseDurationMs

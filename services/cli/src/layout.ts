@@ -74,7 +74,7 @@ const HEARTBEATS = 6
 
 export const RECOVERY_TIMES: Required<RecoveryTimes> = {
   nodeGraceMs: 4700,
-  lockLeaseMs: 1500,
+  lockLeaseMs: 1400,
   electionTimeoutMs: ELECTION_TIMEOUT_MS,
 }
 
