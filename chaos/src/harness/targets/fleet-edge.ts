@@ -121,21 +121,19 @@ async function joinMachine(
   machine: FleetMachine,
   role: 'master' | 'node',
   more: string[],
-  environment: Record<string, string> = {},
+  env: Readonly<Record<string, string>> = {},
 ): Promise<void> {
   const line = (await must(by, ['capstan', 'token', 'create', '--role', role])).trim().split('\n').at(-1) as string
   const words = line.replace('ADDRESS-OF-THE-NEW-MACHINE', machine.address).split(/\s+/)
-  await must(machine, withEnvironment(environment, [...words, ...more]))
+  await must(machine, [...words, ...more], env)
 }
 
-const withEnvironment = (environment: Record<string, string>, command: string[]): string[] => [
-  'env',
-  ...Object.entries(environment).map(([name, value]) => `${name}=${value}`),
-  ...command,
-]
-
-async function must(machine: FleetMachine, command: string[], timeoutMs = COMMAND_MS): Promise<string> {
-  const ran = await machine.run(command, { timeoutMs })
+async function must(
+  machine: FleetMachine,
+  command: string[],
+  env: Readonly<Record<string, string>> = {},
+): Promise<string> {
+  const ran = await machine.run(command, { timeoutMs: COMMAND_MS, env })
   if (ran.code !== 0)
     throw new Error(
       `${machine.name}: ${command.slice(0, 3).join(' ')} ended with ${ran.code}: ${ran.stderr.trim().slice(-800)}`,
@@ -157,7 +155,7 @@ class FleetTarget implements Target {
     masters: () => this.machines.flatMap(({ name, role }) => (role === 'master' ? [name] : [])),
     stop: (machine) => this.stop(machine),
     start: (machine) => this.start(machine),
-    statusOf: (master) => this.storeStatusOf(master),
+    statuses: (asked) => this.storeStatuses(asked),
   })
 
   constructor(
@@ -364,11 +362,12 @@ class FleetTarget implements Target {
     await must(this.fleet.machine(machine), ['capstan', 'stop', '--data', DATA])
   }
 
-  /** All that the store says of itself, which etcd has no words for; undefined: it does not answer. */
-  private async storeStatusOf(master: string): Promise<StoreStatusReply | undefined> {
-    const told = await must(this.fleet.machine(master), ['capstan', 'store', 'status', '-o', 'json', '--data', DATA])
-    const all = JSON.parse(told) as { name: string; status?: StoreStatusReply }[]
-    return all.find(({ name }) => name === master)?.status
+  /** All that the store's members say of themselves, which etcd has no words for. Nobody answers there: none. */
+  private async storeStatuses(asked: string): Promise<ReadonlyMap<string, StoreStatusReply>> {
+    const command = ['capstan', 'store', 'status', '-o', 'json', '--data', DATA]
+    const { code, stdout } = await this.fleet.machine(asked).run(command, { timeoutMs: COMMAND_MS })
+    const all = code === 0 ? (JSON.parse(stdout) as { name: string; status?: StoreStatusReply }[]) : []
+    return new Map(all.flatMap(({ name, status }) => (status ? [[name, status] as const] : [])))
   }
 
   /** Its machine starts it again; a machine whose supervisor is dead is started by us. */
@@ -390,7 +389,7 @@ class FleetTarget implements Target {
   /** Resolves when a master's store answers, or a node's process lives. */
   private async start(machine: string): Promise<string> {
     const command = ['capstan', 'serve', '--detach', '--data', DATA]
-    await must(this.fleet.machine(machine), withEnvironment(this.upgrades.environmentOf(machine), command))
+    await must(this.fleet.machine(machine), command, this.upgrades.environmentOf(machine))
     const isMaster = this.isMaster(machine)
     await awaitThat(
       `${machine} is there again`,

@@ -108,7 +108,7 @@ class LocalTarget implements Target {
     masters: () => this.layout.masters.map(({ name }) => name),
     stop: (machine) => stopMachine(this.layout, this.places, machine, STOP_TIMEOUT_MS).then(() => undefined),
     start: (machine) => this.start(machine),
-    statusOf: (master) => this.statusOf(master),
+    statuses: () => this.storeStatuses(),
   })
   private asking: Promise<{ caller: Caller; identity: string; close(): void }> | undefined
 
@@ -302,6 +302,11 @@ class LocalTarget implements Target {
     for (const pid of pids) send(pid, 'SIGTERM')
     const started = await this.back(machine, component, pids)
     return { proof: `${name}: ended by SIGTERM; ${started}`, undo: async () => started }
+  }
+
+  private async storeStatuses(): Promise<ReadonlyMap<string, StoreStatusReply>> {
+    const asked = this.layout.masters.map(async ({ name }) => [name, await this.statusOf(name)] as const)
+    return new Map((await Promise.all(asked)).flatMap(([name, status]) => (status ? [[name, status] as const] : [])))
   }
 
   /** Its own machine starts it again; a dead leader of the machine is started by us. */

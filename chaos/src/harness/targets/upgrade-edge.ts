@@ -16,7 +16,8 @@ export interface UpgradeSite {
   stop(machine: string): Promise<void>
   /** Starts it again, with `Upgrades.environmentOf`; says so in a few words. */
   start(machine: string): Promise<string>
-  statusOf(master: string): Promise<StoreStatusReply | undefined>
+  /** By name, of the members that answer, as `asked` hears them. */
+  statuses(asked: string): Promise<ReadonlyMap<string, StoreStatusReply>>
 }
 
 /** Machines that have the next program. They keep it: what is undone is that the cluster has two. */
@@ -40,7 +41,7 @@ export class Upgrades {
     if (isMaster)
       await awaitThat(
         `${machine} says that it supports version ${NEXT_VERSION}`,
-        async () => (await site.statusOf(machine))?.supportedVersions?.max === NEXT_VERSION,
+        async () => (await site.statuses(machine)).get(machine)?.supportedVersions?.max === NEXT_VERSION,
         BACK_MS,
       )
     const proof = isMaster ? `${started}, supports version ${NEXT_VERSION}` : started
@@ -53,10 +54,10 @@ export class Upgrades {
     if (others.length > 0) return `${machine} keeps the next program; ${others.join(', ')} have the former one`
     await awaitThat(
       `all masters are at version ${NEXT_VERSION}`,
-      async () =>
-        (await Promise.all(masters.map((name) => this.site.statusOf(name)))).every(
-          (status) => status?.clusterVersion === NEXT_VERSION,
-        ),
+      async () => {
+        const statuses = await this.site.statuses(machine)
+        return masters.every((name) => statuses.get(name)?.clusterVersion === NEXT_VERSION)
+      },
       VERSION_RAISED_MS,
     )
     return `all masters have the next program, and the cluster is at version ${NEXT_VERSION}`
