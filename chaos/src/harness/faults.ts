@@ -96,7 +96,12 @@ function define<K extends keyof Levers>(kind: Kind<K>): Fault {
   }
 }
 
-/** Does all or nothing. */
+/** A part of a fault that failed is still in force. */
+class LeftInForce extends Error {
+  override readonly name = 'LeftInForce'
+}
+
+/** Does all or nothing. @throws LeftInForce if nothing could not be had. */
 async function doAll(steps: readonly (() => Promise<Done>)[], together: boolean): Promise<Done> {
   const done: Done[] = []
   const undoAll = async () => {
@@ -119,7 +124,8 @@ async function doAll(steps: readonly (() => Promise<Done>)[], together: boolean)
     } else for (const step of steps) done.push(await step())
   } catch (error) {
     await undoAll().catch((undoing: unknown) => {
-      throw new Error(`${(error as Error).message}; and what was done of it could not be undone: ${String(undoing)}`)
+      const text = `${(error as Error).message}; and what was done of it could not be undone: ${String(undoing)}`
+      throw new LeftInForce(text)
     })
     throw error
   }
@@ -569,7 +575,10 @@ async function flap(target: Target, cut: readonly (() => Promise<Done>)[], offMs
       await pause(onMs)
       if (over) return
       // Where another fault cuts the same link there is nothing left to drop, and no proof: the next turn tries again.
-      now = await doAll(cut, true).catch(() => undefined)
+      now = await doAll(cut, true).catch((error: unknown) => {
+        if (error instanceof LeftInForce) throw error
+        return undefined
+      })
       if (now) times++
       else missed++
     }

@@ -46,3 +46,13 @@ test('a cut that cannot be undone is told when the fault is', async () => {
   await turn()
   await assert.rejects(undo(), /the rule is still there/)
 })
+
+test('a cut that half failed, and is half in force, is told when the fault is undone', async () => {
+  const stays = { proof: 'cut', undo: () => Promise.reject(new Error('the rule is still there')) }
+  const { turn, undo } = await flapping((time) => {
+    if (time === 4) return Promise.reject(new Error('0 dropped'))
+    return time === 3 ? Promise.resolve(stays) : cutOnce()
+  })
+  for (let turns = 0; turns < 3; turns++) await turn()
+  await assert.rejects(undo(), /0 dropped; and what was done of it could not be undone: .*the rule is still there/)
+})
