@@ -1,5 +1,5 @@
 import { CallError, sleep, type World } from '@capstan/actor'
-import type { Fence } from '@capstan/protocol'
+import { type Fence, LOCK_LEASE_MS } from '@capstan/protocol'
 import { type ApiClient, RESOURCES } from './api-client.js'
 import { hex } from './beat-tracker.js'
 import type { KubeObject } from './kube-object.js'
@@ -66,7 +66,7 @@ export class LeaderElector {
   ) {
     this.random = world.random.fork(`elector/${options.lock.namespace}/${options.lock.name}/${options.identity}`)
     this.incarnation = hex(this.random.bytes(4))
-    this.leaseDurationMs = options.leaseDurationMs ?? 1400
+    this.leaseDurationMs = options.leaseDurationMs ?? LOCK_LEASE_MS
     this.renewMs = options.renewMs ?? 0.3 * this.leaseDurationMs
     this.renewDeadlineMs = options.renewDeadlineMs ?? 0.82 * this.leaseDurationMs
     this.retryMs = options.retryMs ?? 0.15 * this.leaseDurationMs

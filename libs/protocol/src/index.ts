@@ -2,6 +2,7 @@ export type { ApiEventType, ApiOptions, ApiReply, ApiRequest, ApiVerb, ApiWatchD
 export { type Beat, BEAT_MISSING_MS, BEAT_PERIOD_MS } from './beat.js'
 export { type Grants, grants, subjectFits, userOf } from './grants.js'
 export { FENCED_HOLDER, IDENTITY_LEASE_MS } from './identity-lease.js'
+export { ELECTION_TIMEOUT_MS, HEARTBEAT_MS, LOCK_LEASE_MS } from './times.js'
 export type { NodeLogsData, NodeLogsRequest, NodeVerb } from './node.js'
 export {
   type Component,

@@ -1,4 +1,5 @@
 import { join } from 'node:path'
+import { ELECTION_TIMEOUT_MS, HEARTBEAT_MS, LOCK_LEASE_MS } from '@capstan/protocol'
 
 export type BusKind = 'nats' | 'memory'
 export type RuntimeKind = 'containerd' | 'process' | 'hollow'
@@ -68,19 +69,15 @@ export interface RecoveryTimes {
   electionTimeoutMs?: number
 }
 
-const ELECTION_TIMEOUT_MS = 300
-/** Heartbeats in an election time-out. */
-const HEARTBEATS = 6
-
 export const RECOVERY_TIMES: Required<RecoveryTimes> = {
   nodeGraceMs: 4700,
-  lockLeaseMs: 1400,
+  lockLeaseMs: LOCK_LEASE_MS,
   electionTimeoutMs: ELECTION_TIMEOUT_MS,
 }
 
 /** As a member of the store takes them. */
 export function electionTimes({ electionTimeoutMs = ELECTION_TIMEOUT_MS }: Partial<RecoveryTimes> = {}) {
-  return { heartbeatMs: electionTimeoutMs / HEARTBEATS, electionTimeoutMs }
+  return { heartbeatMs: (electionTimeoutMs * HEARTBEAT_MS) / ELECTION_TIMEOUT_MS, electionTimeoutMs }
 }
 
 /** As scheduler and controller-manager take them. Beats come by another way than leases, and may be missed a little sooner. */

@@ -1,13 +1,11 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
-import { grants, identityToken, Subjects } from '@capstan/protocol'
+import { ELECTION_TIMEOUT_MS, grants, HEARTBEAT_MS, identityToken, Subjects } from '@capstan/protocol'
 import { Simulation } from '@capstan/sim'
 import type { StoreHandle } from './options.js'
 import { startStore } from './start-store.js'
 
 const MEMBERS = ['s0', 's1', 's2']
-const HEARTBEAT_MS = 50
-const ELECTION_TIMEOUT_MS = 300
 const LOOK_MS = 10
 
 class Members {

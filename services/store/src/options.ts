@@ -2,9 +2,6 @@ import type { Bus, Disk, World } from '@capstan/actor'
 import type { StateEngine } from '@capstan/mvcc'
 import type { VersionRange } from './versions.js'
 
-export const HEARTBEAT_MS = 50
-export const ELECTION_TIMEOUT_MS = 300
-
 /** Deliberate bugs, each the class of a known failure of real stores. For the tests of the checkers; never set otherwise. */
 export const PLANTED_BUGS = {
   raft: [

@@ -8,6 +8,7 @@ import {
   SnapshotDamaged,
   SnapshotReceiver,
 } from '@capstan/mvcc'
+import { ELECTION_TIMEOUT_MS, HEARTBEAT_MS } from '@capstan/protocol'
 import {
   type Configuration,
   decodeConfiguration,
@@ -26,7 +27,7 @@ import {
 import { CheckpointFileEngine } from './checkpoint-file-engine.js'
 import { decodeCommand, encodeCommand } from './command-codec.js'
 import { loadIdentity, type MemberIdentity, saveIdentity } from './identity.js'
-import { ELECTION_TIMEOUT_MS, HEARTBEAT_MS, PLANTED_BUGS, type StoreOptions, type StoreWorld } from './options.js'
+import { PLANTED_BUGS, type StoreOptions, type StoreWorld } from './options.js'
 import { type RaftFrame, RaftLink } from './raft-link.js'
 import { DAMAGED_DIR, damageIn, forget, openingState, setAside, StateUnusable } from './repair.js'
 import { OutgoingSnapshot } from './snapshots.js'

@@ -17,7 +17,9 @@ import {
   type AlarmReply,
   type Beat,
   BEAT_PERIOD_MS,
+  ELECTION_TIMEOUT_MS,
   type HashReply,
+  HEARTBEAT_MS,
   type MemberInfo,
   type MembersReply,
   type StoreHeader,
@@ -28,7 +30,7 @@ import {
 import { LogDamaged, type MemberChange } from 'raft-ts'
 import { type BackupHeader, sendBackup } from './backup.js'
 import { Lessor } from './lessor.js'
-import { ELECTION_TIMEOUT_MS, HEARTBEAT_MS, type StoreOptions, type StoreWorld } from './options.js'
+import { type StoreOptions, type StoreWorld } from './options.js'
 import type { RaftFrame } from './raft-link.js'
 import { StoreMetrics } from './metrics.js'
 import { StateUnusable } from './repair.js'
