@@ -8,7 +8,7 @@ import { startEtcdFace } from './face.js'
 import { idOf } from './ids.js'
 import type { Method } from './rpc.js'
 import { Sessions } from './store-access.js'
-import { fragments } from './watch.js'
+import { fragments } from './watch-feeds.js'
 
 const CLUSTER = 'face-test'
 const HEADER: StoreHeader = { clusterId: 'c', member: 's1', term: 3, revision: 9 }

@@ -37,11 +37,18 @@ export type In<M> = M extends Message<infer F> ? { [K in keyof F]: F[K] extends 
 /** A message to be written: what is missing has its zero value. */
 export type Out<M> =
   M extends Message<infer F> ? { [K in keyof F]?: F[K] extends Field<infer T> ? Sent<T> : never } : never
+/** The same, with some fields in bytes already. */
+export type Prepared<M> = { [K in keyof Out<M>]: Out<M>[K] | EncodedField }
 type Sent<T> = T extends readonly (infer E)[]
   ? readonly Sent<E>[]
   : T extends Uint8Array | string | number | bigint | boolean | undefined
     ? T
     : { [K in keyof T]?: Sent<T[K]> }
+
+/** A whole field as it stands on the wire, tag and all: put into bytes once, and then into many messages. */
+export class EncodedField {
+  constructor(readonly bytes: Uint8Array) {}
+}
 
 const scalar =
   <K extends Kind>(kind: K) =>
@@ -136,11 +143,17 @@ export class Message<F extends Fields = Fields> {
     return this.read(new Reader(buffer), buffer.length, 0) as In<Message<F>>
   }
 
+  /** Fields may be given as `EncodedField`s, too (see `Prepared`). */
   encode(message: Out<Message<F>>): Buffer {
     const values = message as Record<string, unknown>
     const writer = new Writer(this.sizeOf(values))
     this.write(values, writer)
     return writer.buffer
+  }
+
+  /** To be given as that field of messages of this kind. */
+  encodeField<K extends keyof F & string>(name: K, value: Out<Message<F>>[K]): EncodedField {
+    return new EncodedField(this.encode({ [name]: value } as Out<Message<F>>))
   }
 
   /** Bytes of the encoded message. */
@@ -149,6 +162,10 @@ export class Message<F extends Fields = Fields> {
     for (const entry of this.entries) {
       const value = message[entry.name]
       if (value === undefined || value === null) continue
+      if (value instanceof EncodedField) {
+        size += value.bytes.length
+        continue
+      }
       if (!entry.repeated) {
         if (entry.optional || !isZero(value)) size += entry.tagBytes + sizeOfValue(entry, value)
       } else if (LENGTH_PREFIXED.has(entry.kind))
@@ -163,6 +180,10 @@ export class Message<F extends Fields = Fields> {
     for (const entry of this.entries) {
       const value = message[entry.name]
       if (value === undefined || value === null) continue
+      if (value instanceof EncodedField) {
+        writer.raw(value.bytes)
+        continue
+      }
       if (!entry.repeated) {
         if (!entry.optional && isZero(value)) continue
         writer.varint(entry.tag)
@@ -409,6 +430,10 @@ class Writer {
 
   bytes(value: Uint8Array): void {
     this.varint(value.length)
+    this.raw(value)
+  }
+
+  raw(value: Uint8Array): void {
     this.buffer.set(value, this.at)
     this.at += value.length
   }

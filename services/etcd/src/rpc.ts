@@ -1,5 +1,5 @@
 /** How the methods of a gRPC service look to this room, without gRPC itself (that is at the edge). */
-import type { In, Message, Out } from './protobuf.js'
+import type { In, Message, Out, Prepared } from './protobuf.js'
 
 export interface CallContext {
   /** Aborted when the caller has gone or its time is over. For calls that wait: making one costs more than a put else does. */
@@ -53,7 +53,7 @@ export function unary<Q extends Message, S extends Message>(
 export function stream<Q extends Message, S extends Message>(
   request: Q,
   response: S,
-  handle: (stream: CallStream<In<Q>, Out<S>>) => void,
+  handle: (stream: CallStream<In<Q>, Prepared<S>>) => void,
 ): Method {
   return { kind: 'stream', request, response, handle: handle as (stream: CallStream<never, object>) => void }
 }

@@ -1,33 +1,31 @@
-import { CallError, every, type InStream, sleep } from '@capstan/actor'
-import type { StoreStatusReply, WatchData, WatchEvent, WatchRequest as StoreWatch } from '@capstan/protocol'
+import { type CallError, every, sleep } from '@capstan/actor'
+import type { StoreStatusReply } from '@capstan/protocol'
 import { etcdError } from './etcd-error.js'
 import type { FaceContext } from './face.js'
-import { Event, EVENT_TYPES, WATCH_FILTERS, type WatchCreateRequest, WatchRequest, WatchResponse } from './messages.js'
-import type { In, Out } from './protobuf.js'
+import { WATCH_FILTERS, type WatchCreateRequest, WatchRequest, WatchResponse } from './messages.js'
+import type { In, Prepared } from './protobuf.js'
 import { type CallStream, type Methods, stream } from './rpc.js'
+import { type FeedMember, type WatchBatch, type Watched, WatchFeeds } from './watch-feeds.js'
 
-/** Messages of one watch that may be on the way from the store: a slow client costs so much and no more. */
-const WATCH_CREDITS = 64
-const RETRY_MS = 50
-const RETRY_MS_MAX = 1000
+const PROGRESS_LOOK_MS = 50
 /** How long an asked-for progress may wait for watches that are behind. */
 const PROGRESS_WAIT_MS = 5000
 const STATUS_MS = 1000
 /** etcd cancels streams that asked for a leader when none was known for three elections of a second. */
 const LEADER_LOOK_MS = 1000
 const LEADER_MISSED_MAX = 3
-/** etcd allows a message this much more than a request. */
-const MESSAGE_OVERHEAD_BYTES = 512 * 1024
 const NO_WATCH_ID = -1
 
-type Calls = CallStream<In<typeof WatchRequest>, Out<typeof WatchResponse>>
+type Response = Prepared<typeof WatchResponse>
+type Calls = CallStream<In<typeof WatchRequest>, Response>
 
 export function watchMethods(face: FaceContext): { methods: Methods; close(): void } {
   const open = new Set<WatchStream>()
+  const feeds = new WatchFeeds(face)
   return {
     methods: {
       '/etcdserverpb.Watch/Watch': stream(WatchRequest, WatchResponse, (calls) => {
-        const one = new WatchStream(face, calls)
+        const one = new WatchStream(face, feeds, calls)
         open.add(one)
         calls.context.signal.addEventListener('abort', () => {
           open.delete(one)
@@ -41,8 +39,17 @@ export function watchMethods(face: FaceContext): { methods: Methods; close(): vo
   }
 }
 
-/** One gRPC stream with its watches, each of which is a stream of the store. */
-class WatchStream {
+/** What a watch needs of the stream that it is on. */
+interface WatchSite {
+  readonly face: FaceContext
+  readonly feeds: WatchFeeds
+  send(response: Response): Promise<void>
+  end(error: unknown): void
+}
+
+/** One gRPC stream with its watches, each of which is on a feed (see `WatchFeeds`). */
+class WatchStream implements WatchSite {
+  readonly send: Calls['send']
   private readonly watches = new Map<number, Watch>()
   private nextId = 0
   private closed = false
@@ -51,10 +58,12 @@ class WatchStream {
   private readonly stops: (() => void)[] = []
 
   constructor(
-    private readonly face: FaceContext,
+    readonly face: FaceContext,
+    readonly feeds: WatchFeeds,
     private readonly calls: Calls,
   ) {
     const { world, options } = face
+    this.send = (response) => calls.send(response)
     const jitterMs = world.random.next() * (options.progressNotifyMs / 10)
     this.stops.push(every(world.clock, options.progressNotifyMs + jitterMs, () => this.notifyProgress()))
     if (calls.context.requireLeader) this.watchLeader()
@@ -93,13 +102,12 @@ class WatchStream {
       while (this.watches.has(this.nextId)) this.nextId++
       id = this.nextId++
     } else if (this.watches.has(id)) return this.refuse('mvcc: duplicate watch ID provided on the WatchStream')
-    const wanted: StoreWatch = { key, startRevision: Math.max(0, request.startRevision) }
-    if (rangeEnd.length > 0) wanted.rangeEnd = rangeEnd
-    if (request.prevKv) wanted.prevKv = true
+    const watched: Watched = { key }
+    if (rangeEnd.length > 0) watched.rangeEnd = rangeEnd
+    if (request.prevKv) watched.prevKv = true
     const filters = request.filters.flatMap((filter) => WATCH_FILTERS[filter] ?? [])
-    if (filters.length > 0) wanted.filters = filters
-    const before = this.tail
-    const watch = new Watch(this.face, id, wanted, request, before, (response) => this.calls.send(response))
+    if (filters.length > 0) watched.filters = filters
+    const watch = new Watch(this, id, watched, Math.max(0, request.startRevision), request, this.tail)
     this.watches.set(id, watch)
     this.tail = watch.created
   }
@@ -132,12 +140,12 @@ class WatchStream {
       const deadline = world.clock.monotonicMs() + PROGRESS_WAIT_MS
       const behind = () => Math.min(revision, ...[...this.watches.values()].map((watch) => watch.position))
       while (behind() < revision && !this.closed && world.clock.monotonicMs() < deadline)
-        await sleep(world.clock, RETRY_MS, this.calls.context.signal)
+        await sleep(world.clock, PROGRESS_LOOK_MS, this.calls.context.signal)
       return { header: await this.face.headerAt(behind()), watchId: NO_WATCH_ID }
     })
   }
 
-  private tell(response: () => Promise<Out<typeof WatchResponse>>): void {
+  private tell(response: () => Promise<Response>): void {
     this.tail = this.tail.then(async () => {
       if (!this.closed) await this.calls.send(await response())
     })
@@ -163,42 +171,46 @@ class WatchStream {
   }
 }
 
-class Watch {
+class Watch implements FeedMember {
   /** When the client has been told that there is this watch. */
   readonly created: Promise<void>
   /** Everything up to here has been sent. 0: not known yet. */
   position = 0
-  private next: number
-  private stream: InStream | undefined
+  behind = 0
+  presentRevision = 0
+  next: number
   private over = false
-  private retryMs = RETRY_MS
   private quiet = true
+  private tail: Promise<void>
   private opened!: (revision: number) => void
 
   constructor(
-    private readonly face: FaceContext,
+    private readonly stream: WatchSite,
     private readonly id: number,
-    private readonly wanted: StoreWatch,
+    readonly watched: Watched,
+    startRevision: number,
     private readonly request: { progressNotify: boolean; fragment: boolean },
     before: Promise<unknown>,
-    private readonly send: (response: Out<typeof WatchResponse>) => Promise<void>,
   ) {
-    this.next = wanted.startRevision ?? 0
+    const { face } = stream
+    this.next = startRevision
     const opened = new Promise<number>((resolve) => {
       this.opened = resolve
     })
     this.created = (async () => {
       await before
       const revision = await opened
-      if (!this.over) await this.send({ header: await face.headerAt(revision), watchId: id, created: true })
+      if (!this.over) await stream.send({ header: await face.headerAt(revision), watchId: id, created: true })
     })()
+    this.tail = this.created
     void this.begin()
   }
 
   cancel(): void {
+    if (this.over) return
     this.over = true
     this.opened(0)
-    this.stream?.cancel()
+    this.stream.feeds.leave(this)
   }
 
   notifyProgress(): void {
@@ -207,118 +219,83 @@ class Watch {
   }
 
   private async sayPosition(): Promise<void> {
-    const header = await this.face.headerAt(this.position)
-    if (!this.over) await this.send({ header, watchId: this.id })
+    const header = await this.stream.face.headerAt(this.position)
+    if (!this.over) await this.stream.send({ header, watchId: this.id })
   }
 
   private async begin(): Promise<void> {
-    // The first message states the present revision only to those who start from it.
-    if (this.next !== 0) {
-      const present = await this.presentRevision()
+    const { feeds } = this.stream
+    // One that begins a feed from now on hears from it where that is.
+    if (this.next !== 0 || feeds.has(this.watched)) {
+      this.presentRevision = await this.askPresentRevision()
       if (this.over) return
-      this.opened(present)
+      if (this.next !== 0) this.opened(this.presentRevision)
     }
-    this.open()
+    feeds.join(this)
   }
 
   /** As the member knows it from which the watch will be served. */
-  private async presentRevision(): Promise<number> {
-    const { store } = this.face
+  private async askPresentRevision(): Promise<number> {
+    const { face } = this.stream
+    const { store } = face
     const status = (await store.at1(store.nearest(), 'status', {}, STATUS_MS).catch(() => undefined)) as
       | StoreStatusReply
       | undefined
-    const { revision } = await this.face.lastSeen().catch(() => ({ revision: 0 }))
+    const { revision } = await face.lastSeen().catch(() => ({ revision: 0 }))
     return Math.max(status?.header.revision ?? 0, revision)
   }
 
-  private open(): void {
-    if (this.over) return
-    const { store } = this.face
-    this.stream = store.stream(
-      'watch',
-      { ...this.wanted, startRevision: this.next },
-      {
-        data: (body) => this.receive(body as WatchData),
-        beat: (body) => {
-          const revision = (body as { revision?: unknown } | null)?.revision
-          if (typeof revision === 'number') this.position = Math.max(this.position, revision)
-        },
-        end: (reason, error) => this.ended(reason, error),
-      },
-      WATCH_CREDITS,
-    )
+  joined(revision: number): void {
+    this.next = revision + 1
+    this.opened(revision)
+    void this.afterCreated(() => this.sentUpTo(revision))
   }
 
-  private async receive({ revision, events }: WatchData): Promise<void> {
-    this.retryMs = RETRY_MS
-    this.opened(revision)
-    if (this.next === 0) this.next = revision + 1
-    await this.created
-    if (this.over) return
-    if (events.length > 0) {
-      this.quiet = false
-      const header = await this.face.headerAt(revision)
-      const { options } = this.face
-      const bytesMax = options.requestBytesMax + MESSAGE_OVERHEAD_BYTES
-      for (const piece of this.request.fragment ? fragments(events, bytesMax) : [{ events, fragment: false }])
-        await this.send({
-          header,
-          watchId: this.id,
-          fragment: piece.fragment,
-          events: piece.events.map(({ type, kv, prevKv }) =>
-            prevKv ? { type: EVENT_TYPES[type], kv, prevKv } : { type: EVENT_TYPES[type], kv },
-          ),
-        })
+  take(batch: WatchBatch): Promise<void> {
+    if (this.next === 0) {
+      const revision = Math.max(this.presentRevision, batch.revision)
+      this.next = revision + 1
+      this.opened(revision)
     }
-    this.next = Math.max(this.next, revision + 1)
+    const own = batch.since(this.next)
+    this.next = Math.max(this.next, batch.revision + 1)
+    this.behind++
+    return this.afterCreated(async () => {
+      if (!own.isEmpty) {
+        this.quiet = false
+        for (const message of await own.messages(this.request.fragment)) {
+          if (this.over) return
+          await this.stream.send({ ...message, watchId: this.id })
+        }
+      }
+      this.behind--
+      this.sentUpTo(batch.revision)
+    })
+  }
+
+  reached(revision: number): void {
+    if (this.behind === 0 && this.next > 0) void this.afterCreated(() => this.sentUpTo(revision))
+  }
+
+  private sentUpTo(revision: number): void {
     this.position = Math.max(this.position, revision)
   }
 
-  private ended(reason: string, error: CallError | undefined): void {
+  refused(error: CallError): void {
     if (this.over) return
-    const { world } = this.face
-    if (error?.code === 'COMPACTED') {
-      const compactRevision = (error.details as { compactRevision?: number } | undefined)?.compactRevision ?? 0
-      // Its number stays taken until the client cancels it, as in etcd.
-      this.over = true
-      void this.tellAfterCreated({ canceled: true, compactRevision })
-    } else if (error?.code === 'BAD_REQUEST') {
-      this.over = true
-      void this.tellAfterCreated({ canceled: true, cancelReason: `etcdserver: ${error.message}` })
-    } else {
-      // The promise of a watch is kept by going on from what was sent, wherever (promise S3).
-      world.log.debug({ err: error, reason, watch: this.id }, 'a watch goes on elsewhere')
-      world.clock.setTimer(this.retryMs, () => this.open())
-      this.retryMs = Math.min(2 * this.retryMs, RETRY_MS_MAX)
-    }
+    // Its number stays taken until the client cancels it, as in etcd.
+    this.over = true
+    const { compactRevision = 0 } = (error.details ?? {}) as { compactRevision?: number }
+    void this.afterCreated(async () => {
+      const { face, send } = this.stream
+      const header = face.header(await face.lastSeen())
+      const why = error.code === 'COMPACTED' ? { compactRevision } : { cancelReason: `etcdserver: ${error.message}` }
+      await send({ header, watchId: this.id, canceled: true, ...why })
+    })
   }
 
-  private async tellAfterCreated(response: Out<typeof WatchResponse>): Promise<void> {
-    const { face, id } = this
-    this.opened((await face.lastSeen().catch(() => undefined))?.revision ?? 0)
-    const header = face.header(await face.lastSeen())
-    await this.created
-    await this.send({ header, watchId: id, ...response })
+  /** One after the other, and not before the client knows of the watch. What fails ends the client's stream. */
+  private afterCreated(run: () => void | Promise<void>): Promise<void> {
+    return (this.tail = this.tail.then(run).catch((error: unknown) => this.stream.end(error)))
   }
-}
-
-/** Events of one message in pieces below the bound, at least one in each (etcd's `sendFragments`). */
-export function fragments(
-  events: readonly WatchEvent[],
-  bytesMax: number,
-): { events: readonly WatchEvent[]; fragment: boolean }[] {
-  const pieces: WatchEvent[][] = [[]]
-  let bytes = 0
-  for (const event of events) {
-    const size = Event.sizeOf({ type: EVENT_TYPES[event.type], kv: event.kv, prevKv: event.prevKv }) + 8
-    let piece = pieces[pieces.length - 1] as WatchEvent[]
-    if (piece.length > 0 && bytes + size >= bytesMax) {
-      piece = []
-      pieces.push(piece)
-      bytes = 0
-    }
-    piece.push(event)
-    bytes += size
-  }
-  return pieces.map((piece, at) => ({ events: piece, fragment: at < pieces.length - 1 }))
 }
