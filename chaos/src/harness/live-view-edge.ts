@@ -141,4 +141,5 @@ export function describeRun(run: RunRecord, repeat: string): string[] {
   return lines
 }
 
-const time = (ms: number | undefined) => (ms === undefined ? '–' : ms < 1000 ? `${Math.round(ms)} ms` : seconds(ms))
+const time = (ms: number | null | undefined) =>
+  ms === undefined ? '–' : ms === null ? 'not reached' : ms < 1000 ? `${Math.round(ms)} ms` : seconds(ms)

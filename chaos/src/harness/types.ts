@@ -400,9 +400,10 @@ export interface Recovery {
   /** Into `RunRecord.faults`. */
   index: number
   fault: string
-  /** From the fault to the first write acknowledged that was asked for after it; missing: none before the next fault. */
-  firstWriteMs?: number
-  /** Longest time without an acknowledged write from the fault until the next one. */
+  /** From the fault to the first write acknowledged that was asked for after it; null: none before the next fault. Missing:
+   *  no workload of the run writes all the time. */
+  firstWriteMs?: number | null
+  /** Longest time without an acknowledged write from the fault until the next one; missing as above. */
   writeGapMs?: number
   /** From the fault to the desired state; missing: not reached before the next fault, or no opinion. */
   desiredStateMs?: number

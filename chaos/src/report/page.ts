@@ -117,9 +117,11 @@ function legend({ faults, undesired }: ReportModel): string {
 
 interface Kind {
   name: string
-  firstWrite: (number | undefined)[]
-  gap: (number | undefined)[]
-  desired: (number | undefined)[]
+  times: number
+  /** Null: not reached. Undefined: not measured. */
+  firstWrite: (number | null | undefined)[]
+  gap: (number | null | undefined)[]
+  desired: (number | null | undefined)[]
 }
 
 function recoveryTable(model: ReportModel): string {
@@ -130,27 +132,29 @@ function recoveryTable(model: ReportModel): string {
   for (const { index, fault, firstWriteMs, writeGapMs, desiredStateMs } of recoveries) {
     const record = byIndex.get(index)
     const name = record ? faultName(fault, record.parameters) : fault
-    const kind = kinds.get(name) ?? { name, firstWrite: [], gap: [], desired: [] }
+    const kind = kinds.get(name) ?? { name, times: 0, firstWrite: [], gap: [], desired: [] }
     kinds.set(name, kind)
+    kind.times++
     kind.firstWrite.push(firstWriteMs)
     kind.gap.push(writeGapMs)
-    kind.desired.push(desiredStateMs)
+    kind.desired.push(desiredStateMs ?? null)
   }
   const hasDesired = undesired !== undefined
-  const figure = (ms: number | undefined) => (ms === undefined ? '<span class="over">not reached</span>' : duration(ms))
+  const notReached = '<span class="over">not reached</span>'
+  const figure = (ms: number | null | undefined) => (ms === undefined ? '–' : ms === null ? notReached : duration(ms))
   const each = recoveries.map(({ index, fault, firstWriteMs, writeGapMs, desiredStateMs }) => {
     const record = byIndex.get(index)
-    const cells = [firstWriteMs, writeGapMs, ...(hasDesired ? [desiredStateMs] : [])]
+    const cells = [firstWriteMs, writeGapMs, ...(hasDesired ? [desiredStateMs ?? null] : [])]
     return `<tr><td><a href="#fault-${index}">${escape(record ? faultName(fault, record.parameters) : fault)}</a></td><td>${escape(record?.struck.join(', ') ?? '')}</td><td class="n">${instant(record?.inForceMs ?? 0)}</td>${cells.map((ms) => `<td class="n">${figure(ms)}</td>`).join('')}</tr>`
   })
-  const summary = (values: readonly (number | undefined)[]) => {
-    const known = values.filter((value) => value !== undefined)
-    const worst = known.length < values.length ? '<span class="over">not reached</span>' : duration(Math.max(...known))
+  const summary = (values: readonly (number | null | undefined)[]) => {
+    const known = values.filter((value) => typeof value === 'number')
+    const worst = values.includes(null) ? notReached : known.length === 0 ? '–' : duration(Math.max(...known))
     return `<td class="n">${known.length === 0 ? '–' : duration(median(known))}</td><td class="n">${worst}</td>`
   }
   const perKind = [...kinds.values()].map(
-    ({ name, firstWrite, gap, desired }) =>
-      `<tr><td>${escape(name)}</td><td class="n">${gap.length}</td>${summary(firstWrite)}${summary(gap)}${hasDesired ? summary(desired) : ''}</tr>`,
+    ({ name, times, firstWrite, gap, desired }) =>
+      `<tr><td>${escape(name)}</td><td class="n">${times}</td>${summary(firstWrite)}${summary(gap)}${hasDesired ? summary(desired) : ''}</tr>`,
   )
   const pairs = (name: string) => `<th class="n">${name}: median</th><th class="n">worst</th>`
   const grouped =

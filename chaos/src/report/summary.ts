@@ -91,7 +91,7 @@ const AIMS: readonly Aim[] = (
 function againstAims(runs: readonly SummarisedRun[]): Summary['aims'] {
   return [...new Set(runs.map(({ on }) => on))].sort().flatMap((on) =>
     AIMS.flatMap(({ event, measure, fault, whom, of, aimMs }) => {
-      const measured = runs
+      const struckThem = runs
         .filter((run) => run.on === on)
         .flatMap(({ faults, recoveries }) =>
           recoveries.filter(({ index }) => {
@@ -100,10 +100,9 @@ function againstAims(runs: readonly SummarisedRun[]): Summary['aims'] {
             return record?.fault === fault && component === 'machine' && whom.includes(roleOf(String(struck)))
           }),
         )
-        .map(of)
-        .filter((value) => value !== undefined)
-      if (measured.length === 0) return []
-      const found = figuresOf(measured.map((value) => value ?? undefined))
+      const values = measured(struckThem.map(of))
+      if (values.length === 0) return []
+      const found = figuresOf(values)
       const isMet = found.notReached === 0 && (found.worstMs as number) < aimMs
       return [{ event, measure, on, aimMs, figures: found, state: isMet ? ('met' as const) : ('missed' as const) }]
     }),
@@ -153,8 +152,8 @@ export function summarise(runs: readonly SummarisedRun[]): Summary {
         fault,
         on,
         scenarios: [...names].sort(),
-        firstWrite: figures(all.map((one) => one.firstWriteMs)),
-        writeGap: figures(all.map((one) => one.writeGapMs)),
+        firstWrite: figures(measured(all.map((one) => one.firstWriteMs))),
+        writeGap: figures(measured(all.map((one) => one.writeGapMs))),
         desiredState: figures(all.map((one) => one.desiredStateMs)),
       }))
       .sort((a, b) => (a.fault < b.fault ? -1 : 1)),
@@ -174,6 +173,10 @@ function kindOf(fault: string, parameters: { [key: string]: unknown }): string {
 }
 
 const roleOf = (whom: string) => whom.replace(/:\d+$/, '').replace(/-\d+$/, '')
+
+/** What was measured; undefined now stands for what was not reached. */
+const measured = (values: readonly (number | null | undefined)[]): (number | undefined)[] =>
+  values.filter((value) => value !== undefined).map((value) => value ?? undefined)
 
 /** Where nothing was measured at all (no desired state in that scenario) `n` is 0. */
 function figures(values: readonly (number | undefined)[]): Figures {

@@ -46,9 +46,19 @@ test('recovery: what had not come back before the next fault is missing, not goo
     workloads: [result('store', { history: writes(9900, 22_000) })],
   })
   const [first, second] = recoveries(run, [{ fromMs: 11_000, toMs: 24_000, why: 'x' }])
-  assert.deepEqual([first?.firstWriteMs, first?.desiredStateMs], [undefined, undefined])
+  assert.deepEqual([first?.firstWriteMs, first?.desiredStateMs], [null, undefined])
   assert.equal(first?.writeGapMs, 20_000 - 9995)
   assert.deepEqual([second?.firstWriteMs, second?.desiredStateMs], [2010, 4000])
+})
+
+test('recovery: of writers that write now and then, a pause tells nothing', () => {
+  const bursts = [0, 6000, 12_000, 18_000, 24_000].flatMap((at) => [put(at, at + 20), put(at + 30, at + 50)])
+  const run = emptyRun({
+    faults: [made(0, 'kill', 10_000, 15_000)],
+    workloads: [result('scheduling', { history: bursts })],
+  })
+  const [only] = recoveries(run, undefined)
+  assert.deepEqual([only?.firstWriteMs, only?.writeGapMs], [undefined, undefined])
 })
 
 test('recovery: changes that were asked for are not the fault; what it caught in the middle of one is', () => {

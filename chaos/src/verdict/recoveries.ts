@@ -28,7 +28,9 @@ export function recoveries(
     | LookoutMore
     | undefined
   const nodes = new Set(run.machines.filter(({ role }) => role === 'node').map(({ name }) => name))
-  const writes = acknowledgedWrites(run.workloads.flatMap((workload) => workload.history))
+  const history = run.workloads.flatMap((workload) => workload.history)
+  const writes = acknowledgedWrites(history)
+  const isSteady = writesAllTheTime(history, run)
   const ended = writes.map((write) => write.returnedMs)
   const made = run.faults.filter((fault) => fault.result === 'made' && fault.inForceMs !== undefined)
   const starts = made.map((fault) => fault.inForceMs as number).sort((a, b) => a - b)
@@ -36,9 +38,9 @@ export function recoveries(
     const inForceMs = fault.inForceMs as number
     const untilMs = starts.find((start) => start > inForceMs) ?? run.endedMs
     const recovery: Recovery = { index: fault.index, fault: fault.fault }
-    if (writes.length > 0) {
+    if (isSteady) {
       const first = firstAnswered(writes, inForceMs)
-      if (first !== undefined && first <= untilMs) recovery.firstWriteMs = first - inForceMs
+      recovery.firstWriteMs = first !== undefined && first <= untilMs ? first - inForceMs : null
       // When all is healed and settles, writers end of their own accord.
       recovery.writeGapMs = longestGap(ended, fault, Math.max(inForceMs, Math.min(untilMs, run.healedMs)))
     }
@@ -63,6 +65,8 @@ export function recoveries(
   })
 }
 
+/** Of the seconds of trouble, in so many a write is under way with those who write all the time. */
+const STEADY_SHARE = 0.7
 /** A fault that ends sooner asks nothing. */
 const EXPECTED_WITHIN_MS = { takeOverMs: 2000, markedMs: 5000, replacedMs: 10_000 }
 
@@ -109,6 +113,19 @@ function markedAt({ nodes }: LookoutMore, away: readonly string[], ms: number): 
 function last(times: readonly number[]): number | undefined {
   const latest = Math.max(...times)
   return Number.isFinite(latest) ? latest : undefined
+}
+
+/** A pause of writers that write now and then is not the fault's: they tell nothing of how soon writes went on. */
+function writesAllTheTime(history: readonly HistoryRecord[], run: Omit<RunRecord, 'verdict'>): boolean {
+  const fromMs = Math.min(...run.faults.map(({ askedMs }) => askedMs))
+  const seconds = Math.floor((run.healedMs - fromMs) / 1000)
+  if (seconds < 1) return history.some(({ operation }) => WRITES.has(operation))
+  const asked = new Set<number>()
+  for (const { operation, invokedMs, returnedMs = invokedMs } of history)
+    if (WRITES.has(operation))
+      for (let at = Math.floor((invokedMs - fromMs) / 1000); at <= Math.floor((returnedMs - fromMs) / 1000); at++)
+        if (at >= 0 && at < seconds) asked.add(at)
+  return asked.size >= STEADY_SHARE * seconds
 }
 
 interface Write {

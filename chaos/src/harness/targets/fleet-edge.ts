@@ -1,13 +1,13 @@
 /** Capstan on a fleet: machines with network, processes and disks of their own, joined as VMs are. */
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs'
-import { join, resolve } from 'node:path'
+import { join, relative, resolve } from 'node:path'
 import { UserError } from '@capstan/cli'
 import { Places, provideHost, provideImages } from '@capstan/cli/host'
 import { FileGuard } from '@capstan/kubelet/edge'
 import type { StoreStatusReply } from '@capstan/protocol'
 import { RealClock } from '@capstan/real'
 import { parse } from 'yaml'
-import { Fleet, type FleetMachine, withCapstan } from '../../fleet/index.js'
+import { Fleet, type FleetMachine, INSTALLED, withCapstan } from '../../fleet/index.js'
 import { EtcdStorePort } from '../../workloads/edge/etcd-store-port.js'
 import type { Access, ClusterLook, Component, Done, FinalState, Levers, Machine, Target } from '../types.js'
 import { ApiLevers } from './api-levers-edge.js'
@@ -24,6 +24,7 @@ import {
   send,
   stopProcesses,
 } from './host-edge.js'
+import { SLOW_CONSUMER_PROGRAM, slowConsumer } from './slow-consumer-edge.js'
 import { Upgrades } from './upgrade-edge.js'
 
 const BACK_MS = 45_000
@@ -151,8 +152,10 @@ class FleetTarget implements Target {
   private readonly startMs = performance.now()
   private readonly api: ApiLevers
   private readonly stores = new Map<string, EtcdStorePort>()
+  /** How often each machine was switched off. */
+  private readonly powerCuts = new Map<string, number>()
   private readonly upgrades = new Upgrades({
-    masters: () => this.machines.flatMap(({ name, role }) => (role === 'master' ? [name] : [])),
+    masters: () => this.masters(),
     stop: (machine) => this.stop(machine),
     start: (machine) => this.start(machine),
     statuses: (asked) => this.storeStatuses(asked),
@@ -198,13 +201,19 @@ class FleetTarget implements Target {
         upgrade: (machine) => this.upgrades.upgrade(machine),
       },
       certificates: { expire: (node) => this.expireCertificate(node) },
+      bus: {
+        slowConsumer: () =>
+          slowConsumer({
+            logs: this.masters().map((name) => new Places(this.dataOf(name)).log(`${name}-nats`)),
+            start: (name) => this.startSlowConsumer(name),
+          }),
+      },
       ...(options.runtime === 'hollow'
         ? {}
         : { containers: { kill: (node, count) => this.killContainers(node, count) } }),
     }
     this.lacks = {
-      bus: 'a route of the bus is a link between two machines: `partial` cuts it, with all else on it',
-      'slow-consumer': 'a client of this bus needs a certificate of a machine; --on local has one without',
+      'bus.cutRoutes': 'a route of the bus is a link between two machines: `partial` cuts it, with all else on it',
       'containers.unpullable': 'images come from archives that every node has',
       ...(options.runtime === 'hollow' ? { containers: 'hollow pods have no processes' } : {}),
     }
@@ -321,6 +330,7 @@ class FleetTarget implements Target {
     const pids = this.pidsOf(machine, component)
     if (pids.length === 0) throw new Error(`${name} does not run`)
     if (component === 'machine') {
+      this.powerCuts.set(machine, this.powerCutsOf(machine) + 1)
       // As when the power goes: mounts, links and rules are gone too; what was written stays.
       const proof = await this.fleet.machine(machine).powerCycle()
       return { proof, undo: () => this.start(machine) }
@@ -386,23 +396,51 @@ class FleetTarget implements Target {
     return `${label(machine, component)}: process ${now.join(', ')}`
   }
 
-  /** Resolves when a master's store answers, or a node's process lives. */
+  private powerCutsOf(machine: string): number {
+    return this.powerCuts.get(machine) ?? 0
+  }
+
+  /**
+   * Resolves when a master's store answers, or a node's process lives. Should another fault switch the machine off meanwhile,
+   * it is that one's to start it.
+   */
   private async start(machine: string): Promise<string> {
-    const command = ['capstan', 'serve', '--detach', '--data', DATA]
-    await must(this.fleet.machine(machine), command, this.upgrades.environmentOf(machine))
+    const before = this.powerCutsOf(machine)
+    const isOffAgain = () => this.powerCutsOf(machine) > before
     const isMaster = this.isMaster(machine)
-    await awaitThat(
-      `${machine} is there again`,
-      async () => {
-        const there = isMaster
-          ? (await this.statusOf(machine)) !== undefined
-          : this.pidsOf(machine, 'kubelet').length > 0
-        if (!there) await new Promise((resolve) => setTimeout(resolve, 200))
-        return there
-      },
-      BACK_MS,
-    )
+    try {
+      const command = ['capstan', 'serve', '--detach', '--data', DATA]
+      await must(this.fleet.machine(machine), command, this.upgrades.environmentOf(machine))
+      await awaitThat(
+        `${machine} is there again`,
+        async () => {
+          if (isOffAgain()) throw new Error(`${machine} was switched off`)
+          const there = isMaster
+            ? (await this.statusOf(machine)) !== undefined
+            : this.pidsOf(machine, 'kubelet').length > 0
+          if (!there) await new Promise((resolve) => setTimeout(resolve, 200))
+          return there
+        },
+        BACK_MS,
+      )
+    } catch (error) {
+      if (isOffAgain()) return `${machine}: switched off by another fault while it started`
+      throw error
+    }
     return `${machine}: started, ${this.fleet.machine(machine).pids().length} processes`
+  }
+
+  private masters(): string[] {
+    return this.machines.flatMap(({ name, role }) => (role === 'master' ? [name] : []))
+  }
+
+  /** On the first master, as its administrator. */
+  private async startSlowConsumer(name: string): Promise<{ pid: number; log: string }> {
+    const log = join(this.options.directory, `${name}.log`)
+    const program = join(INSTALLED, relative(PROJECT, SLOW_CONSUMER_PROGRAM))
+    const [master] = this.masters() as [string]
+    const pid = await this.fleet.machine(master).spawn(['node', program, DATA, name], { log })
+    return { pid, log }
   }
 
   private memory(): Record<string, number> {

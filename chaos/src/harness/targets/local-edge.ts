@@ -1,5 +1,6 @@
 /** A cluster of `capstan up` in a directory of its own: masters and nodes as process groups of this host. */
-import { existsSync, readdirSync, readFileSync, rmSync } from 'node:fs'
+import { spawn } from 'node:child_process'
+import { closeSync, existsSync, openSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { join } from 'node:path'
 import { Caller } from '@capstan/actor'
 import {
@@ -43,7 +44,7 @@ import {
   stopProcesses,
 } from './host-edge.js'
 import { Upgrades } from './upgrade-edge.js'
-import { slowConsumer } from './slow-consumer-edge.js'
+import { SLOW_CONSUMER_PROGRAM, slowConsumer } from './slow-consumer-edge.js'
 
 const STOP_TIMEOUT_MS = 8000
 const BACK_MS = 30_000
@@ -158,10 +159,10 @@ class LocalTarget implements Target {
       members: { upgrade: (machine) => this.upgrades.upgrade(machine) },
       bus: {
         slowConsumer: () =>
-          slowConsumer(
-            places.data,
-            masters.map(({ name }) => places.log(`${name}-nats`)),
-          ),
+          slowConsumer({
+            logs: masters.map(({ name }) => places.log(`${name}-nats`)),
+            start: (name) => this.startSlowConsumer(name),
+          }),
       },
       ...chaosLevers(this.chaosSite()),
       ...(layout.runtime === 'hollow'
@@ -302,6 +303,19 @@ class LocalTarget implements Target {
     for (const pid of pids) send(pid, 'SIGTERM')
     const started = await this.back(machine, component, pids)
     return { proof: `${name}: ended by SIGTERM; ${started}`, undo: async () => started }
+  }
+
+  private startSlowConsumer(name: string): Promise<{ pid: number; log: string }> {
+    const log = this.places.log(name)
+    const words = openSync(log, 'a')
+    // Ctrl-C is the harness's.
+    const child = spawn(process.execPath, [SLOW_CONSUMER_PROGRAM, this.places.data, name], {
+      detached: true,
+      stdio: ['ignore', words, words],
+    })
+    closeSync(words)
+    child.unref()
+    return Promise.resolve({ pid: child.pid as number, log })
   }
 
   private async storeStatuses(): Promise<ReadonlyMap<string, StoreStatusReply>> {

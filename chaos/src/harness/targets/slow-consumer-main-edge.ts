@@ -2,8 +2,9 @@
  * `node slow-consumer-main-edge.js DIRECTORY OBJECT`: a client of the bus that asks for more than connections hold, says `asked`,
  * and stops itself before it has read the answers. Once continued it says `again` when it is on the bus anew, and ends.
  */
+import type { Bus } from '@capstan/actor'
 import { BusApiClient } from '@capstan/client'
-import { Places, readLayout, realWorld } from '@capstan/cli/host'
+import { asAdmin, Places, readLayout, realWorld } from '@capstan/cli/host'
 import { silentLog } from '@capstan/real'
 
 const CONFIG_MAPS = { group: '', version: 'v1', resource: 'configmaps' }
@@ -17,28 +18,33 @@ const LOOK_MS = 20
 const [directory = '', name = ''] = process.argv.slice(2)
 const places = new Places(directory)
 const layout = readLayout(places)
-if (!layout) throw new Error(`${directory} holds no cluster`)
-const world = await realWorld(
-  layout,
-  places,
-  { component: 'admin', name: 'cli' },
-  { log: silentLog, machine: '', signal: AbortSignal.timeout(CONNECT_MS) },
-)
-const client = new BusApiClient(world, { cluster: layout.cluster, machine: '', callerName: 'slow' })
-const ref = { namespace: 'default', name }
-const object = { metadata: ref, data: { ballast: 'x'.repeat(OBJECT_BYTES) } }
-await client.create(CONFIG_MAPS, { apiVersion: 'v1', kind: 'ConfigMap', ...object })
+if (layout) {
+  const world = await realWorld(
+    layout,
+    places,
+    { component: 'admin', name: 'cli' },
+    { log: silentLog, machine: '', signal: AbortSignal.timeout(CONNECT_MS) },
+  )
+  await consume(new BusApiClient(world, { cluster: layout.cluster, machine: '', callerName: 'slow' }), world.bus)
+} else await asAdmin(directory, ({ client, world }) => consume(client, world.bus))
+process.exit(0)
 
-const before = world.bus.epoch
-const answers = Array.from({ length: ANSWERS }, () => client.get(CONFIG_MAPS, ref))
-for (const answer of answers) answer.catch(() => undefined)
-// The first answer shows that all questions have left this process.
-await answers[0]
-process.stdout.write('asked\n', () => process.kill(process.pid, 'SIGSTOP'))
+async function consume(client: BusApiClient, bus: Pick<Bus, 'connected' | 'epoch'>): Promise<void> {
+  const ref = { namespace: 'default', name }
+  const object = { metadata: ref, data: { ballast: 'x'.repeat(OBJECT_BYTES) } }
+  await client.create(CONFIG_MAPS, { apiVersion: 'v1', kind: 'ConfigMap', ...object })
 
-const untilMs = performance.now() + AGAIN_MS
-const wait = () => new Promise((resolve) => setTimeout(resolve, LOOK_MS))
-do await wait()
-while (!(world.bus.connected && world.bus.epoch > before) && performance.now() < untilMs)
-await client.delete(CONFIG_MAPS, ref)
-process.stdout.write(`again ${world.bus.epoch - before}\n`, () => process.exit(0))
+  const before = bus.epoch
+  const answers = Array.from({ length: ANSWERS }, () => client.get(CONFIG_MAPS, ref))
+  for (const answer of answers) answer.catch(() => undefined)
+  // The first answer shows that all questions have left this process.
+  await answers[0]
+  process.stdout.write('asked\n', () => process.kill(process.pid, 'SIGSTOP'))
+
+  const untilMs = performance.now() + AGAIN_MS
+  const wait = () => new Promise((resolve) => setTimeout(resolve, LOOK_MS))
+  do await wait()
+  while (!(bus.connected && bus.epoch > before) && performance.now() < untilMs)
+  await client.delete(CONFIG_MAPS, ref)
+  process.stdout.write(`again ${bus.epoch - before}\n`)
+}
