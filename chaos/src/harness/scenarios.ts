@@ -21,6 +21,7 @@ const EVERYTHING = [STORE, API, DESIRED]
 const STORE_PROMISES = ['S1', 'S2', 'S3', 'S4']
 const WARM_UP_MS = 5000
 const SETTLE_MS = 60_000
+const RECOVERY_ROUND_MS = 72_000
 const COMMON = { warmUpMs: WARM_UP_MS, settleMs: SETTLE_MS, needs: { masters: 3, nodes: 3 } }
 
 export const SCENARIOS: readonly Scenario[] = [
@@ -389,15 +390,15 @@ export const SCENARIOS: readonly Scenario[] = [
       { workload: 'lookout' },
     ],
     mustHold: [...STORE_PROMISES, 'C1', 'C3', 'C4'],
-    troubleMs: 90_000,
+    troubleMs: RECOVERY_ROUND_MS,
     schedule: (_, { troubleMs }) =>
       // Each node by itself: pods that left one are found by the next fault.
-      rounds(troubleMs, 90_000, () => [
+      rounds(troubleMs, RECOVERY_ROUND_MS, () => [
         [0, 'kill', { whom: 'leader', component: 'machine' }, 4000],
-        [11_000, 'kill', { whom: 'controllers', component: 'machine' }, 5000],
-        [23_000, 'kill', { whom: 'node:0', component: 'machine' }, 14_000],
-        [45_000, 'hang', { whom: 'node:1', component: 'machine' }, 14_000],
-        [67_000, 'isolate', { whom: 'node:2' }, 14_000],
+        [9000, 'kill', { whom: 'controllers', component: 'machine' }, 5000],
+        [18_000, 'kill', { whom: 'node:0', component: 'machine' }, 12_000],
+        [36_000, 'hang', { whom: 'node:1', component: 'machine' }, 12_000],
+        [54_000, 'isolate', { whom: 'node:2' }, 12_000],
       ]),
   },
   {
