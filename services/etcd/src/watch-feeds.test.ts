@@ -47,6 +47,7 @@ class FakeStore {
     lastSeen: () => Promise.resolve({ revision: 0 }),
     store: {
       nearest: () => 's1',
+      read: () => Promise.resolve({ revision: this.revision }),
       at1: () => Promise.resolve({ header: { revision: this.revision } }),
       stream: (_: string, body: { startRevision: number }, handlers: StreamHandlers) => this.open(body, handlers),
     },
@@ -142,6 +143,9 @@ class Client {
   }
   cancel(watchId: number): void {
     this.request(WatchRequest.decode(WatchRequest.encode({ cancel: { watchId } })))
+  }
+  askProgress(): void {
+    this.request(WatchRequest.decode(WatchRequest.encode({ progress: {} })))
   }
   block(): void {
     this.blocked ??= new Promise((resolve) => {
@@ -247,6 +251,9 @@ test('compacted: only those watches end that began before it', async () => {
   const [created, canceled] = one.of(2)
   assert.deepEqual([created?.created, canceled?.canceled, canceled?.compactRevision], [true, true, 4])
   assert.deepEqual([one.revisionsOf(3), one.of(1).length], [[4, 5], 1])
+  one.askProgress()
+  await store.settle()
+  assert.equal(one.of(-1)[0]?.header?.revision, 5, 'nobody waits for the one that ended')
 })
 
 /** What may happen, as numbers that pick what it happens to. */

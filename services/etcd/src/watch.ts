@@ -138,7 +138,8 @@ class WatchStream implements WatchSite {
       const { world, store } = this.face
       const { revision } = (await store.read('readIndex', {})) as { revision: number }
       const deadline = world.clock.monotonicMs() + PROGRESS_WAIT_MS
-      const behind = () => Math.min(revision, ...[...this.watches.values()].map((watch) => watch.position))
+      const behind = () =>
+        Math.min(revision, ...[...this.watches.values()].filter((watch) => !watch.isOver).map((watch) => watch.position))
       while (behind() < revision && !this.closed && world.clock.monotonicMs() < deadline)
         await sleep(world.clock, PROGRESS_LOOK_MS, this.calls.context.signal)
       return { header: await this.face.headerAt(behind()), watchId: NO_WATCH_ID }
@@ -176,10 +177,12 @@ class Watch implements FeedMember {
   readonly created: Promise<void>
   /** Everything up to here has been sent. 0: not known yet. */
   position = 0
+  /** Cancelled, by the client or by the store. */
+  isOver = false
   behind = 0
   presentRevision = 0
   next: number
-  private over = false
+  private isCreated = false
   private quiet = true
   private tail: Promise<void>
   private opened!: (revision: number) => void
@@ -200,27 +203,28 @@ class Watch implements FeedMember {
     this.created = (async () => {
       await before
       const revision = await opened
-      if (!this.over) await stream.send({ header: await face.headerAt(revision), watchId: id, created: true })
+      if (!this.isOver) await stream.send({ header: await face.headerAt(revision), watchId: id, created: true })
+      this.isCreated = true
     })()
     this.tail = this.created
     void this.begin()
   }
 
   cancel(): void {
-    if (this.over) return
-    this.over = true
+    if (this.isOver) return
+    this.isOver = true
     this.opened(0)
     this.stream.feeds.leave(this)
   }
 
   notifyProgress(): void {
-    if (this.request.progressNotify && this.quiet && this.position > 0 && !this.over) void this.sayPosition()
+    if (this.request.progressNotify && this.quiet && this.position > 0 && !this.isOver) void this.sayPosition()
     this.quiet = true
   }
 
   private async sayPosition(): Promise<void> {
     const header = await this.stream.face.headerAt(this.position)
-    if (!this.over) await this.stream.send({ header, watchId: this.id })
+    if (!this.isOver) await this.stream.send({ header, watchId: this.id })
   }
 
   private async begin(): Promise<void> {
@@ -228,7 +232,7 @@ class Watch implements FeedMember {
     // One that begins a feed from now on hears from it where that is.
     if (this.next !== 0 || feeds.has(this.watched)) {
       this.presentRevision = await this.askPresentRevision()
-      if (this.over) return
+      if (this.isOver) return
       if (this.next !== 0) this.opened(this.presentRevision)
     }
     feeds.join(this)
@@ -264,7 +268,7 @@ class Watch implements FeedMember {
       if (!own.isEmpty) {
         this.quiet = false
         for (const message of await own.messages(this.request.fragment)) {
-          if (this.over) return
+          if (this.isOver) return
           await this.stream.send({ ...message, watchId: this.id })
         }
       }
@@ -274,7 +278,7 @@ class Watch implements FeedMember {
   }
 
   reached(revision: number): void {
-    if (this.behind === 0 && this.next > 0) void this.afterCreated(() => this.sentUpTo(revision))
+    if (this.isCreated && this.behind === 0) this.sentUpTo(revision)
   }
 
   private sentUpTo(revision: number): void {
@@ -282,9 +286,9 @@ class Watch implements FeedMember {
   }
 
   refused(error: CallError): void {
-    if (this.over) return
+    if (this.isOver) return
     // Its number stays taken until the client cancels it, as in etcd.
-    this.over = true
+    this.isOver = true
     const { compactRevision = 0 } = (error.details ?? {}) as { compactRevision?: number }
     void this.afterCreated(async () => {
       const { face, send } = this.stream
