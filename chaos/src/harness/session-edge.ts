@@ -1,5 +1,6 @@
 /** Targets and runs, one after the other: what the commands of `capstan chaos` share. */
 import { randomBytes } from 'node:crypto'
+import { setMaxListeners } from 'node:events'
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { cpus, release, totalmem } from 'node:os'
 import { join, relative } from 'node:path'
@@ -52,7 +53,10 @@ export class Session {
   private isSuspect = false
   private readonly abort = new AbortController()
 
-  constructor(private readonly options: SessionOptions) {}
+  constructor(private readonly options: SessionOptions) {
+    // Every fault in force waits on it.
+    setMaxListeners(0, this.abort.signal)
+  }
 
   /** @throws UserError, Error: it could not begin, or was interrupted before. */
   async run(scenario: Scenario, one: OneRun): Promise<RunRecord> {
