@@ -14,6 +14,7 @@ import {
 import { checkWatch, type SeenEvent, type WatchRecord } from '../checkers/watch.js'
 import { type FaultName, Nemesis } from './faults.js'
 import { addUp, type Played, type Scenario, type ScenarioOptions, type ScenarioReport } from './scenario.js'
+import { SimAdministrator } from './sim-administrator.js'
 import { SimCluster } from './sim-cluster.js'
 
 const START_MS = 20_000
@@ -82,6 +83,12 @@ class ClusterRun {
       linked: [...cluster.machines, 'user', 'watcher'],
       restart: (m: string) => cluster.restart(m),
       leader: () => cluster.leader(),
+      controllers: () => cluster.controllers(),
+      kill: (m: string, component: string) => cluster.kill(m, component),
+      pause: (m: string, component: string, ms: number) => cluster.pause(m, component, ms),
+      revive: (m: string, component: string) => cluster.revive(m, component),
+      killContainers: (node: string, count: number, random: SimRandom) => cluster.killContainers(node, count, random),
+      administrator: new SimAdministrator(cluster.client('administrator').client, simulation),
     }
     const nemesis: Played =
       this.options.play?.(simulation, targets) ??

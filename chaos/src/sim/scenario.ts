@@ -1,6 +1,7 @@
-import type { Simulation } from '@capstan/sim'
+import type { SimRandom, Simulation } from '@capstan/sim'
 import { PLANTED_BUGS, type StoreOptions } from '@capstan/store'
 import type { FaultTargets } from './faults.js'
+import type { SimAdministrator } from './sim-administrator.js'
 
 /** One run of a workload under named faults in the simulated world, judged. */
 export interface Scenario {
@@ -16,9 +17,24 @@ export interface ScenarioOptions {
   /** Of the troubles that the seed draws only these come, by number; nothing else is drawn otherwise. Missing: all. */
   only?: readonly number[]
   /** Instead of the scenario's own faults: plays others on the cluster (`cluster` only). */
-  play?: (simulation: Simulation, targets: FaultTargets & { leader(): Promise<string | undefined> }) => Played
+  play?: (simulation: Simulation, targets: ClusterTargets) => Played
   /** Prints the components' logs. */
   print?: (line: string) => void
+}
+
+/** What may be done to the whole control plane, beside its machines and links. */
+export interface ClusterTargets extends FaultTargets {
+  /** Who leads the store, and who the controllers. */
+  leader(): Promise<string | undefined>
+  controllers(): string | undefined
+  /** One process of a machine (store, control, kubelet, group). @throws Error: it does not run */
+  kill(machine: string, component: string): void
+  pause(machine: string, component: string, durationMs: number): void
+  /** Starts it again, if it is dead and its machine is up. */
+  revive(machine: string, component: string): void
+  /** Returns of which pods. @throws Error: the node is down */
+  killContainers(node: string, count: number, random: SimRandom): Promise<string[]>
+  administrator: SimAdministrator
 }
 
 /** Faults that are being played. */

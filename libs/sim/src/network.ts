@@ -43,13 +43,14 @@ export class Network {
   private readonly listeners = new SubjectTree<Listener>()
   /** Who hears a subject, as long as nobody comes or goes: most messages go where others went. */
   private readonly found = new Map<string, Listener[]>()
+  /** Until when the bus server beside a machine stands still, virtual time. */
+  private readonly stalled = new Map<string, number>()
   private readonly arrivals = new Map<SimBus, Map<SimBus, Arrivals>>()
 
   constructor(
     private readonly random: SimRandom,
     private readonly trace: Trace,
     private readonly nowMs: () => number,
-    private readonly schedule: (atMs: number, machine: string, run: () => void) => void,
   ) {}
 
   /** Gives the connection its number. */
@@ -98,6 +99,11 @@ export class Network {
   /** All links as they were at first. */
   heal(): void {
     this.links.clear()
+  }
+
+  /** The bus server beside a machine stands still: what its connections send and are sent waits for so long. */
+  stall(machine: string, durationMs: number): void {
+    this.stalled.set(machine, this.nowMs() + durationMs)
   }
 
   send(from: SimBus, message: BusMessage): void {
@@ -152,9 +158,11 @@ export class Network {
     }
     const isLocal = from.host.machine === to.host.machine
     const [low, high] = isLocal ? LOCAL_DELAY_MS : condition.delayMs
-    const atMs = this.inOrder(from, to, message.subject, condition, this.nowMs() + this.random.between(low, high))
+    const drawnMs = this.nowMs() + this.random.between(low, high)
+    const stalledMs = Math.max(this.stalled.get(from.host.machine) ?? 0, this.stalled.get(to.host.machine) ?? 0)
+    const atMs = this.inOrder(from, to, message.subject, condition, Math.max(drawnMs, stalledMs))
     to.expect(message)
-    this.schedule(atMs, to.host.machine, () => {
+    to.host.at(atMs, 'deliver', () => {
       // Cut while it was on its way: it does not arrive.
       if (!isLocal && this.link(from.host.machine, to.host.machine).cut) {
         this.counters.lost++

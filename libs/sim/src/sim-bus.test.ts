@@ -92,6 +92,19 @@ test('a link that reorders keeps the order of each subject only', async () => {
     )
 })
 
+test('a server that stands still: what its connections send and are sent comes later, in order; others go on', async () => {
+  const { simulation, a, b, heard, pass } = pair('stall')
+  const c = simulation.machine('c').world({ identity: 'c', inbox: 'in.c', grants: everything }).bus
+  c.subscribe('x.>', (message) => heard.push(`c ${text(message)}`))
+  simulation.network.stall('b', 500)
+  for (const word of ['1', '2', '3']) a.publish('x.a', bytes(word))
+  b.publish('x.b', bytes('from b'))
+  await pass(400)
+  assert.deepEqual(heard, ['c 1', 'c 2', 'c 3'])
+  await pass(200)
+  assert.deepEqual(heard.slice(3).sort(), ['1', '2', '3', 'c from b', 'from b'])
+})
+
 test('a lost server: requests may have happened, publishing did not; a new epoch comes, and may overtake', async () => {
   const { a, b, heard, pass, link } = pair()
   const changes: { connected: boolean; epoch: number }[] = []

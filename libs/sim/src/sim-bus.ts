@@ -9,6 +9,8 @@ export interface BusHost {
   readonly alive: boolean
   /** Runs `run` in the process, so long after now by its clock; never once it is dead. */
   after(delayMs: number, what: string, run: () => void): { cancel(): void }
+  /** The same at a virtual time. */
+  at(atMs: number, what: string, run: () => void): void
   monotonicMs(): number
 }
 

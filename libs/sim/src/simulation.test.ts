@@ -126,6 +126,41 @@ test('of a crashed machine nothing happens any more, also after it was restarted
   assert.throws(() => old.bus.publish('x', new Uint8Array(0)), /closed/)
 })
 
+test('a process dies or stands still alone; what it wrote stays, un-synced too, until the machine dies', async () => {
+  const simulation = new Simulation({ seed: 'processes' })
+  const machine = simulation.machine('a')
+  const process = (name: string) => machine.world({ identity: name, inbox: `in.${name}`, grants, directory: name })
+  const [one, two, other] = [process('one'), process('two'), world(simulation, 'b')]
+  const seen: string[] = []
+  const tick = (name: string, of: World) => () => {
+    seen.push(`${name} ${Math.floor(simulation.nowMs / 100)}`)
+    of.clock.setTimer(100, tick(name, of))
+  }
+  one.clock.setTimer(50, tick('one', one))
+  two.clock.setTimer(50, tick('two', two))
+  for (const [name, of] of [['one', one], ['two', two]] as const)
+    of.bus.subscribe('x', () => void seen.push(`${name} hears at ${Math.floor(simulation.nowMs / 100)}`))
+  const file = await simulation.finish(one.disk.open('f'), 40, 'a file')
+  await simulation.finish(file.write(0, Uint8Array.of(7)), 45, 'a write')
+  simulation.at(240, () => one.process.kill())
+  simulation.at(240, () => two.process.pause(300))
+  simulation.at(320, () => other.bus.publish('x', new Uint8Array(1)))
+  await simulation.run({ untilMs: 700 })
+  assert.deepEqual(
+    seen.filter((line) => !line.includes('hears')),
+    ['one 0', 'two 0', 'one 1', 'two 1', 'two 5', 'two 6'],
+  )
+  assert.deepEqual(
+    seen.filter((line) => line.includes('hears')),
+    ['two hears at 5'],
+  )
+  assert.deepEqual([one.process.alive, two.process.alive, machine.up], [false, true, true])
+  assert.deepEqual(machine.disk.peek('/one/f'), Uint8Array.of(7))
+  assert.throws(() => one.bus.publish('x', new Uint8Array(1)), /closed/)
+  machine.crash()
+  assert.equal(two.process.alive, false)
+})
+
 test('what falls due in a pause happens after it: messages in order, timers a little late; time goes on meanwhile', async () => {
   const simulation = new Simulation({ seed: '1' })
   const [a, b] = [world(simulation, 'a'), world(simulation, 'b')]

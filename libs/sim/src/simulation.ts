@@ -39,7 +39,6 @@ export class Simulation {
       this.random.fork('network'),
       this.trace,
       () => this.time,
-      (atMs, machine, run) => void this.machine(machine).schedule(atMs, 'deliver', run),
     )
   }
 
@@ -143,6 +142,40 @@ interface Life {
 
 export interface SimWorld extends World {
   readonly bus: SimBus
+  readonly process: SimProcess
+}
+
+/** One process of a machine, which may die or stand still alone. */
+export class SimProcess {
+  private killed = false
+  /** Virtual time; in the past: it runs. */
+  pausedUntil = 0
+
+  constructor(
+    private readonly life: Life,
+    private readonly told: (what: string, detail: string) => void,
+    private readonly died: () => void,
+    private readonly nowMs: () => number,
+  ) {}
+
+  get alive(): boolean {
+    return this.life.alive && !this.killed
+  }
+
+  /** As by SIGKILL: it stops between two instructions. What it wrote stays with the machine, synced or not. */
+  kill(): void {
+    if (!this.alive) return
+    this.told('kill', '')
+    this.killed = true
+    this.died()
+  }
+
+  /** As by SIGSTOP, for so long: what falls due then, and what arrives, happens afterwards, in order. */
+  pause(durationMs: number): void {
+    if (!this.alive) return
+    this.told('stop', String(durationMs))
+    this.pausedUntil = Math.max(this.pausedUntil, this.nowMs() + durationMs)
+  }
 }
 
 /** A computer: processes that die together, a disk that outlives them, a clock of its own. */
@@ -178,17 +211,25 @@ export class SimMachine {
   /** A world for one process of this machine, with a directory of its own and a bus connection under this identity. */
   world(options: { identity: string; inbox: string; grants: Grants; directory?: string }): SimWorld {
     const { life, simulation } = this
+    const process = new SimProcess(
+      life,
+      (what, detail) => simulation.trace.add(what, simulation.nowMs, `${this.name}/${options.identity}`, detail),
+      () => bus.abandon(),
+      () => simulation.nowMs,
+    )
     const host: BusHost & DiskHost = {
       machine: this.name,
       get alive() {
-        return life.alive
+        return process.alive
       },
-      after: (delayMs, what, run) => this.after(life, delayMs, what, run),
+      after: (delayMs, what, run) => this.after(process, delayMs, what, run),
+      at: (atMs, what, run) => void this.enter(process, atMs, what, run),
       monotonicMs: () => this.monotonic(),
     }
-    const bus = new SimBus(simulation.network, host, options)
+    const bus: SimBus = new SimBus(simulation.network, host, options)
     return {
-      clock: this.clock(life),
+      process,
+      clock: this.clock(process),
       random: this.random.fork(`life-${life.number}/${options.identity}/${++this.worlds}`),
       bus,
       disk: this.disk.mount(host, `/${options.directory ?? options.identity}`),
@@ -230,25 +271,22 @@ export class SimMachine {
     this.rate = rate
   }
 
-  /** Runs at a virtual time in this machine's present life, later if it is paused then, never if it is dead. */
-  schedule(atMs: number, what: string, run: () => void): { cancel(): void } {
-    return this.enter(this.life, atMs, what, run)
-  }
-
-  private after(life: Life, delayMs: number, what: string, run: () => void): { cancel(): void } {
+  private after(process: SimProcess, delayMs: number, what: string, run: () => void): { cancel(): void } {
     // A delay is measured on the machine's own clock.
-    return this.enter(life, this.simulation.nowMs + Math.max(0, delayMs) / this.rate, what, run)
+    return this.enter(process, this.simulation.nowMs + Math.max(0, delayMs) / this.rate, what, run)
   }
 
-  private enter(life: Life, atMs: number, what: string, run: () => void): { cancel(): void } {
+  /** Runs at a virtual time, later if the process or its machine stands still then, never if it is dead. */
+  private enter(process: SimProcess, atMs: number, what: string, run: () => void): { cancel(): void } {
     let cancelled = false
     let event: SimEvent
     const fire = () => {
-      if (cancelled || !life.alive) return
-      if (this.pausedUntil !== undefined && this.simulation.nowMs < this.pausedUntil) {
+      if (cancelled || !process.alive) return
+      const untilMs = Math.max(this.pausedUntil ?? 0, process.pausedUntil)
+      if (this.simulation.nowMs < untilMs) {
         // What came by the network may be seen before an overdue timer runs: who wakes up can act on old beliefs.
         const late = what === 'timer' ? this.random.between(0, WAKE_MS) : 0
-        event = this.simulation.schedule(this.pausedUntil + late, fire)
+        event = this.simulation.schedule(untilMs + late, fire)
         return
       }
       this.simulation.trace.add('run', this.simulation.nowMs, this.name, what)
@@ -267,12 +305,12 @@ export class SimMachine {
     return this.monotonicAtRateMs + (this.simulation.nowMs - this.rateSinceMs) * this.rate
   }
 
-  private clock(life: Life): Clock {
+  private clock(process: SimProcess): Clock {
     return {
       nowMs: () => Math.floor(EPOCH_MS + this.simulation.nowMs + this.clockOffsetMs),
       monotonicMs: () => this.monotonic(),
-      setTimer: (delayMs, run): Timer => this.after(life, delayMs, 'timer', run),
-      defer: (run) => void this.enter(life, this.simulation.nowMs, 'defer', run),
+      setTimer: (delayMs, run): Timer => this.after(process, delayMs, 'timer', run),
+      defer: (run) => void this.enter(process, this.simulation.nowMs, 'defer', run),
     }
   }
 

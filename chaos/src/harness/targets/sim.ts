@@ -4,8 +4,7 @@
  */
 import type { LinkCondition, Simulation } from '@capstan/sim'
 import { clusterScenario } from '../../sim/cluster-scenario.js'
-import type { FaultTargets } from '../../sim/faults.js'
-import type { Played, ScenarioReport } from '../../sim/scenario.js'
+import type { ClusterTargets, Played, ScenarioReport } from '../../sim/scenario.js'
 import { SimRandom } from '@capstan/sim'
 import { overall } from '../run.js'
 import type {
@@ -20,7 +19,7 @@ import type {
   Schedule,
   ScheduledFault,
 } from '../types.js'
-import { resolveWhom } from '../whom.js'
+import { resolveWhom, RoleVacant } from '../whom.js'
 
 export const SIM_MACHINES: readonly Machine[] = [
   ...['master-0', 'master-1', 'master-2'].map((name, at) => ({
@@ -45,7 +44,11 @@ const PROMISE_OF: Readonly<Record<string, string>> = {
 }
 const JUDGED = ['S1', 'S3', 'C1', 'C2', 'C4']
 
-type Targets = FaultTargets & { leader(): Promise<string | undefined> }
+/** Its machine starts a store that died again after so long. */
+const STORE_BACK_MS = 400
+const VACANT_MAX_MS = 5000
+const VACANT_AGAIN_MS = 100
+
 interface Strike {
   struck: string[]
   proof: string
@@ -53,17 +56,16 @@ interface Strike {
   undo(): void
 }
 
+const COMPONENTS: ReadonlySet<string> = new Set(['machine', 'bus', 'store', 'control', 'kubelet', 'group'])
+
 /** Why the simulation cannot make it; undefined: it can. */
 export function simLack({ fault, parameters }: Pick<ScheduledFault, 'fault' | 'parameters'>): string | undefined {
   const component = parameters['component'] ?? 'machine'
-  if (parameters['whom'] === 'controllers') return 'in the simulation nobody is asked who holds that lock'
   switch (fault) {
     case 'kill':
     case 'restart':
-      if (component === 'machine' || component === 'bus') return undefined
-      return `a machine of the simulation dies as a whole: its ${String(component)} alone cannot`
     case 'hang':
-      return component === 'machine' ? undefined : `a machine of the simulation stands still as a whole`
+      return COMPONENTS.has(String(component)) ? undefined : `the simulation has no ${String(component)}`
     case 'isolate':
     case 'halves':
     case 'bridge':
@@ -81,6 +83,11 @@ export function simLack({ fault, parameters }: Pick<ScheduledFault, 'fault' | 'p
     case 'lost-unsynced':
     case 'clock-jump':
     case 'clock-skew':
+    case 'containers-killed':
+    case 'delete-pods':
+    case 'cordon':
+    case 'drain':
+    case 'routes-cut':
       return undefined
     default:
       return 'the simulated cluster has no such lever'
@@ -89,7 +96,7 @@ export function simLack({ fault, parameters }: Pick<ScheduledFault, 'fault' | 'p
 
 /** Plays a schedule in virtual time. What became of each line stands in `records`. */
 export function playSchedule(schedule: Schedule, records: FaultRecord[], notTested: RunRecord['notTested']) {
-  return (simulation: Simulation, targets: Targets): Played => {
+  return (simulation: Simulation, targets: ClusterTargets): Played => {
     const counts: Record<string, number> = {}
     const inForce = new Map<FaultRecord, Strike>()
     const random = simulation.random.fork('schedule')
@@ -123,28 +130,40 @@ export function playSchedule(schedule: Schedule, records: FaultRecord[], notTest
             notTested.push({ what: `fault ${line.fault}`, why })
           return
         }
-        void targets.leader().then((leader) => {
-          if (healed) return
-          try {
-            const look = leader === undefined ? {} : { leader }
-            const whom = (role: Json | undefined) =>
-              (Array.isArray(role) ? role : [role ?? '']).flatMap((one) =>
-                resolveWhom(String(one), SIM_MACHINES, look, random),
-              )
-            const done = strike(simulation, targets, line, whom)
-            Object.assign(record, { result: 'made', struck: done.struck, proof: done.proof, means: done.means })
-            record.inForceMs = simulation.nowMs - startMs
-            counts[`fault.${line.fault}`] = (counts[`fault.${line.fault}`] ?? 0) + 1
-            simulation.trace.add('fault', simulation.nowMs, done.struck.join(','), line.fault)
-            inForce.set(record, done)
-            simulation.at(simulation.nowMs + line.lastsMs, () => undo(record))
-          } catch (error) {
-            record.result = 'failed'
-            record.why = (error as Error).message
-          }
+        make(line, record).catch((error: unknown) => {
+          record.result = 'failed'
+          record.why = (error as Error).message
         })
       })
     })
+
+    /** Between two leaders there is nobody to strike: it waits for the next one. */
+    async function make(line: ScheduledFault, record: FaultRecord): Promise<void> {
+      const untilMs = simulation.nowMs + VACANT_MAX_MS
+      for (;;)
+        try {
+          const [leader, controllers] = [await targets.leader(), targets.controllers()]
+          if (healed) return
+          const look = { ...(leader === undefined ? {} : { leader }), ...(controllers === undefined ? {} : { controllers }) }
+          const whom = (role: Json | undefined) =>
+            (Array.isArray(role) ? role : [role ?? '']).flatMap((one) =>
+              resolveWhom(String(one), SIM_MACHINES, look, random),
+            )
+          const done = await strike(simulation, targets, line, whom)
+          Object.assign(record, { result: 'made', struck: done.struck, proof: done.proof, means: done.means })
+          record.inForceMs = simulation.nowMs - startMs
+          counts[`fault.${line.fault}`] = (counts[`fault.${line.fault}`] ?? 0) + 1
+          simulation.trace.add('fault', simulation.nowMs, done.struck.join(','), line.fault)
+          inForce.set(record, done)
+          if (healed) undo(record)
+          else simulation.at(simulation.nowMs + line.lastsMs, () => undo(record))
+          return
+        } catch (error) {
+          if (!(error instanceof RoleVacant) || simulation.nowMs > untilMs || healed) throw error
+          await simulation.sleep(VACANT_AGAIN_MS)
+        }
+    }
+
     return {
       counts,
       heal() {
@@ -155,13 +174,14 @@ export function playSchedule(schedule: Schedule, records: FaultRecord[], notTest
   }
 }
 
-function strike(
+async function strike(
   simulation: Simulation,
-  targets: Targets,
+  targets: ClusterTargets,
   { fault, parameters, lastsMs }: ScheduledFault,
   whom: (role: Json | undefined) => string[],
-): Strike {
+): Promise<Strike> {
   const { network } = simulation
+  const random = simulation.random.fork(`strike/${simulation.nowMs}`)
   const number = (name: string, otherwise: number) => Number(parameters[name] ?? otherwise)
   const machines = SIM_MACHINES.map((machine) => machine.name)
   const masters = machines.filter((name) => name.startsWith('master'))
@@ -191,16 +211,32 @@ function strike(
     return { struck, means: 'condition of simulated disks', proof: what, undo: () => struck.forEach(off) }
   }
   const struck = 'whom' in parameters ? whom(parameters['whom']) : []
+  const component = String(parameters['component'] ?? 'machine')
+  const asked = (proof: string, undo: () => void = () => undefined): Strike => ({
+    struck,
+    means: 'requests to the API',
+    proof,
+    undo,
+  })
   switch (fault) {
     case 'kill':
     case 'restart':
     case 'lost-unsynced': {
-      if (parameters['component'] === 'bus') {
+      if (component === 'bus') {
         for (const name of struck) for (const bus of network.of(name)) bus.disconnect()
         const undo = () => {
           for (const name of struck) for (const bus of network.of(name)) bus.reconnect()
         }
         return { struck, means: 'connections to the bus lost', proof: `${struck.join(', ')} off the bus`, undo }
+      }
+      if (component !== 'machine') {
+        for (const name of struck) targets.kill(name, component)
+        const back = () => {
+          for (const name of struck) targets.revive(name, component)
+        }
+        // A store is started again by its machine; whoever does that itself waits for the end of the fault.
+        if (component === 'store') simulation.at(simulation.nowMs + STORE_BACK_MS, back)
+        return { struck, means: 'end of a simulated process', proof: `${component} of ${struck.join(', ')} dead`, undo: back }
       }
       for (const name of struck) simulation.machine(name).crash()
       return {
@@ -217,11 +253,14 @@ function strike(
       }
     }
     case 'hang':
-      for (const name of struck) simulation.machine(name).pause(lastsMs)
+      for (const name of struck)
+        if (component === 'machine') simulation.machine(name).pause(lastsMs)
+        else if (component === 'bus') network.stall(name, lastsMs)
+        else targets.pause(name, component, lastsMs)
       return {
         struck,
-        means: 'pause of a simulated machine',
-        proof: `${struck.join(', ')} paused`,
+        means: component === 'machine' ? 'pause of a simulated machine' : 'pause of a simulated process',
+        proof: `${component} of ${struck.join(', ')} paused`,
         undo: () => undefined,
       }
     case 'isolate':
@@ -301,6 +340,36 @@ function strike(
       const set = (rate: number) => (name: string) => simulation.machine(name).setClockRate(rate)
       const rate = number('rate', 1.05)
       return { ...disks(struck, `rate ${rate} on ${struck.join(', ')}`, set(rate), set(1)), means: 'simulated clocks' }
+    }
+    case 'routes-cut': {
+      const [a, b] = [whom(parameters['a']), whom(parameters['b'])]
+      return change(links(a, b), { cut: true }, [...a, ...b])
+    }
+    case 'containers-killed': {
+      const [node = ''] = struck
+      const pods = await targets.killContainers(node, number('count', 1), random)
+      const proof = `containers of ${pods.join(', ') || 'no pod'} ended`
+      return { struck, means: 'the pretended runtime ends them', proof, undo: () => undefined }
+    }
+    case 'delete-pods': {
+      const pods = await targets.administrator.deletePods(number('count', 1), parameters['force'] === true, random)
+      return asked(`deleted: ${pods.join(', ')}`)
+    }
+    case 'cordon':
+    case 'drain': {
+      const [node = ''] = struck
+      const { administrator } = targets
+      const uncordon = () => void administrator.cordon(node, false).catch((error: unknown) => simulation.fail(error))
+      if (fault === 'cordon') await administrator.cordon(node, true)
+      else {
+        try {
+          await administrator.drain(node)
+        } catch (error) {
+          uncordon()
+          throw error
+        }
+      }
+      return asked(fault === 'cordon' ? `${node} is cordoned` : `${node} is empty`, uncordon)
     }
     default:
       throw new Error('the simulated cluster has no such lever')
