@@ -672,12 +672,25 @@ export function serve(world: WireWorld, options: ServeOptions): Server {
     answers.clear()
     for (const [replyTo, list] of ready) {
       try {
-        frames.publish(replyTo, [WIRE_VERSION, 'ans', list], undefined)
+        publishAnswers(replyTo, list)
       } catch (error) {
         // The asker learns by its deadline that it may have happened.
         log.warn({ err: error, replyTo }, 'answers not sent')
       }
     }
+  }
+
+  /** Small ones together; large ones each by itself, so that the bound is not one on all that were ready at the same time. */
+  function publishAnswers(replyTo: string, list: readonly [id: number, failed: boolean, body: unknown][]): void {
+    if (list.length > 1 && frames.publishIfSmall(replyTo, [WIRE_VERSION, 'ans', list])) return
+    for (const one of list)
+      try {
+        frames.publish(replyTo, [WIRE_VERSION, 'ans', [one]], undefined)
+      } catch (error) {
+        if (!(error instanceof BusError && error.code === 'PAYLOAD_TOO_LARGE')) throw error
+        const why = new CallError('PAYLOAD_TOO_LARGE', 'maybe-applied', `the answer is too large: ${error.message}`)
+        frames.publish(replyTo, [WIRE_VERSION, 'ans', [[one[0], true, errorData(why)]]], undefined)
+      }
   }
 }
 
@@ -937,6 +950,14 @@ class FramePublisher {
   /** @throws BusError */
   publish(subject: string, frame: unknown[], replyTo: string | undefined): void {
     this.publishBytes(subject, encode(frame), replyTo)
+  }
+
+  /** If it fits into one message. Returns whether it did. @throws BusError */
+  publishIfSmall(subject: string, frame: unknown[]): boolean {
+    const bytes = encode(frame)
+    if (bytes.length > this.bus.payloadBytesMax) return false
+    this.bus.publish(subject, bytes)
+    return true
   }
 
   /** A frame of one more member, which is encoded already. @throws BusError */

@@ -1,6 +1,7 @@
 /**
  * `node slow-consumer-main-edge.js DIRECTORY OBJECT`: a client of the bus that asks for more than connections hold, says `asked`,
- * and stops itself before it has read the answers. Once continued it says `again` when it is on the bus anew, and ends.
+ * and stops itself before it has read the answers. Once continued it says `again` when it is on the bus anew, and ends; if it
+ * still is on the bus, it asks once more.
  */
 import type { Bus } from '@capstan/actor'
 import { BusApiClient } from '@capstan/client'
@@ -12,6 +13,8 @@ const OBJECT_BYTES = 256 * 1024
 /** 48 MiB: more than sockets take, and less than a server keeps for one client. */
 const ANSWERS = 192
 const CONNECT_MS = 10_000
+/** It was thrown out, if it does not find that out for so long. */
+const NOTICED_MS = 2000
 const AGAIN_MS = 15_000
 const LOOK_MS = 20
 
@@ -35,16 +38,20 @@ async function consume(client: BusApiClient, bus: Pick<Bus, 'connected' | 'epoch
   await client.create(CONFIG_MAPS, { apiVersion: 'v1', kind: 'ConfigMap', ...object })
 
   const before = bus.epoch
-  const answers = Array.from({ length: ANSWERS }, () => client.get(CONFIG_MAPS, ref))
-  for (const answer of answers) answer.catch(() => undefined)
-  // The first answer shows that all questions have left this process.
-  await answers[0]
-  process.stdout.write('asked\n', () => process.kill(process.pid, 'SIGSTOP'))
-
-  const untilMs = performance.now() + AGAIN_MS
-  const wait = () => new Promise((resolve) => setTimeout(resolve, LOOK_MS))
-  do await wait()
-  while (!(bus.connected && bus.epoch > before) && performance.now() < untilMs)
+  const until = async (holds: () => boolean, timeoutMs: number) => {
+    const untilMs = performance.now() + timeoutMs
+    do await new Promise((resolve) => setTimeout(resolve, LOOK_MS))
+    while (!holds() && performance.now() < untilMs)
+    return holds()
+  }
+  do {
+    const answers = Array.from({ length: ANSWERS }, () => client.get(CONFIG_MAPS, ref))
+    for (const answer of answers) answer.catch(() => undefined)
+    // The first answer shows that all questions have left this process.
+    await answers[0]
+    process.stdout.write('asked\n', () => process.kill(process.pid, 'SIGSTOP'))
+  } while (!(await until(() => !bus.connected || bus.epoch > before, NOTICED_MS)))
+  await until(() => bus.connected, AGAIN_MS)
   await client.delete(CONFIG_MAPS, ref)
   process.stdout.write(`again ${bus.epoch - before}\n`)
 }
