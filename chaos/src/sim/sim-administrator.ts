@@ -9,6 +9,7 @@ interface Pod extends KubeObject {
 
 const DRAIN_MS = 25_000
 const AGAIN_MS = 500
+const POD_WAIT_MS = 20_000
 
 /** Somebody with kubectl who takes pods away: deletes, cordons, drains. */
 export class SimAdministrator {
@@ -17,10 +18,16 @@ export class SimAdministrator {
     private readonly simulation: Simulation,
   ) {}
 
-  /** Returns the names of the pods. @throws Error: there is none; CallError */
+  /** As soon as there is a pod. Returns the names of those that it took. @throws Error: there was none for long; CallError */
   async deletePods(count: number, force: boolean, random: SimRandom): Promise<string[]> {
-    const left = (await this.pods()).filter((pod) => pod.metadata.deletionTimestamp === undefined)
-    if (left.length === 0) throw new Error('there is no pod to delete')
+    const untilMs = this.simulation.nowMs + POD_WAIT_MS
+    const living = async () =>
+      (await this.insist(() => this.pods())).filter((pod) => pod.metadata.deletionTimestamp === undefined)
+    let left = await living()
+    for (; left.length === 0; left = await living()) {
+      if (this.simulation.nowMs > untilMs) throw new Error('there is no pod to delete')
+      await this.simulation.sleep(AGAIN_MS)
+    }
     const chosen = Array.from({ length: Math.min(count, left.length) }, () => left.splice(random.int(left.length), 1))
     await Promise.all(
       chosen.flat().map(({ metadata: { namespace = '', name, uid = '' } }) =>

@@ -1,6 +1,6 @@
 import assert from 'node:assert/strict'
 import { describe, test } from 'node:test'
-import { CallError, type IncomingCall, serve } from '@capstan/actor'
+import { CallError, encode, type IncomingCall, serve } from '@capstan/actor'
 import { grants, type Identity, identityToken, type StoreHeader, Subjects, type TxnRequest } from '@capstan/protocol'
 import { MemoryBroker, MemoryDisk, RealClock, RealRandom, silentLog } from '@capstan/real'
 import { EtcdError, toEtcdError } from './etcd-error.js'
@@ -48,6 +48,12 @@ function faceOver(members: Record<string, (call: IncomingCall) => unknown>, time
       const message = method.request.decode(method.request.encode(request as Record<string, never>))
       return method.handle(message as never, context) as Promise<Record<string, unknown>>
     },
+    /** As a member says it every second, and when it begins to lead. */
+    leads(name: string, term: number) {
+      const beat = { component: 'store', instance: name, machine: name, seq: 1, incarnation: 'x', role: 'leader', ready: true }
+      const store = connect({ component: 'store', name })
+      store.publish(subjects.beat('store', name), encode({ ...beat, load: { term } }))
+    },
     close() {
       face.close()
       for (const server of servers) server.stop()
@@ -82,6 +88,34 @@ describe('a request that may have happened', () => {
       })
       assert.equal(seen.length, 3)
       assert.equal(new Set(seen.map((one) => JSON.stringify(one))).size, 1)
+    } finally {
+      face.close()
+    }
+  })
+
+  test('a leader that is cut off is not waited for: the next one is asked as soon as it says that it leads', async () => {
+    let asked: () => void = () => undefined
+    const silent = new Promise<void>((resolve) => {
+      asked = resolve
+    })
+    const face = faceOver(
+      {
+        s1: () => new Promise(() => asked()),
+        s2: () => ({ header: HEADER, succeeded: true, replies: [{ type: 'put' }] }),
+      },
+      // No second attempt would come after the first one's time.
+      900,
+    )
+    try {
+      face.leads('s1', 3)
+      await new Promise((resolve) => setImmediate(resolve))
+      const reply = face.call('/etcdserverpb.KV/Put', { key: bytes('a'), value: bytes('1') })
+      await silent
+      face.leads('s2', 4)
+      // It does not know yet that it was replaced.
+      face.leads('s1', 3)
+      assert.equal(((await reply).header as { revision: number }).revision, 9)
+      assert.ok(await face.call('/etcdserverpb.KV/Put', { key: bytes('a'), value: bytes('2') }))
     } finally {
       face.close()
     }

@@ -54,9 +54,11 @@ export class StoreAccess {
   private readonly members: string[]
   private readonly closing = new AbortController()
   private readonly stopHearing: () => void
+  /** Attempts that may be repeated, at who led when they were made. */
+  private readonly atLeader = new Set<{ leader: string; lost(): void }>()
   private at = 0
   private leftMs = 0
-  private leader: { member: string; heardMs: number } | undefined
+  private leader: { member: string; heardMs: number; term: number } | undefined
 
   constructor(
     private readonly world: World,
@@ -113,9 +115,10 @@ export class StoreAccess {
       const leader = options.first === 'leader' ? this.knownLeader() : undefined
       const member = leader ?? this.nearest()
       try {
-        return await this.caller.call(this.subject(member, verb), body, {
+        const asked = this.caller.call(this.subject(member, verb), body, {
           timeoutMs: options.repeatable ? Math.min(ATTEMPT_MS, remainingMs) : remainingMs,
         })
+        return await (leader !== undefined && options.repeatable ? this.whileItLeads(leader, asked) : asked)
       } catch (error) {
         last = CallError.fromBus(error)
         if (!PASSING.has(last.code)) {
@@ -128,7 +131,7 @@ export class StoreAccess {
           outcome = 'maybe-applied'
           if (!options.repeatable) throw last
         }
-        if (leader !== undefined) this.leader = undefined
+        if (this.leader?.member === leader) this.leader = undefined
         this.leave(member)
       }
       // Each member once without waiting, then with growing pauses.
@@ -188,6 +191,26 @@ export class StoreAccess {
     return undefined
   }
 
+  /** Another leader is heard of: what the former one was asked is asked again, and not waited for. */
+  private whileItLeads(leader: string, asked: Promise<unknown>): Promise<unknown> {
+    return new Promise((resolve, reject) => {
+      const lost = () => reject(new CallError('LEADER_CHANGED', 'maybe-applied', `${leader} no longer leads`))
+      const attempt = { leader, lost }
+      this.atLeader.add(attempt)
+      const done = () => this.atLeader.delete(attempt)
+      asked.then(
+        (reply) => {
+          done()
+          resolve(reply)
+        },
+        (error: unknown) => {
+          done()
+          reject(error as Error)
+        },
+      )
+    })
+  }
+
   private hear(message: BusMessage): void {
     let beat: Partial<Beat>
     try {
@@ -199,8 +222,13 @@ export class StoreAccess {
     if (typeof beat?.instance !== 'string') return
     // Members come while the face stands; one that went is found not to answer.
     if (!this.members.includes(beat.instance) && this.members.length < MEMBERS_MAX) this.members.push(beat.instance)
-    if (beat.role === 'leader') this.leader = { member: beat.instance, heardMs: this.world.clock.monotonicMs() }
-    else if (this.leader?.member === beat.instance) this.leader = undefined
+    if (beat.role === 'leader') {
+      const term = beat.load?.['term'] ?? 0
+      // One that was replaced may not know it yet.
+      if (term < (this.knownLeader() === undefined ? 0 : (this.leader?.term ?? 0))) return
+      this.leader = { member: beat.instance, heardMs: this.world.clock.monotonicMs(), term }
+      for (const attempt of [...this.atLeader]) if (attempt.leader !== beat.instance) attempt.lost()
+    } else if (this.leader?.member === beat.instance) this.leader = undefined
   }
 
   private leave(member: string): void {
