@@ -2,6 +2,7 @@ import { CallError, Caller } from '@capstan/actor'
 import { type ApiClient, type KubeObject, RESOURCES } from '@capstan/client'
 import { type ReadIndexReply, Subjects, type WatchData } from '@capstan/protocol'
 import { Simulation, type SimRandom, type SimWorld } from '@capstan/sim'
+import { checkEqualState, type MemberState } from '../checkers/durability.js'
 import {
   type ApiObject,
   checkBoundOnce,
@@ -21,6 +22,10 @@ const START_MS = 20_000
 const FAULTS_MS = 60_000
 /** Stated time of promise C1: so long after the last fault everything is as asked. */
 const CONVERGE_MS = 60_000
+const SAMPLE_MS = 5000
+const SAMPLE_AGAIN_MS = 50
+/** Nobody writes any more but those who renew their leases: in so long there is a moment at which all have applied the same. */
+const ONE_INDEX_MS = 10_000
 const DEPLOYMENTS_MAX = 4
 const REPLICAS_MAX = 4
 // What this scenario adds to the store's is machines that die and masters that cannot reach each other.
@@ -41,7 +46,7 @@ const FAULTS: readonly FaultName[] = [
   'powerCut',
 ]
 
-/** The whole control plane and three hollow nodes under faults: promises S1–S3, C1, C2, C4. */
+/** The whole control plane and three hollow nodes under faults: promises S1, S3, S4, C1, C2, C4. */
 export const clusterScenario: Scenario = {
   name: 'cluster',
   run: (seed, options) => new ClusterRun(seed, options).run(),
@@ -56,6 +61,7 @@ class ClusterRun {
   private readonly wanted = new Map<string, number>()
   /** ConfigMaps whose creation was acknowledged. */
   private readonly acknowledged = new Set<string>()
+  private readonly states: MemberState[] = []
   private over = false
 
   constructor(
@@ -93,13 +99,23 @@ class ClusterRun {
     const nemesis: Played =
       this.options.play?.(simulation, targets) ??
       new Nemesis(simulation, targets, { everyMs: [500, 5000], faults: FAULTS, only: this.options.only })
+    let sampling = true
+    const sample = () => {
+      if (!sampling) return
+      // One that is starting or stopping has nothing to say: the next sample will do.
+      void this.sampleStates().catch(() => undefined)
+      simulation.at(simulation.nowMs + SAMPLE_MS, sample)
+    }
+    sample()
     await simulation.run({ untilMs: simulation.nowMs + (this.options.troubleMs ?? FAULTS_MS) })
     nemesis.heal()
     const healedMs = simulation.nowMs
     this.over = true
+    sampling = false
     await simulation.finish(user, healedMs + 40_000, 'the user’s last request')
     await simulation.run({ untilMs: healedMs + CONVERGE_MS })
     await this.judge(world, client, watcher)
+    await this.judgeStates()
     const retired = Promise.all(cluster.masters.map((machine) => cluster.retire(machine)))
     await simulation.finish(retired, simulation.nowMs + 5000, 'the last counters')
     addUp(this.coverage, cluster.counters)
@@ -176,6 +192,30 @@ class ClusterRun {
         await this.simulation.sleep(500)
       }
     }
+  }
+
+  private async sampleStates(): Promise<MemberState[]> {
+    const states = await this.cluster.stateHashes()
+    this.states.push(...states)
+    return states
+  }
+
+  /** Promise S4: what the members hold at one index, all along and at the end. */
+  private async judgeStates(): Promise<void> {
+    const { simulation, cluster } = this
+    const untilMs = simulation.nowMs + ONE_INDEX_MS
+    for (;;) {
+      const states = await simulation.finish(this.sampleStates(), untilMs, 'the states of all members')
+      const indexes = new Set(states.map(({ appliedIndex }) => appliedIndex))
+      if (states.length === cluster.masters.length && indexes.size === 1) break
+      if (simulation.nowMs + SAMPLE_AGAIN_MS > untilMs) {
+        this.violations.push(`equal state: the members do not come to one index: ${JSON.stringify(states)}`)
+        break
+      }
+      await simulation.run({ untilMs: simulation.nowMs + SAMPLE_AGAIN_MS })
+    }
+    this.coverage['stateSamples'] = this.states.length
+    this.violations.push(...checkEqualState(this.states).map((text) => `equal state: ${text}`))
   }
 
   private async judge(world: SimWorld, client: ApiClient, watcher: ApiWatcher): Promise<void> {

@@ -7,6 +7,7 @@ import { grants, type Identity, identityToken, Subjects } from '@capstan/protoco
 import { type SchedulerHandle, startScheduler } from '@capstan/scheduler'
 import type { SimRandom, Simulation, SimWorld } from '@capstan/sim'
 import { type StoreHandle, startStore } from '@capstan/store'
+import type { MemberState } from '../checkers/durability.js'
 import type { FencedWrite } from '../checkers/objects.js'
 import { addUp, storeBugs } from './scenario.js'
 import { type SimHost, type SimNode, startSimNode } from './sim-node.js'
@@ -86,6 +87,15 @@ export class SimCluster {
     if (component === 'store') this.begin(machine, this.startStore(machine, 'existing'))
     else if (component === 'control') this.begin(machine, this.startControl(machine))
     else this.begin(machine, this.startKubelet(machine))
+  }
+
+  /** What each store that lives holds, by the index that it has applied. */
+  async stateHashes(): Promise<MemberState[]> {
+    const living = [...this.parts].filter(([name]) => this.worlds.get(`${name}/store`)?.process.alive)
+    const states = await Promise.all(
+      living.map(async ([member, { store }]) => store && { member, ...(await store.stateHash()) }),
+    )
+    return states.filter((state) => state !== undefined)
   }
 
   /** The master that leads the controllers, by the word of those who believe it. */

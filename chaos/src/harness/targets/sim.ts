@@ -42,7 +42,7 @@ const PROMISE_OF: Readonly<Record<string, string>> = {
   binding: 'C4',
   member: 'S1',
 }
-const JUDGED = ['S1', 'S3', 'C1', 'C2', 'C4']
+const JUDGED = ['S1', 'S3', 'S4', 'C1', 'C2', 'C4']
 
 /** Its machine starts a store that died again after so long. */
 const STORE_BACK_MS = 400
