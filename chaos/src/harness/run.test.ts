@@ -7,7 +7,7 @@ import { EXIT_CODES, runScenario } from './run.js'
 import { SCENARIOS } from './scenarios.js'
 import { shrinkSchedule } from './shrink.js'
 import { fakeJudge, FakeTarget, type FakeTargetOptions, fakeWorkload } from '../testing/harness.js'
-import type { Scenario, Schedule } from './types.js'
+import type { FaultParameters, Scenario, Schedule } from './types.js'
 import { resolveWhom } from './whom.js'
 
 const SCENARIO: Scenario = {
@@ -100,6 +100,20 @@ describe('a run', () => {
     assert.equal(run.faults[0]?.why, 'master-0 does not care')
     assert.equal(run.verdict.state, 'unknown')
     assert.equal(EXIT_CODES[run.verdict.state], 2)
+  })
+
+  test('of faults that were drawn one in five may fail, as when another had switched its machine off', async () => {
+    const hangs = (count: number) =>
+      Array.from(
+        { length: count },
+        (_, at): [number, string, FaultParameters, number] => [1000 * at, 'hang', { whom: 'node:1', component: 'kubelet' }, 500],
+      )
+    const kill: [number, string, FaultParameters, number] = [5000, 'kill', { whom: 'leader', component: 'machine' }, 500]
+    const state = async (count: number, essential: string[]) => {
+      const { run } = await play(fixed(...hangs(count), kill), { target: { broken: 'kill' }, scenario: { essential } })
+      return run.verdict.state
+    }
+    assert.deepEqual([await state(4, []), await state(3, []), await state(4, ['kill'])], ['ok', 'unknown', 'unknown'])
   })
 
   test('a fault that the target cannot make is not tested, with the reason; so is the scenario that is about it', async () => {

@@ -441,7 +441,8 @@ export interface Scenario {
   mustHold: readonly string[]
   /** Smallest cluster that it makes sense on. */
   needs: { masters: number; nodes: number; zones?: number }
-  /** Faults that the scenario is about: one of them not made and the scenario is not tested. Default: all of the schedule. */
+  /** Faults that the scenario is about: one of them not made and the scenario is not tested, or unknown. Of others, drawn ones,
+   *  one in five may fail. Default: all of the schedule. */
   essential?: readonly string[]
   warmUpMs: number
   /** Of the schedule; scaled by `--minutes`. */

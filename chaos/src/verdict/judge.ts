@@ -106,7 +106,7 @@ function overall(run: Omit<RunRecord, 'verdict'>, promises: readonly PromiseVerd
   const isOpen = promises.some(({ promise, state }) =>
     run.mustHold.includes(promise) ? state !== 'ok' : state === 'unknown',
   )
-  if (isOpen || run.troubles.length > 0 || run.faults.some((fault) => fault.result === 'failed')) return 'unknown'
+  if (isOpen || run.troubles.length > 0) return 'unknown'
   return promises.some((promise) => promise.state === 'ok') ? 'ok' : 'not tested'
 }
 
