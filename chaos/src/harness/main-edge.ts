@@ -9,7 +9,7 @@ import { readSchedule } from './draw-schedule.js'
 import { FAULTS } from './faults.js'
 import { EXIT_CODES } from './run.js'
 import { SCENARIOS, scenarioNamed } from './scenarios.js'
-import { type OneRun, Session, type SessionOptions } from './session-edge.js'
+import { judgeAgain, type OneRun, Session, type SessionOptions } from './session-edge.js'
 import type { PromiseState, RunRecord } from './types.js'
 
 const DIRECTORY = '.capstan-chaos'
@@ -128,6 +128,13 @@ export async function main(args: string[]): Promise<void> {
     },
   )
 
+  program
+    .command('judge')
+    .description("the verdict on an earlier run once more, by today's checkers, from its run.json; writes its report anew")
+    .argument('<file>')
+    .action(async (file: string) => {
+      process.exitCode = EXIT_CODES[(await judgeAgain(file)).verdict.state]
+    })
   program
     .command('report')
     .description('one table over all runs below a directory: recovery times by kind of fault (median, worst)')

@@ -3,7 +3,7 @@ import { randomBytes } from 'node:crypto'
 import { setMaxListeners } from 'node:events'
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { cpus, release, totalmem } from 'node:os'
-import { join, relative } from 'node:path'
+import { dirname, join, relative } from 'node:path'
 import { RealClock } from '@capstan/real'
 import { SimRandom } from '@capstan/sim'
 import { UserError } from '@capstan/cli'
@@ -12,7 +12,8 @@ import { judge } from '../verdict/index.js'
 import { WORKLOADS } from '../workloads/index.js'
 import { oneAfterTheOther } from './draw-schedule.js'
 import { describeRun, LiveView, STATE_COLORS } from './live-view-edge.js'
-import { runScenario } from './run.js'
+import { overall, runScenario } from './run.js'
+import { scenarioNamed } from './scenarios.js'
 import { shrinkSchedule } from './shrink.js'
 import { fleetTarget } from './targets/fleet-edge.js'
 import { kubeconfigTarget } from './targets/kubeconfig-edge.js'
@@ -290,6 +291,28 @@ export class Session {
         throw new Error('the simulation is no target of the real world')
     }
   }
+}
+
+/**
+ * Judges the record of a run once more, and writes its report anew.
+ * @throws UserError: it is no record, or one of the simulation, which keeps a seed and no histories
+ */
+export async function judgeAgain(file: string): Promise<RunRecord> {
+  const record = JSON.parse(readFileSync(file, 'utf8')) as Partial<RunRecord>
+  if (!Array.isArray(record.workloads) || !Array.isArray(record.faults) || record.scenario === undefined)
+    throw new UserError(`${file} is no record of a run`)
+  if (record.on === 'sim') throw new UserError(`${file} is of the simulation: run it again, --seed ${record.seed}`)
+  const { verdict: _, ...unjudged } = record as RunRecord
+  const verdict = judge(unjudged)
+  const run: RunRecord = {
+    ...unjudged,
+    verdict: { ...verdict, state: overall(verdict.state, unjudged, scenarioNamed(unjudged.scenario)) },
+  }
+  const page = await writeReport(run, dirname(file))
+  for (const line of describeRun(run, `capstan chaos replay ${relative(process.cwd(), file)} --on ${run.on}`))
+    console.log(line)
+  console.log(`  report: ${page}`)
+  return run
 }
 
 function planOf(
