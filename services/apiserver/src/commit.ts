@@ -89,6 +89,7 @@ export class Committer {
       }
       if (planned.next === 'keep') {
         if (!old) throw internal('nothing to keep')
+        await this.mustBeHeld(target.fence)
         return { stored: old, removed: false, previous: old }
       }
       if (target.dryRun) {
@@ -135,6 +136,16 @@ export class Committer {
     }
   }
 
+  /** Nothing is written, but who does not hold the lock any more is to hear it all the same, and not that all is well. */
+  private async mustBeHeld(fence: Fence | undefined): Promise<void> {
+    if (!fence) return
+    try {
+      mustBear(fence, (await this.store.range({ key: lockOf(fence).key, keysOnly: true })).kvs[0])
+    } catch (error) {
+      throw error instanceof ApiError ? error : storeFailure(error)
+    }
+  }
+
   private cached(key: string): Stored | undefined {
     return this.cache.find(key)
   }
@@ -152,10 +163,7 @@ export class Committer {
     const look: TxnOp[] = [{ type: 'range', key }]
     const { fence } = target
     if (fence) {
-      const token = Number(fence.token)
-      if (!Number.isSafeInteger(token) || token < 1)
-        throw badRequest(`fence: ${JSON.stringify(fence.token)} is no token`)
-      const lock = keyBytes(objectKey('coordination.k8s.io', 'leases', fence.lock.namespace, fence.lock.name))
+      const { key: lock, token } = lockOf(fence)
       compares.push({ key: lock, target: 'create', result: '=', operand: token })
       look.push({ type: 'range', key: lock, keysOnly: true })
     }
@@ -181,13 +189,27 @@ export class Committer {
         },
       }
     }
-    if (fence && kvOf(reply.replies[1])?.createRevision !== Number(fence.token))
-      throw fenced(`${fence.lock.namespace}/${fence.lock.name}`, fence.token)
+    if (fence) mustBear(fence, kvOf(reply.replies[1]))
     const kv = kvOf(reply.replies[0])
     // The cache catches up with what the comparison saw: a guard or an allocation is then planned from newer state.
     if (kv?.modRevision === old?.revision) await this.cache.waitFor(reply.header.revision, CATCH_UP_MS)
     return { now: kv && Stored.of(kv) }
   }
+}
+
+/** @throws ApiError 400 */
+function lockOf({ lock, token }: Fence): { key: Uint8Array; token: number } {
+  const revision = Number(token)
+  if (!Number.isSafeInteger(revision) || revision < 1) throw badRequest(`fence: ${JSON.stringify(token)} is no token`)
+  return {
+    key: keyBytes(objectKey('coordination.k8s.io', 'leases', lock.namespace, lock.name)),
+    token: revision,
+  }
+}
+
+/** The token is the create revision of the lock's key. @throws ApiError 409 */
+function mustBear({ lock, token }: Fence, held: KeyValue | undefined): void {
+  if (held?.createRevision !== Number(token)) throw fenced(`${lock.namespace}/${lock.name}`, token)
 }
 
 /** The cache thinks that nothing is to be written: ask the store before saying so. */

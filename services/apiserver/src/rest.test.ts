@@ -127,11 +127,16 @@ describe('the verbs, over the bus', () => {
     await client.create(RESOURCES.configmaps, { metadata: { name: 'f1', namespace: 'default' } }, { fence })
     await client.update(RESOURCES.leases, { ...lease, spec: { holderIdentity: 'x' } } as KubeObject)
     await client.create(RESOURCES.configmaps, { metadata: { name: 'f2', namespace: 'default' } }, { fence })
+    // It changes nothing.
+    const asItIs = () =>
+      client.patch(RESOURCES.configmaps, { namespace: 'default', name: 'f1' }, 'merge', { data: null }, { fence })
+    await asItIs()
     await client.delete(RESOURCES.leases, lock)
     await assert.rejects(
       client.create(RESOURCES.configmaps, { metadata: { name: 'f3', namespace: 'default' } }, { fence }),
       failsWith('FENCED'),
     )
+    await assert.rejects(asItIs(), failsWith('FENCED'), 'nor is it told that all is well when there is nothing to write')
     await client.create(RESOURCES.leases, { metadata: { name: 'lock', namespace: 'kube-system' } })
     await assert.rejects(
       client.create(RESOURCES.configmaps, { metadata: { name: 'f3', namespace: 'default' } }, { fence }),
