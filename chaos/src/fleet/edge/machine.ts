@@ -10,6 +10,7 @@ import {
   truncateSync,
   writeFileSync,
 } from 'node:fs'
+import { getPriority } from 'node:os'
 import { join } from 'node:path'
 import { type FleetRecord, HOST, type MachineRecord, namesOf } from '../plan.js'
 import { Cgroup } from './cgroups.js'
@@ -186,7 +187,10 @@ export class Machine {
     return joined(this.cgroup, [
       ...['nsenter', '-t', String(this.init), '-m', '-u', '-i', '-n', '-p', '-C'],
       ...(this.record.clockOffsetMs === undefined ? [] : ['-T']),
-      ...['--', 'env', '-i', '-C', '/root', `PATH=${path}`, 'HOME=/root', 'LANG=C.UTF-8', 'TERM=dumb'],
+      '--',
+      // Whoever runs the fleet may have put itself first; machines are as others.
+      ...(getPriority() < 0 ? ['nice', '-n', String(-getPriority())] : []),
+      ...['env', '-i', '-C', '/root', `PATH=${path}`, 'HOME=/root', 'LANG=C.UTF-8', 'TERM=dumb'],
       ...Object.entries(env).map(([name, value]) => `${name}=${value}`),
       ...(typeof command === 'string' ? ['sh', '-c', command] : command),
     ])

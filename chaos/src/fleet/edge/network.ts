@@ -134,21 +134,24 @@ export class Network {
     if (!machine) throw new Error(`no machine ${name}`)
     const { port, mac, address } = machine
     const inside = ['nsenter', `--net=/proc/${init}/ns/net`, '--']
-    // The port of its last life goes with its namespace, which the kernel clears away when it has time.
-    const isThere = async () => (await must(this.at(['ip', '-br', 'link']))).includes(`${port}@`)
-    if (await isThere()) await must(this.at(['ip', 'link', 'delete', 'dev', port])).catch(() => '')
-    if (!(await until(async () => !(await isThere()), PORT_GONE_MS)))
-      throw new Error(`the port ${port} of the last life of ${name} is still there after ${PORT_GONE_MS / 1000} s`)
-    await must(
-      this.at(['ip', 'link', 'add', 'dev', port, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', String(init)]),
-    )
-    await must(
-      this.at([
-        'sh',
-        '-c',
-        `ip link set dev ${port} master wires up && bridge fdb replace ${mac} dev ${port} master static && tc qdisc add dev ${port} clsact`,
-      ]),
-    )
+    // No fault may be made or undone on a port that is half there.
+    await this.serially(async () => {
+      // The port of its last life goes with its namespace, which the kernel clears away when it has time.
+      if (await this.hasPort(port)) await must(this.at(['ip', 'link', 'delete', 'dev', port])).catch(() => '')
+      if (!(await until(async () => !(await this.hasPort(port)), PORT_GONE_MS)))
+        throw new Error(`the port ${port} of the last life of ${name} is still there after ${PORT_GONE_MS / 1000} s`)
+      await must(
+        this.at(['ip', 'link', 'add', 'dev', port, 'type', 'veth', 'peer', 'name', 'eth0', 'netns', String(init)]),
+      )
+      await must(
+        this.at([
+          'sh',
+          '-c',
+          `ip link set dev ${port} master wires up && bridge fdb replace ${mac} dev ${port} master static && tc qdisc add dev ${port} clsact`,
+        ]),
+      )
+      this.diverted.set(name, '')
+    })
     await must([...inside, 'sh', '-c', 'echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6'])
     await must([...inside, 'ip', '-batch', '-'], {
       input: [
@@ -159,8 +162,11 @@ export class Network {
         '',
       ].join('\n'),
     })
-    this.diverted.set(name, '')
     await this.serially(() => this.divert())
+  }
+
+  private async hasPort(port: string): Promise<boolean> {
+    return (await must(this.at(['ip', '-br', 'link']))).includes(`${port}@`)
   }
 
   // ------------------------------------------------------------------------------------------------------------- faults
@@ -302,8 +308,9 @@ export class Network {
     const pairs = fault.links.map(([from, to]) => `${this.end(from).mac} . ${this.end(to).mac}`)
     const chance = fault.share === undefined ? '' : `numgen random mod 10000 < ${Math.round(fault.share * 10_000)} `
     await must(this.at(['nft', '-f', '-']), {
-      // Not ARP: on a cut link of routed networks addresses are still found.
-      input: `add rule bridge fleet forward ether type { ip, ip6 } ether saddr . ether daddr { ${pairs.join(', ')} } ${chance}counter drop comment "${fault.id}"\n`,
+      // Not ARP: on a cut link of routed networks addresses are still found. First of all rules, so that it counts what it
+      // drops also where another fault would drop it.
+      input: `insert rule bridge fleet forward ether type { ip, ip6 } ether saddr . ether daddr { ${pairs.join(', ')} } ${chance}counter drop comment "${fault.id}"\n`,
     })
   }
 
@@ -368,9 +375,15 @@ export class Network {
       const { port } = this.end(from)
       const add = (to: string, i: number) =>
         `filter add dev ${port} ingress prio ${i + 1} protocol all u32 match ether dst ${this.end(to).mac} action mirred egress redirect dev wire`
-      await must(this.at(['tc', '-batch', '-']), {
-        input: [`filter del dev ${port} ingress`, ...targets.map(add), ''].join('\n'),
-      })
+      try {
+        await must(this.at(['tc', '-batch', '-']), {
+          input: [`filter del dev ${port} ingress`, ...targets.map(add), ''].join('\n'),
+        })
+      } catch (error) {
+        // Its machine is off: it gets them when it is plugged in again.
+        if (from === HOST || (await this.hasPort(port))) throw error
+        continue
+      }
       this.diverted.set(from, wanted)
     }
   }

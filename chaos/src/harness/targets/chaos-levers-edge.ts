@@ -21,7 +21,9 @@ export interface ChaosSite {
   /** Ends the store and keeps it down until `resume`. */
   holdStoreDown(machine: string): Promise<{ proof: string; resume(): Promise<string> }>
   /** Resolves when a store that ended by itself is there again. */
-  storeIsBack(machine: string): Promise<string>
+  storeIsBack(machine: string, before?: number): Promise<string>
+  /** The store's process, if it runs. */
+  storePid(machine: string): number | undefined
   /** Resolves when it answers. One whose disk fails ends, and is begun anew after ever longer pauses. */
   storeAnswers(machine: string): Promise<string>
 }
@@ -40,11 +42,11 @@ export interface StoreProcess {
 /** For `ChaosSite`, of a store in a process of its own. */
 export function storeDowntime(
   storeOf: (machine: string) => StoreProcess,
-): Pick<ChaosSite, 'holdStoreDown' | 'storeIsBack' | 'storeAnswers'> {
-  const storeIsBack = async (machine: string) => {
+): Pick<ChaosSite, 'holdStoreDown' | 'storeIsBack' | 'storePid' | 'storeAnswers'> {
+  const storePid = (machine: string) => storeOf(machine).pids()[0]
+  // One that is about to die may still answer.
+  const storeIsBack = async (machine: string, before = storePid(machine)) => {
     const store = storeOf(machine)
-    // One that is about to die may still answer.
-    const before = store.pids()[0]
     const what = `the store of ${machine} answers`
     await awaitThat(what, async () => store.pids()[0] !== before && (await store.answers()), store.backMs)
     return what
@@ -68,7 +70,7 @@ export function storeDowntime(
     await awaitThat(`${store.label} answers`, () => store.answers(), store.backMs)
     return `${store.label} answers`
   }
-  return { holdStoreDown, storeIsBack, storeAnswers }
+  return { holdStoreDown, storeIsBack, storePid, storeAnswers }
 }
 
 /** One order, one word. @throws Error if nobody answers, or the process says that it cannot. */
@@ -217,12 +219,14 @@ export function chaosLevers(site: ChaosSite): Required<Pick<Levers, 'disk' | 'cl
           'syncs that failed',
         ),
       async loseUnsynced(machine) {
+        // Its next life may have begun before the word comes that this one ends.
+        const before = site.storePid(machine)
         const { disk } = await tell(store(machine), { order: 'cut-power' }, BITE_MS).catch(async (error: unknown) => {
           // Nobody wrote. Its disk takes no sync any more: another life of it has a whole one.
           await (await site.holdStoreDown(machine)).resume()
           throw error
         })
-        const back = site.storeIsBack(machine)
+        const back = site.storeIsBack(machine, before)
         back.catch(() => undefined) // Whoever undoes is told.
         return {
           proof: `disk of ${machine}: ${disk?.bytesLost ?? 0} bytes that were written and not synced are lost, its store killed`,
