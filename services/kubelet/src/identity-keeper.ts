@@ -173,15 +173,6 @@ export class IdentityKeeper {
     }
   }
 
-  /** Is there any use in preparing a pod with an identity? Without the lease the guard would end what is made.
-   *  @throws IdentityError */
-  mustHoldLease(): void {
-    if (this.bugs.has('tenure-unchecked')) return
-    if (!this.acknowledged) throw new IdentityError('the node does not hold its lease yet')
-    if (this.deadlineMs - this.guard.bootMs() < START_ROOM_MS)
-      throw new IdentityError('the lease of the node was not renewed for too long')
-  }
-
   /** The guard needs a moment to take an order; that is no failure. */
   private async told({ uid }: PodIdentity): Promise<void> {
     const { clock } = this.context.world
@@ -191,8 +182,9 @@ export class IdentityKeeper {
   }
 
   private check({ uid }: PodIdentity, tenure: number): void {
-    if (this.tenure !== tenure) throw new IdentityError('the node does not hold its lease yet')
-    this.mustHoldLease()
+    if (this.tenure !== tenure || !this.acknowledged) throw new IdentityError('the node does not hold its lease yet')
+    const leftMs = this.deadlineMs - this.guard.bootMs()
+    if (leftMs < START_ROOM_MS) throw new IdentityError('the lease of the node was not renewed for too long')
     if (this.bugs.has('guard-left-out')) return
     const state = this.guard.state()
     if (!state || !this.guarded) throw new IdentityError('the guard of this node does not answer')

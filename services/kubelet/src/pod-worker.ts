@@ -442,7 +442,6 @@ export class PodWorker {
         return this.prepareVolumes()
       case 'start-sandbox': {
         const pod = this.mustPod()
-        this.mustHoldIdentity(pod)
         await runtime.startSandbox(sandboxSpecOf(pod, action.attempt, host, this.context.hostDns))
         return
       }
@@ -595,23 +594,9 @@ export class PodWorker {
     try {
       return await identity.start(this.identity, (check) => this.createThenStart(sandboxId, spec, sandbox, check))
     } catch (error) {
-      throw this.identityNotHeld(error)
+      if (!(error instanceof IdentityError)) throw error
+      throw new StartError('IdentityNotHeld', error.message, { first: 300, longest: 2000 }, { cause: error })
     }
-  }
-
-  /** A pod with an identity is not even prepared while the node does not hold its lease: the guard would end it. */
-  private mustHoldIdentity(pod: Pod): void {
-    if (!isIdentityPod(pod)) return
-    try {
-      this.context.identity?.mustHoldLease()
-    } catch (error) {
-      throw this.identityNotHeld(error)
-    }
-  }
-
-  private identityNotHeld(error: unknown): unknown {
-    if (!(error instanceof IdentityError)) return error
-    return new StartError('IdentityNotHeld', error.message, { first: 300, longest: 2000 }, { cause: error })
   }
 
   /** `check` throws if it must not be started now. */
