@@ -289,6 +289,8 @@ class Watch implements FeedMember {
     if (this.isOver) return
     // Its number stays taken until the client cancels it, as in etcd.
     this.isOver = true
+    // One from now on may be refused before it was opened: what comes after it waits for that.
+    this.opened(0)
     const { compactRevision = 0 } = (error.details ?? {}) as { compactRevision?: number }
     void this.afterCreated(async () => {
       const { face, send } = this.stream
