@@ -99,9 +99,8 @@ class ClusterRun {
     const nemesis: Played =
       this.options.play?.(simulation, targets) ??
       new Nemesis(simulation, targets, { everyMs: [500, 5000], faults: FAULTS, only: this.options.only })
-    let sampling = true
     const sample = () => {
-      if (!sampling) return
+      if (this.over) return
       // One that is starting or stopping has nothing to say: the next sample will do.
       void this.sampleStates().catch(() => undefined)
       simulation.at(simulation.nowMs + SAMPLE_MS, sample)
@@ -111,7 +110,6 @@ class ClusterRun {
     nemesis.heal()
     const healedMs = simulation.nowMs
     this.over = true
-    sampling = false
     await simulation.finish(user, healedMs + 40_000, 'the user’s last request')
     await simulation.run({ untilMs: healedMs + CONVERGE_MS })
     await this.judge(world, client, watcher)
