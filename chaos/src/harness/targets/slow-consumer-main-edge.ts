@@ -49,7 +49,9 @@ async function consume(client: BusApiClient, bus: Pick<Bus, 'connected' | 'epoch
     for (const answer of answers) answer.catch(() => undefined)
     // The first answer shows that all questions have left this process.
     await answers[0]
-    process.stdout.write('asked\n', () => process.kill(process.pid, 'SIGSTOP'))
+    await new Promise<void>((told) => process.stdout.write('asked\n', () => told()))
+    // Here it stands still: what follows counts from when it is continued.
+    process.kill(process.pid, 'SIGSTOP')
   } while (!(await until(() => !bus.connected || bus.epoch > before, NOTICED_MS)))
   await until(() => bus.connected, AGAIN_MS)
   await client.delete(CONFIG_MAPS, ref)
