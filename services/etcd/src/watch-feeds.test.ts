@@ -26,6 +26,7 @@ interface StoreStream {
 class FakeStore {
   revision = 5
   compactRevision = 0
+  refuses = false
   readonly streams: StoreStream[] = []
   opened = 0
   readonly timers: (() => void)[] = []
@@ -57,10 +58,14 @@ class FakeStore {
     this.opened++
     const at = startRevision === 0 ? this.revision : startRevision - 1
     const stream: StoreStream = { handlers, at, told: startRevision !== 0, busy: false, over: false }
-    if (startRevision > 0 && startRevision < this.compactRevision) {
+    const refuse = (error: CallError) => {
       stream.over = true
+      queueMicrotask(() => handlers.end('refused', error))
+    }
+    if (this.refuses) refuse(new CallError('BAD_REQUEST', 'not-applied', 'key is too long'))
+    else if (startRevision > 0 && startRevision < this.compactRevision) {
       const details = { compactRevision: this.compactRevision }
-      queueMicrotask(() => handlers.end('refused', new CallError('COMPACTED', 'not-applied', 'compacted', { details })))
+      refuse(new CallError('COMPACTED', 'not-applied', 'compacted', { details }))
     } else this.streams.push(stream)
     return { cancel: () => this.forget(stream) }
   }
@@ -254,6 +259,25 @@ test('compacted: only those watches end that began before it', async () => {
   one.askProgress()
   await store.settle()
   assert.equal(one.of(-1)[0]?.header?.revision, 5, 'nobody waits for the one that ended')
+})
+
+test('refused before it was opened: its client is told so once, and the next watch of its stream is not held up', async () => {
+  const { store, client } = setUp()
+  const one = client()
+  store.refuses = true
+  one.watch(1, 0)
+  one.watch(2, 3)
+  await store.settle()
+  store.refuses = false
+  one.watch(3, 0)
+  await store.settle()
+  for (const stream of [...store.streams]) store.deliver(stream, 1)
+  await store.settle()
+  const told = (id: number) => one.of(id).map(({ created, canceled, cancelReason }) => [created, canceled, cancelReason])
+  const why = 'etcdserver: key is too long'
+  assert.deepEqual(told(1), [[true, true, why]])
+  assert.deepEqual(told(2), [[true, false, ''], [false, true, why]])
+  assert.deepEqual(told(3), [[true, false, '']])
 })
 
 /** What may happen, as numbers that pick what it happens to. */

@@ -203,7 +203,8 @@ class Watch implements FeedMember {
     this.created = (async () => {
       await before
       const revision = await opened
-      if (!this.isOver) await stream.send({ header: await face.headerAt(revision), watchId: id, created: true })
+      if (this.isOver) return
+      await stream.send({ header: await face.headerAt(revision), watchId: id, created: true })
       this.isCreated = true
     })()
     this.tail = this.created
@@ -296,7 +297,9 @@ class Watch implements FeedMember {
       const { face, send } = this.stream
       const header = face.header(await face.lastSeen())
       const why = error.code === 'COMPACTED' ? { compactRevision } : { cancelReason: `etcdserver: ${error.message}` }
-      await send({ header, watchId: this.id, canceled: true, ...why })
+      // Clients take an answer for that to their request only if it says `created`.
+      const created = this.isCreated ? {} : { created: true }
+      await send({ header, watchId: this.id, ...created, canceled: true, ...why })
     })
   }
 
