@@ -4,7 +4,7 @@
  */
 import type { Clock, Random } from '@capstan/actor'
 import { faultNamed } from './faults.js'
-import { RoleVacant } from './whom.js'
+import { onceSomebodyIs } from './whom.js'
 import type {
   FaultRecord,
   FinalState,
@@ -25,9 +25,6 @@ import type {
 export const SAMPLE_MS = 500
 /** A fault that has not taken effect, or is not undone, by then is given up, and told. */
 const INJECT_MAX_MS = 30_000
-/** How long a fault waits for somebody to hold the role that it strikes. */
-const VACANT_MAX_MS = 10_000
-const VACANT_AGAIN_MS = 200
 const UNDO_MAX_MS = 90_000
 const STOP_MAX_MS = 60_000
 const GATHER_MAX_MS = 120_000
@@ -139,8 +136,7 @@ class Run {
       ...(this.interrupted ? { interrupted: true as const } : {}),
     }
     if (this.interrupted) this.troubles.push('the run was interrupted')
-    const verdict = options.judge(unjudged)
-    return { ...unjudged, verdict: { ...verdict, state: overall(verdict.state, unjudged, scenario) } }
+    return judgedBy(options.judge, unjudged, scenario)
   }
 
   private get interrupted(): boolean {
@@ -205,7 +201,11 @@ class Run {
       return record
     }
     try {
-      const injecting = this.injectOnce(() => fault.inject(target, parameters, random.fork(`fault/${index}`)))
+      const injecting = onceSomebodyIs(() => fault.inject(target, parameters, random.fork(`fault/${index}`)), {
+        nowMs: this.nowMs,
+        sleep: (ms) => this.sleep(ms),
+        isOver: () => this.interrupted,
+      })
       // Should it take effect after all, it must not stay.
       const inForce = await this.within(INJECT_MAX_MS, injecting, `${name} did not take effect`, (late) => late.undo())
       Object.assign(record, { result: 'made', means: inForce.means, struck: inForce.struck, proof: inForce.proof })
@@ -218,18 +218,6 @@ class Run {
       events?.fault?.(record, 'failed')
     }
     return record
-  }
-
-  /** Between two leaders there is nobody to strike: it waits for the next one. */
-  private async injectOnce(inject: () => Promise<InForce>): Promise<InForce> {
-    const untilMs = this.nowMs() + VACANT_MAX_MS
-    for (;;)
-      try {
-        return await inject()
-      } catch (error) {
-        if (!(error instanceof RoleVacant) || this.nowMs() > untilMs || this.interrupted) throw error
-        await this.sleep(VACANT_AGAIN_MS)
-      }
   }
 
   private async undo(record: FaultRecord): Promise<void> {
@@ -389,6 +377,16 @@ export function overall(
   const made = (name: string) => run.faults.some((fault) => fault.fault === name && fault.result === 'made')
   if (essential.some((name) => !made(name))) return 'not tested'
   return judged
+}
+
+/** With the verdict: what the judge says, and `overall`. */
+export function judgedBy(
+  judge: RunOptions['judge'],
+  unjudged: Omit<RunRecord, 'verdict'>,
+  scenario: Pick<Scenario, 'essential'>,
+): RunRecord {
+  const verdict = judge(unjudged)
+  return { ...unjudged, verdict: { ...verdict, state: overall(verdict.state, unjudged, scenario) } }
 }
 
 /** Exit code of `capstan chaos`. */

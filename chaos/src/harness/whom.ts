@@ -6,6 +6,28 @@ export class RoleVacant extends Error {
   override readonly name = 'RoleVacant'
 }
 
+/** How long a fault waits for somebody to hold the role that it strikes. */
+const VACANT_MAX_MS = 10_000
+const VACANT_AGAIN_MS = 200
+
+/**
+ * Between two leaders there is nobody to strike: then it strikes again, until there is.
+ * @throws RoleVacant: there was nobody for 10 s, or until it was over
+ */
+export async function onceSomebodyIs<T>(
+  strike: () => Promise<T>,
+  world: { nowMs(): number; sleep(ms: number): Promise<unknown>; isOver(): boolean },
+): Promise<T> {
+  const untilMs = world.nowMs() + VACANT_MAX_MS
+  for (;;)
+    try {
+      return await strike()
+    } catch (error) {
+      if (!(error instanceof RoleVacant) || world.nowMs() > untilMs || world.isOver()) throw error
+      await world.sleep(VACANT_AGAIN_MS)
+    }
+}
+
 /**
  * The machines that a role means now, in order of names. A name means itself. `random` chooses where a role leaves a choice.
  * @throws Error if there is no such machine; RoleVacant

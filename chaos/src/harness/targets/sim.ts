@@ -19,7 +19,7 @@ import type {
   Schedule,
   ScheduledFault,
 } from '../types.js'
-import { resolveWhom, RoleVacant } from '../whom.js'
+import { onceSomebodyIs, resolveWhom } from '../whom.js'
 
 export const SIM_MACHINES: readonly Machine[] = [
   ...['master-0', 'master-1', 'master-2'].map((name, at) => ({
@@ -46,8 +46,6 @@ const JUDGED = ['S1', 'S3', 'S4', 'C1', 'C2', 'C4']
 
 /** Its machine starts a store that died again after so long. */
 const STORE_BACK_MS = 400
-const VACANT_MAX_MS = 5000
-const VACANT_AGAIN_MS = 100
 
 interface Strike {
   struck: string[]
@@ -130,38 +128,31 @@ export function playSchedule(schedule: Schedule, records: FaultRecord[], notTest
             notTested.push({ what: `fault ${line.fault}`, why })
           return
         }
-        make(line, record).catch((error: unknown) => {
+        onceSomebodyIs(() => make(line, record), {
+          nowMs: () => simulation.nowMs,
+          sleep: (ms) => simulation.sleep(ms),
+          isOver: () => healed,
+        }).catch((error: unknown) => {
           record.result = 'failed'
           record.why = (error as Error).message
         })
       })
     })
 
-    /** Between two leaders there is nobody to strike: it waits for the next one. */
     async function make(line: ScheduledFault, record: FaultRecord): Promise<void> {
-      const untilMs = simulation.nowMs + VACANT_MAX_MS
-      for (;;)
-        try {
-          const [leader, controllers] = [await targets.leader(), targets.controllers()]
-          if (healed) return
-          const look = { ...(leader === undefined ? {} : { leader }), ...(controllers === undefined ? {} : { controllers }) }
-          const whom = (role: Json | undefined) =>
-            (Array.isArray(role) ? role : [role ?? '']).flatMap((one) =>
-              resolveWhom(String(one), SIM_MACHINES, look, random),
-            )
-          const done = await strike(simulation, targets, line, whom)
-          Object.assign(record, { result: 'made', struck: done.struck, proof: done.proof, means: done.means })
-          record.inForceMs = simulation.nowMs - startMs
-          counts[`fault.${line.fault}`] = (counts[`fault.${line.fault}`] ?? 0) + 1
-          simulation.trace.add('fault', simulation.nowMs, done.struck.join(','), line.fault)
-          inForce.set(record, done)
-          if (healed) undo(record)
-          else simulation.at(simulation.nowMs + line.lastsMs, () => undo(record))
-          return
-        } catch (error) {
-          if (!(error instanceof RoleVacant) || simulation.nowMs > untilMs || healed) throw error
-          await simulation.sleep(VACANT_AGAIN_MS)
-        }
+      const [leader, controllers] = [await targets.leader(), targets.controllers()]
+      if (healed) return
+      const look = { ...(leader === undefined ? {} : { leader }), ...(controllers === undefined ? {} : { controllers }) }
+      const whom = (role: Json | undefined) =>
+        (Array.isArray(role) ? role : [role ?? '']).flatMap((one) => resolveWhom(String(one), SIM_MACHINES, look, random))
+      const done = await strike(simulation, targets, line, whom)
+      Object.assign(record, { result: 'made', struck: done.struck, proof: done.proof, means: done.means })
+      record.inForceMs = simulation.nowMs - startMs
+      counts[`fault.${line.fault}`] = (counts[`fault.${line.fault}`] ?? 0) + 1
+      simulation.trace.add('fault', simulation.nowMs, done.struck.join(','), line.fault)
+      inForce.set(record, done)
+      if (healed) undo(record)
+      else simulation.at(simulation.nowMs + line.lastsMs, () => undo(record))
     }
 
     return {
