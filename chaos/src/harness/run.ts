@@ -18,6 +18,7 @@ import type {
   Schedule,
   ScheduledFault,
   Target,
+  Verdict,
   Workload,
   WorkloadResult,
 } from './types.js'
@@ -136,7 +137,7 @@ class Run {
       ...(this.interrupted ? { interrupted: true as const } : {}),
     }
     if (this.interrupted) this.troubles.push('the run was interrupted')
-    return judgedBy(options.judge, unjudged, scenario)
+    return withVerdict(unjudged, options.judge(unjudged), scenario)
   }
 
   private get interrupted(): boolean {
@@ -364,7 +365,7 @@ const DRAWN_FAILED_SHARE_MAX = 0.2
  * What the judge says of the promises, and whether the run was what it claims to be: a fault that did not bite proves nothing,
  * and a scenario whose own faults cannot be made here was not tested.
  */
-export function overall(
+function overall(
   judged: PromiseState,
   run: Pick<RunRecord, 'faults' | 'troubles' | 'schedule'>,
   scenario: Pick<Scenario, 'essential'>,
@@ -379,13 +380,12 @@ export function overall(
   return judged
 }
 
-/** With the verdict: what the judge says, and `overall`. */
-export function judgedBy(
-  judge: RunOptions['judge'],
+/** The record of a run with what was judged of its promises, and of the run as a whole (see `overall`). */
+export function withVerdict(
   unjudged: Omit<RunRecord, 'verdict'>,
+  verdict: Verdict,
   scenario: Pick<Scenario, 'essential'>,
 ): RunRecord {
-  const verdict = judge(unjudged)
   return { ...unjudged, verdict: { ...verdict, state: overall(verdict.state, unjudged, scenario) } }
 }
 

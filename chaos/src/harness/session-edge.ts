@@ -12,7 +12,7 @@ import { judge } from '../verdict/index.js'
 import { WORKLOADS } from '../workloads/index.js'
 import { oneAfterTheOther } from './draw-schedule.js'
 import { describeRun, LiveView, STATE_COLORS } from './live-view-edge.js'
-import { judgedBy, runScenario } from './run.js'
+import { runScenario, withVerdict } from './run.js'
 import { scenarioNamed } from './scenarios.js'
 import { shrinkSchedule } from './shrink.js'
 import { fleetTarget } from './targets/fleet-edge.js'
@@ -303,7 +303,7 @@ export async function judgeAgain(file: string): Promise<RunRecord> {
     throw new UserError(`${file} is no record of a run`)
   if (record.on === 'sim') throw new UserError(`${file} is of the simulation: run it again, --seed ${record.seed}`)
   const { verdict: _, ...unjudged } = record as RunRecord
-  const run = judgedBy(judge, unjudged, scenarioNamed(unjudged.scenario))
+  const run = withVerdict(unjudged, judge(unjudged), scenarioNamed(unjudged.scenario))
   const page = await writeReport(run, dirname(file))
   for (const line of describeRun(run, `capstan chaos replay ${relative(process.cwd(), file)} --on ${run.on}`))
     console.log(line)

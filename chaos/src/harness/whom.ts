@@ -16,15 +16,15 @@ const VACANT_AGAIN_MS = 200
  */
 export async function onceSomebodyIs<T>(
   strike: () => Promise<T>,
-  world: { nowMs(): number; sleep(ms: number): Promise<unknown>; isOver(): boolean },
+  run: { nowMs(): number; sleep(ms: number): Promise<unknown>; isOver(): boolean },
 ): Promise<T> {
-  const untilMs = world.nowMs() + VACANT_MAX_MS
+  const untilMs = run.nowMs() + VACANT_MAX_MS
   for (;;)
     try {
       return await strike()
     } catch (error) {
-      if (!(error instanceof RoleVacant) || world.nowMs() > untilMs || world.isOver()) throw error
-      await world.sleep(VACANT_AGAIN_MS)
+      if (!(error instanceof RoleVacant) || run.nowMs() > untilMs || run.isOver()) throw error
+      await run.sleep(VACANT_AGAIN_MS)
     }
 }
 

@@ -6,7 +6,7 @@ import type { LinkCondition, Simulation } from '@capstan/sim'
 import { clusterScenario } from '../../sim/cluster-scenario.js'
 import type { ClusterTargets, Played, ScenarioReport } from '../../sim/scenario.js'
 import { SimRandom } from '@capstan/sim'
-import { overall } from '../run.js'
+import { withVerdict } from '../run.js'
 import type {
   FaultParameters,
   FaultRecord,
@@ -18,6 +18,7 @@ import type {
   Scenario,
   Schedule,
   ScheduledFault,
+  Verdict,
 } from '../types.js'
 import { onceSomebodyIs, resolveWhom } from '../whom.js'
 
@@ -421,11 +422,11 @@ export async function runInSimulation(
     if (!JUDGED.includes(promise))
       notTested.push({ what: promise, why: 'the simulated cluster has no workload for it; npm run sim -- store has' })
   const violated = promises.some((one) => one.state === 'violated')
-  const unjudged = {
-    formatVersion: 1 as const,
+  const unjudged: Omit<RunRecord, 'verdict'> = {
+    formatVersion: 1,
     scenario: scenario.name,
     about: scenario.about,
-    on: 'sim' as const,
+    on: 'sim',
     target: 'three masters and three nodes in the simulated world',
     seed,
     startedAt: options.startedAt,
@@ -446,13 +447,13 @@ export async function runInSimulation(
     finalState: { atMs: report.simulatedMs, objects: [], lacks: [] },
     troubles: [],
   }
-  const verdict = {
-    state: overall(violated ? 'violated' : 'ok', unjudged, scenario),
+  const verdict: Verdict = {
+    state: violated ? 'violated' : 'ok',
     promises,
     recoveries: [],
     requests: { total: report.coverage['operations'] ?? 0, failed: 0 },
   }
-  return { run: { ...unjudged, verdict }, report }
+  return { run: withVerdict(unjudged, verdict, scenario), report }
 }
 
 const promiseOf = (violation: string): string => PROMISE_OF[violation.slice(0, violation.indexOf(':'))] ?? 'S1'
