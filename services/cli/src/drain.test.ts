@@ -2,15 +2,16 @@ import assert from 'node:assert/strict'
 import { execFile, spawnSync } from 'node:child_process'
 import { promisify } from 'node:util'
 import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
-import { createServer } from 'node:net'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { test } from 'node:test'
 import { type KubeObject, RESOURCES } from '@capstan/client'
 import { Cluster } from './cluster.js'
 import { UserError } from './console.js'
+import { isPortTaken } from './doctor/probe.js'
 import { type DrainApi, drainApi, drainNode, type DrainPod, planDrain } from './drain.js'
 import { KubeApi, KubeApiError } from './kube-api.js'
+import { layOut, portsOf } from './layout.js'
 import { waitFor } from './process-file.js'
 
 const pod = (name: string, owner?: string, more: Partial<DrainPod> = {}): DrainPod => ({
@@ -105,21 +106,17 @@ test('when the time is over it says what is left and why', async () => {
   await assert.rejects(drainNode(broken, 'n', options), /no/)
 })
 
-const isFree = (port: number) =>
-  new Promise<boolean>((resolve) => {
-    const server = createServer().once('error', () => resolve(false))
-    server.listen(port, '127.0.0.1', () => server.close(() => resolve(true)))
-  })
-
 /**
- * One that is free with those above it that a cluster of one master takes, too (see `layOut`). Below those that outgoing
- * connections are given: so no other test that runs now can be given one of them.
+ * One that is free with the others of a cluster of one master. Below those that outgoing connections are given: so no other
+ * test that runs now can be given one of them.
  */
 async function freePort(): Promise<number> {
   for (;;) {
     const port = 20_000 + Math.floor(Math.random() * 9_000)
-    const all = await Promise.all([0, 1, 101, 201, 301].map((above) => isFree(port + above)))
-    if (all.every(Boolean)) return port
+    const size = { masters: 1, nodes: 2, bus: 'memory', runtime: 'hollow' } as const
+    const layout = layOut({ ...size, port, slot: 0, id: 'test', tolerationSeconds: 2 })
+    const taken = await Promise.all(portsOf(layout).map((one) => isPortTaken('127.0.0.1', one)))
+    if (!taken.includes(true)) return port
   }
 }
 

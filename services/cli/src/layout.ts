@@ -206,6 +206,13 @@ export const namesOf = (layout: ClusterLayout) => ({
 export const processNamesOf = (layout: ClusterLayout): string[] =>
   layout.bus === 'memory' ? ['embedded'] : ['gateway', ...machineNamesOf(layout)]
 
+/** Every TCP port of 127.0.0.1 that it listens on. */
+export function portsOf(layout: ClusterLayout): number[] {
+  const bus = layout.bus === 'nats' ? layout.masters.flatMap((m) => [m.natsPort, m.natsRoutePort]) : []
+  const etcd = layout.masters.flatMap((m) => m.etcdPort ?? [])
+  return [layout.port, ...layout.masters.map((m) => m.apiPort), ...bus, ...etcd]
+}
+
 /** Masters, then nodes. */
 export const machineNamesOf = (layout: ClusterLayout): string[] => [
   ...layout.masters.map((m) => m.name),

@@ -12,6 +12,7 @@ import {
   layOut,
   machineNamesOf,
   Places,
+  portsOf,
   processNamesOf,
   type RuntimeKind,
   SLOTS,
@@ -189,10 +190,7 @@ async function freeSlot(): Promise<number> {
 }
 
 async function checkPorts(layout: ClusterLayout): Promise<void> {
-  const bus = layout.bus === 'nats' ? layout.masters.flatMap((m) => [m.natsPort, m.natsRoutePort]) : []
-  const etcd = layout.masters.flatMap((m) => m.etcdPort ?? [])
-  const ports = [layout.port, ...layout.masters.map((m) => m.apiPort), ...bus, ...etcd]
-  for (const port of ports) {
+  for (const port of portsOf(layout)) {
     const problem = await new Promise<string | undefined>((resolve) => {
       const probe = createServer()
       probe.once('error', (error: NodeJS.ErrnoException) => resolve(error.code))
