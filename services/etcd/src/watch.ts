@@ -298,8 +298,7 @@ class Watch implements FeedMember {
       const header = face.header(await face.lastSeen())
       const why = error.code === 'COMPACTED' ? { compactRevision } : { cancelReason: `etcdserver: ${error.message}` }
       // Clients take an answer for that to their request only if it says `created`.
-      const created = this.isCreated ? {} : { created: true }
-      await send({ header, watchId: this.id, ...created, canceled: true, ...why })
+      await send({ header, watchId: this.id, created: !this.isCreated, canceled: true, ...why })
     })
   }
 
