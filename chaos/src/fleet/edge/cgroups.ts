@@ -4,6 +4,13 @@ import { signal, statOf, until } from './host.js'
 
 const MOUNT = '/sys/fs/cgroup'
 
+/**
+ * How long one attempt to freeze may take before the group is thawed and frozen anew. v1's freezer can miss what forks
+ * meanwhile, so it is also told again at each look; it can stay FREEZING where one process waits in the kernel for
+ * another that is frozen already.
+ */
+const REFREEZE_MS = 1000
+
 /** The host has one hierarchy (v2), or one for each controller (v1) with a v2 one beside them, which then has few. */
 export const isUnified = (): boolean => existsSync(join(MOUNT, 'cgroup.procs'))
 
@@ -94,11 +101,16 @@ export class Cgroup {
   /** Nothing in it, or below, runs any more when this resolves. @returns what proves it. */
   async freeze(): Promise<string> {
     const freezer = this.freezer()
-    writeFileSync(freezer.file, freezer.on)
-    if (!(await until(() => freezer.isFrozen(), 5000))) {
-      writeFileSync(freezer.file, freezer.off)
-      throw new Error(`${freezer.file}: not frozen after 5 s; given up`)
+    const freezes = () => {
+      writeFileSync(freezer.file, freezer.on)
+      return freezer.isFrozen()
     }
+    const isFrozenNow = async () => {
+      const isFrozen = await until(freezes, REFREEZE_MS)
+      if (!isFrozen) writeFileSync(freezer.file, freezer.off)
+      return isFrozen
+    }
+    if (!(await until(isFrozenNow, 5000))) throw new Error(`${freezer.file}: not frozen after 5 s; given up`)
     return `${freezer.file}: frozen, ${this.pids().length} processes`
   }
 
