@@ -656,17 +656,18 @@ export class Mvcc {
     return this.alarmList
   }
 
-  private alarm({ action, alarm, member }: Extract<Command, { type: 'alarm' }>): CommandResult {
+  private alarm({ action, alarm, member, byHand = false }: Extract<Command, { type: 'alarm' }>): CommandResult {
     if (alarm !== 'NOSPACE' && alarm !== 'CORRUPT') throw new MvccError('BAD_REQUEST', `unknown alarm ${String(alarm)}`)
     if (action !== 'raise' && action !== 'clear')
       throw new MvccError('BAD_REQUEST', `an alarm is raised or cleared, not ${String(action)}`)
-    const named = typeof member === 'string' && member.length > 0 && member.length <= MEMBER_BYTES_MAX
-    if (member === undefined ? action === 'raise' : !named)
+    const isName = typeof member === 'string' && member.length > 0 && member.length <= MEMBER_BYTES_MAX
+    if (member === undefined ? action === 'raise' : !isName)
       throw new MvccError('BAD_REQUEST', `an alarm names its member by 1 to ${MEMBER_BYTES_MAX} characters`)
-    const others = this.alarmList.filter(
-      (one) => one.alarm !== alarm || (member !== undefined && one.member !== member),
-    )
-    const next = action === 'clear' ? others : [...others, { member: member as string, alarm }]
+    const named = (one: Alarm) => one.alarm === alarm && (member === undefined || one.member === member)
+    const others = this.alarmList.filter((one) => !named(one))
+    const isByHand = byHand === true || this.alarmList.some((one) => named(one) && one.byHand)
+    const raised = { member: member as string, alarm, ...(isByHand ? { byHand: true } : {}) }
+    const next = action === 'clear' ? others : [...others, raised]
     if (next.length > ALARMS_MAX) throw new MvccError('BAD_REQUEST', `${ALARMS_MAX} alarms are raised already`)
     this.alarmList = next.sort((a, b) => order(a.alarm, b.alarm) || order(a.member, b.member))
     this.writes.push([metaKey('alarms'), toUtf8(JSON.stringify(this.alarmList))])
@@ -761,7 +762,8 @@ export class Mvcc {
     }
     for (const { id, ttlSeconds, remainingSeconds } of this.leases())
       yield `lease ${id} ${ttlSeconds} ${remainingSeconds}`
-    for (const { alarm, member } of this.alarmList) yield `alarm ${alarm} ${JSON.stringify(member)}`
+    for (const { alarm, member, byHand } of this.alarmList)
+      yield `alarm ${alarm} ${JSON.stringify(member)}${byHand ? ' by hand' : ''}`
     yield* this.sessions.dump()
   }
 

@@ -96,8 +96,11 @@ export type Command =
   /** Remaining time to live as the leader saw it, so that a later leader does not start long leases from the full one. */
   | { type: 'leaseCheckpoint'; remaining: { id: number; seconds: number }[] }
   | { type: 'compact'; revision: number }
-  /** `raise` names the member; `clear` without one clears that alarm of all. Raising what is raised changes nothing. */
-  | { type: 'alarm'; action: 'raise' | 'clear'; alarm: AlarmKind; member?: string }
+  /**
+   * `raise` names the member; `clear` without one clears that alarm of all. Raising what is raised changes nothing, but that
+   * one `byHand` stays so.
+   */
+  | { type: 'alarm'; action: 'raise' | 'clear'; alarm: AlarmKind; member?: string; byHand?: boolean }
   /** Switches new apply behaviour on. Only ever rises. */
   | { type: 'clusterVersion'; version: number }
 
@@ -107,6 +110,8 @@ export type AlarmKind = 'NOSPACE' | 'CORRUPT'
 export interface Alarm {
   member: string
   alarm: AlarmKind
+  /** Raised by an operator, not by the member. */
+  byHand?: boolean
 }
 
 /** Of `Mvcc.hashKv`. */

@@ -248,9 +248,11 @@ export type AlarmKind = 'NOSPACE' | 'CORRUPT'
 export interface Alarm {
   member: string
   alarm: AlarmKind
+  /** By an operator, who also clears it; else by the member itself, which clears it when the cause is gone. */
+  byHand?: boolean
 }
 /** `raise` and `clear` are committed like any write; `clear` without a member clears that alarm for all. */
-export type AlarmRequest = { action: 'list' } | { action: 'raise' | 'clear'; alarm: AlarmKind; member?: string }
+export type AlarmRequest = { action: 'list' } | { action: 'raise' | 'clear'; alarm: AlarmKind; member?: string; byHand?: boolean }
 export interface AlarmReply {
   header: StoreHeader
   alarms: Alarm[]

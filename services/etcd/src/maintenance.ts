@@ -70,7 +70,7 @@ export function maintenanceMethods(face: FaceContext): Methods {
       const before = await askAlarm({ action: 'list' }, call)
       const member = await memberNamed(request.memberId, before.alarms, call)
       if (member === undefined) return { header: face.header(before.header) }
-      const reply = await askAlarm({ action, alarm: kind, member }, call)
+      const reply = await askAlarm({ action, alarm: kind, member, byHand: true }, call)
       const was = before.alarms.some((one) => one.member === member && one.alarm === kind)
       // etcd names what it raised (also if it was there), and what it cleared.
       const named = action === 'raise' || was ? [{ member, alarm: kind }] : []

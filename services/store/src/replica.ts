@@ -310,10 +310,6 @@ export class Replica {
   get configuration(): Configuration {
     return this.state.configuration
   }
-  /** Follows a leader, or leads, and has applied all that it knows to be committed. */
-  get caughtUp(): boolean {
-    return this.state.leader !== undefined && this.mvcc.appliedIndex >= this.state.commit
-  }
   get firstIndex(): number {
     return this.state.firstIndex
   }

@@ -118,8 +118,6 @@ export class StoreMember implements Behaviour<StoreMessage> {
   private readonly renewals: { id: number; answer(): void; reject(error: Error): void }[] = []
   private compactedMs = 0
   private spaceMs = Number.NEGATIVE_INFINITY
-  /** Its NOSPACE alarm, if there is one, was raised by this member: in this life or, until that is known better, in a former one. */
-  private spaceAlarmIsOwn = true
   private noSpace = false
   private beatSeq = 0
   private wasLeader = false
@@ -294,19 +292,18 @@ export class StoreMember implements Behaviour<StoreMessage> {
 
   /**
    * Raises this member's alarm when the disk is nearly full or the state has reached the quota, and clears it when there is
-   * room again: below nine tenths, so that it does not flutter. One that was raised by hand is cleared by hand. (etcd leaves the clearing to the operator, because its file
-   * does not shrink until it is defragmented by hand. Here what is deleted and compacted makes room by itself.)
+   * room again: below nine tenths, so that it does not flutter. One that was raised by hand is cleared by hand. (etcd leaves
+   * all clearing to the operator, because its file does not shrink until it is defragmented by hand. Here what is deleted and
+   * compacted makes room by itself.)
    */
   private heedQuota(): void {
     const { mvcc } = this.replica
     const { member } = this.options
     const quota = this.quotaBytes()
-    const raised = mvcc.alarms().some((one) => one.alarm === 'NOSPACE' && one.member === member)
+    const raised = mvcc.alarms().find((one) => one.alarm === 'NOSPACE' && one.member === member)
     const full = this.noSpace || mvcc.sizeBytes >= quota
     const roomy = !this.noSpace && mvcc.sizeBytes < 0.9 * quota
-    if (!raised && !full && this.replica.caughtUp) this.spaceAlarmIsOwn = false
-    if (raised ? !roomy || !this.spaceAlarmIsOwn : !full) return
-    this.spaceAlarmIsOwn = true
+    if (raised ? !roomy || raised.byHand : !full) return
     this.log.warn({ bytes: mvcc.sizeBytes, quota, noSpace: this.noSpace }, raised ? 'there is room again' : 'no space')
     this.decide({ type: 'alarm', action: raised ? 'clear' : 'raise', alarm: 'NOSPACE', member })
   }
@@ -753,12 +750,18 @@ export class StoreMember implements Behaviour<StoreMessage> {
     position = this.hub.add(stream, { ...request, startRevision }).position
   }
 
-  private async alarm({ action, alarm, member }: Record<string, unknown>): Promise<AlarmReply> {
+  private async alarm({ action, alarm, member, byHand }: Record<string, unknown>): Promise<AlarmReply> {
     if (action === 'list') await this.barrier()
     else {
       if (action !== 'raise' && action !== 'clear') throw bad('action must be list, raise or clear')
       const named = member === undefined || member === null ? {} : { member: member as string }
-      await this.propose({ type: 'alarm', action, alarm: alarm as AlarmKind, ...named })
+      await this.propose({
+        type: 'alarm',
+        action,
+        alarm: alarm as AlarmKind,
+        ...named,
+        ...(byHand === true ? { byHand } : {}),
+      })
     }
     return { header: this.header(), alarms: [...this.replica.mvcc.alarms()] }
   }
