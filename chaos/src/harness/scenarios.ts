@@ -345,15 +345,19 @@ export const SCENARIOS: readonly Scenario[] = [
     troubleMs: 45_000,
     essential: ['delete-pods'],
     needs: { masters: 1, nodes: 2 },
-    schedule: (random, { machines, troubleMs }) =>
-      drawSchedule(random, {
+    schedule: (random, { machines, troubleMs }) => {
+      const first = fixed([0, 'delete-pods', { count: 2, force: false }, 2000])
+      const drawn = drawSchedule(random, {
         machines,
-        troubleMs,
+        // Whoever deletes pods has to find some: a little before the end nobody makes any more.
+        troubleMs: troubleMs - 10_000,
         faults: ['delete-pods', 'delete-pods', 'cordon', 'drain'],
         everyMs: [2000, 6000],
         lastsMs: [2000, 8000],
         atOnceMax: 1,
-      }),
+      })
+      return { ...drawn, faults: [...first.faults, ...drawn.faults] }
+    },
   },
   {
     ...COMMON,
