@@ -13,7 +13,11 @@ after(() => rmSync(directory, { recursive: true, force: true }))
 test('the record of a run is judged once more, and its report written anew', async () => {
   const file = join(directory, 'run.json')
   const verdict = { state: 'ok', promises: [], recoveries: [], requests: { total: 0, failed: 0 } }
-  const record = { ...emptyRun({ mustHold: ['S1'], faults: [made(0, 'kill', 10_000, 15_000)] }), scenario: 'storm', verdict }
+  const record = {
+    ...emptyRun({ mustHold: ['S1'], faults: [made(0, 'kill', 10_000, 15_000)] }),
+    scenario: 'storm',
+    verdict,
+  }
   writeFileSync(file, JSON.stringify(record))
   const run = await judgeAgain(file)
   // Nothing in it shows that what must hold did.

@@ -130,7 +130,9 @@ export async function main(args: string[]): Promise<void> {
 
   program
     .command('judge')
-    .description("the verdict on an earlier run once more, by today's checkers, from its run.json; writes its report anew")
+    .description(
+      "the verdict on an earlier run once more, by today's checkers, from its run.json; writes its report anew",
+    )
     .argument('<file>')
     .action(async (file: string) => {
       process.exitCode = EXIT_CODES[(await judgeAgain(file)).verdict.state]

@@ -104,11 +104,18 @@ describe('a run', () => {
 
   test('of faults that were drawn one in five may fail, as when another had switched its machine off', async () => {
     const hangs = (count: number) =>
-      Array.from(
-        { length: count },
-        (_, at): [number, string, FaultParameters, number] => [1000 * at, 'hang', { whom: 'node:1', component: 'kubelet' }, 500],
-      )
-    const kill: [number, string, FaultParameters, number] = [5000, 'kill', { whom: 'leader', component: 'machine' }, 500]
+      Array.from({ length: count }, (_, at): [number, string, FaultParameters, number] => [
+        1000 * at,
+        'hang',
+        { whom: 'node:1', component: 'kubelet' },
+        500,
+      ])
+    const kill: [number, string, FaultParameters, number] = [
+      5000,
+      'kill',
+      { whom: 'leader', component: 'machine' },
+      500,
+    ]
     const state = async (count: number, essential: string[]) => {
       const { run } = await play(fixed(...hangs(count), kill), { target: { broken: 'kill' }, scenario: { essential } })
       return run.verdict.state

@@ -30,15 +30,17 @@ export class SimAdministrator {
     }
     const chosen = Array.from({ length: Math.min(count, left.length) }, () => left.splice(random.int(left.length), 1))
     await Promise.all(
-      chosen.flat().map(({ metadata: { namespace = '', name, uid = '' } }) =>
-        this.unlessGone(
-          this.client.delete(
-            RESOURCES.pods,
-            { namespace, name },
-            { preconditions: { uid }, ...(force ? { gracePeriodSeconds: 0 } : {}) },
+      chosen
+        .flat()
+        .map(({ metadata: { namespace = '', name, uid = '' } }) =>
+          this.unlessGone(
+            this.client.delete(
+              RESOURCES.pods,
+              { namespace, name },
+              { preconditions: { uid }, ...(force ? { gracePeriodSeconds: 0 } : {}) },
+            ),
           ),
         ),
-      ),
     )
     return chosen.flat().map((pod) => pod.metadata.name)
   }

@@ -1,6 +1,12 @@
 import { BusApiClient } from '@capstan/client'
 import { type HollowRules, type KubeProxyHandle, startKubeProxy } from '@capstan/kube-proxy'
-import { type ContainerRuntime, HollowHost, type HollowRuntime, type KubeletHandle, startKubelet } from '@capstan/kubelet'
+import {
+  type ContainerRuntime,
+  HollowHost,
+  type HollowRuntime,
+  type KubeletHandle,
+  startKubelet,
+} from '@capstan/kubelet'
 import type { SimWorld } from '@capstan/sim'
 
 export interface SimNode {

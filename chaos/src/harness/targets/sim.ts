@@ -143,9 +143,14 @@ export function playSchedule(schedule: Schedule, records: FaultRecord[], notTest
     async function make(line: ScheduledFault, record: FaultRecord): Promise<void> {
       const [leader, controllers] = [await targets.leader(), targets.controllers()]
       if (healed) return
-      const look = { ...(leader === undefined ? {} : { leader }), ...(controllers === undefined ? {} : { controllers }) }
+      const look = {
+        ...(leader === undefined ? {} : { leader }),
+        ...(controllers === undefined ? {} : { controllers }),
+      }
       const whom = (role: Json | undefined) =>
-        (Array.isArray(role) ? role : [role ?? '']).flatMap((one) => resolveWhom(String(one), SIM_MACHINES, look, random))
+        (Array.isArray(role) ? role : [role ?? '']).flatMap((one) =>
+          resolveWhom(String(one), SIM_MACHINES, look, random),
+        )
       const done = await strike(simulation, targets, line, whom)
       Object.assign(record, { result: 'made', struck: done.struck, proof: done.proof, means: done.means })
       record.inForceMs = simulation.nowMs - startMs
@@ -228,7 +233,12 @@ async function strike(
         }
         // A store is started again by its machine; whoever does that itself waits for the end of the fault.
         if (component === 'store') simulation.at(simulation.nowMs + STORE_BACK_MS, back)
-        return { struck, means: 'end of a simulated process', proof: `${component} of ${struck.join(', ')} dead`, undo: back }
+        return {
+          struck,
+          means: 'end of a simulated process',
+          proof: `${component} of ${struck.join(', ')} dead`,
+          undo: back,
+        }
       }
       for (const name of struck) simulation.machine(name).crash()
       return {
