@@ -340,11 +340,18 @@ describe('pods', () => {
     node.create('web')
     await node.clock.until(() => node.ready('web'))
     node.api.change<Pod>(RESOURCES.pods, 'default/web', (object) => {
-      for (const condition of object.status?.conditions ?? [])
-        if (condition.type === 'Ready') condition.status = 'False'
       object.status?.conditions?.push({ type: 'example.com/gate', status: 'True' })
     })
-    await node.clock.until(() => node.ready('web'))
+    // Three times within a second: what is written is the same each time.
+    const sinceMs = node.clock.nowMs()
+    for (let time = 0; time < 3; time++) {
+      node.api.change<Pod>(RESOURCES.pods, 'default/web', (object) => {
+        for (const condition of object.status?.conditions ?? [])
+          if (condition.type === 'Ready') condition.status = 'False'
+      })
+      await node.clock.until(() => node.ready('web'))
+    }
+    assert.ok(node.clock.nowMs() - sinceMs < 5000)
     assert.ok(node.pod('web')?.status?.conditions?.some((c) => c.type === 'example.com/gate'))
     await node.kubelet.stop()
   })

@@ -35,6 +35,10 @@ export interface Failure {
   message: string
 }
 
+/** When it is to be tried again; undefined: now. Nobody waits for a clock that was set back since then. */
+export const retryAt = ({ atMs, retryAtMs }: Failure, nowMs: number): number | undefined =>
+  nowMs < atMs || nowMs >= retryAtMs ? undefined : retryAtMs
+
 export interface ProbeState {
   started: boolean
   ready: boolean

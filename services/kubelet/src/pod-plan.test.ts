@@ -84,23 +84,30 @@ describe('a pod comes up', () => {
     assert.equal(planned.plan?.ended, true)
   })
 
-  test('what runs already and what failed a moment ago is not done again', () => {
+  test('what is being done is not done again', () => {
     const planned = new PlannedPod(makePod())
     planned.memory.inFlight.add('prepare-volumes')
     assert.deepEqual(planned.step(), [])
-    planned.memory.inFlight.clear()
-    planned.memory.failures.set('prepare-volumes', {
-      count: 1,
-      atMs: planned.nowMs,
-      retryAtMs: planned.nowMs + 500,
-      reason: '',
-      message: '',
-    })
-    assert.deepEqual(planned.step(), [])
-    assert.equal(planned.plan?.wakeAtMs, planned.nowMs + 500)
-    planned.nowMs += 500
-    assert.deepEqual(planned.step(), ['prepare-volumes'])
   })
+
+  for (const [when, laterMs] of [
+    ['its time has come', 500],
+    ['the clock was set back', -1000],
+  ] as const)
+    test(`what failed a moment ago is done again when ${when}`, () => {
+      const planned = new PlannedPod(makePod())
+      planned.memory.failures.set('prepare-volumes', {
+        count: 1,
+        atMs: planned.nowMs,
+        retryAtMs: planned.nowMs + 500,
+        reason: '',
+        message: '',
+      })
+      assert.deepEqual(planned.step(), [])
+      assert.equal(planned.plan?.wakeAtMs, planned.nowMs + 500)
+      planned.nowMs += laterMs
+      assert.deepEqual(planned.step(), ['prepare-volumes'])
+    })
 })
 
 describe('restarts', () => {

@@ -1,6 +1,6 @@
 import { BACKOFF_ANNOTATION } from './container-spec.js'
 import { type Container, type ContainerStatus, isSidecar, isTerminal, type Pod } from './kinds.js'
-import type { PodMemory } from './pod-memory.js'
+import { type PodMemory, retryAt } from './pod-memory.js'
 import type { AdmissionRefusal } from './resources.js'
 import type { ContainerState, RuntimeContents, SandboxState } from './runtime.js'
 
@@ -389,7 +389,8 @@ class Planner {
     const key = actionKey(action)
     if (inFlight.has(key)) return
     const failure = failures.get(key)
-    if (failure && failure.retryAtMs > this.nowMs) return this.wake(failure.retryAtMs)
+    const laterMs = failure && retryAt(failure, this.nowMs)
+    if (laterMs !== undefined) return this.wake(laterMs)
     if (!this.actions.some((other) => actionKey(other) === key)) this.actions.push(action)
   }
 

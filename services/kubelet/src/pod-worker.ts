@@ -7,7 +7,7 @@ import { type Container, isTerminal, type Pod, type PodStatus, type Volume } fro
 import { IdentityError, type IdentityKeeper, isIdentityPod } from './identity-keeper.js'
 import type { Limiter } from './limiter.js'
 import type { ObjectCache } from './object-cache.js'
-import { failureDelayMs, newPodMemory, type PodMemory } from './pod-memory.js'
+import { failureDelayMs, newPodMemory, type PodMemory, retryAt } from './pod-memory.js'
 import { actionKey, currentSandbox, decidePodActions, type PodAction, type PodPlan } from './pod-plan.js'
 import { mergePatchOf, podStatusOf } from './pod-status.js'
 import { Prober, type ProbeKind, runHandler } from './probes.js'
@@ -62,7 +62,6 @@ const OBJECT_AGE_MS = 1000
 
 const WRITE_STATUS = 'write-status'
 const SUCCESSES_MAX = 64
-const SAME_PATCH_MS = 10_000
 
 /** A pod's operation failed in a way that its status has a word for. */
 class StartError extends Error {
@@ -92,7 +91,6 @@ export class PodWorker {
   private timer: Timer | undefined
   private readonly successes = new Map<string, { count: number; atMs: number }>()
   private sentPatch = ''
-  private sentPatchMs = 0
   private poked = false
   private stopped = false
   private backoffs: PodPlan['backoffs'] = new Map()
@@ -247,9 +245,9 @@ export class PodWorker {
     const patch = mergePatchOf(pod.status ?? {}, status)
     if (patch === undefined) return true
     const text = JSON.stringify(patch)
-    // Written just now, and the API made something else of it: once more would not help.
-    if (text === this.sentPatch && nowMs - this.sentPatchMs < SAME_PATCH_MS) return true
-    if ((memory.failures.get(WRITE_STATUS)?.retryAtMs ?? 0) > nowMs) return false
+    // The API made something else of it than was written: once more would not help.
+    if (text === this.sentPatch && pod.metadata.resourceVersion === this.written?.metadata.resourceVersion) return true
+    if (this.statusRetryMs(nowMs) !== undefined) return false
     this.inBackground(WRITE_STATUS, async () => {
       const { namespace, name, uid } = this.identity
       try {
@@ -258,8 +256,8 @@ export class PodWorker {
         this.written = await context.client.patch<Pod>(RESOURCES.pods, { namespace, name }, 'merge', body, {
           subresource: 'status',
         })
+        if (text !== this.sentPatch) this.successes.delete(WRITE_STATUS)
         this.sentPatch = text
-        this.sentPatchMs = nowMs
       } catch (error) {
         // The informer will say so too.
         if (error instanceof CallError && error.code === 'NotFound') return
@@ -270,8 +268,8 @@ export class PodWorker {
   }
 
   private statusRetryMs(nowMs: number): number | undefined {
-    const retryAtMs = this.memory.failures.get(WRITE_STATUS)?.retryAtMs
-    return retryAtMs !== undefined && retryAtMs > nowMs ? retryAtMs : undefined
+    const failure = this.memory.failures.get(WRITE_STATUS)
+    return failure && retryAt(failure, nowMs)
   }
 
   private event(type: 'Normal' | 'Warning', reason: string, message: string): void {
@@ -363,14 +361,14 @@ export class PodWorker {
   }
 
   /**
-   * What was done and is planned again at once had no effect (a runtime that says yes and does nothing): it is repeated
-   * ever more slowly, not in a circle without a pause. Starts have back-offs of their own.
+   * What was done and is planned again at once had no effect (a runtime that says yes and does nothing, somebody who undoes
+   * what is written): it is repeated ever more slowly, not in a circle without a pause. Starts have back-offs of their own.
    */
   private succeeded(key: string): void {
     const { failures } = this.memory
     const nowMs = this.context.world.clock.nowMs()
     failures.delete(key)
-    if (key === WRITE_STATUS || key.startsWith('start-container ')) return
+    if (key.startsWith('start-container ')) return
     const before = this.successes.get(key)
     const count = before && nowMs - before.atMs < 10_000 ? before.count + 1 : 1
     this.successes.delete(key)
@@ -736,7 +734,8 @@ export class PodWorker {
     let wait = false
     for (const container of [...(pod.spec.initContainers ?? []), ...pod.spec.containers]) {
       const failure = memory.failures.get(`start-container ${container.name}`)
-      if (!failure || !failure.reason.startsWith('ErrImage') || failure.retryAtMs <= nowMs) continue
+      if (!failure || !failure.reason.startsWith('ErrImage')) continue
+      if (retryAt(failure, nowMs) === undefined) continue
       wait = true
       if (nowMs - failure.atMs < IMAGE_LOOK_MS) continue
       const image = await context.runtime
