@@ -22,6 +22,8 @@ const START_MS = 20_000
 const FAULTS_MS = 60_000
 /** Stated time of promise C1: so long after the last fault everything is as asked. */
 const CONVERGE_MS = 60_000
+/** The cluster is healed: by then it takes what the user has been asking for all along. */
+const LAST_REQUEST_MS = 40_000
 const SAMPLE_MS = 5000
 const SAMPLE_AGAIN_MS = 50
 /** Nobody writes any more but those who renew their leases: in so long there is a moment at which all have applied the same. */
@@ -110,7 +112,9 @@ class ClusterRun {
     nemesis.heal()
     const healedMs = simulation.nowMs
     this.over = true
-    await simulation.finish(user, healedMs + 40_000, 'the user’s last request')
+    await simulation
+      .finish(user, healedMs + LAST_REQUEST_MS, 'the user’s last request')
+      .catch((error: unknown) => this.violations.push(`convergence: ${(error as Error).message}`))
     await simulation.run({ untilMs: healedMs + CONVERGE_MS })
     await this.judge(world, client, watcher)
     await this.judgeStates()
@@ -147,22 +151,24 @@ class ClusterRun {
   private async act(client: ApiClient, random: SimRandom, n: number): Promise<void> {
     const names = [...this.wanted.keys()].sort()
     const dice = random.next()
-    if (dice < 0.4) {
+    // Without pods there is nothing that faults could take away.
+    const isEmpty = [...this.wanted.values()].every((replicas) => replicas === 0)
+    if (dice < 0.4 && !isEmpty) {
       const name = `config-${n}`
       await client.create(RESOURCES.configmaps, {
         metadata: { name, namespace: 'default' },
         data: { n: String(n) },
       } as KubeObject)
       this.acknowledged.add(name)
-    } else if (names.length < DEPLOYMENTS_MAX && dice < 0.6) {
+    } else if (names.length < DEPLOYMENTS_MAX && (isEmpty || dice < 0.6)) {
       const name = `web-${n}`
       const replicas = 1 + random.int(REPLICAS_MAX)
       const object = deployment(name, replicas, random.chance(0.3))
       await this.insist(() => client.create(RESOURCES.deployments, object), 'AlreadyExists')
       this.wanted.set(name, replicas)
-    } else if (names.length > 0 && dice < 0.85) {
+    } else if (names.length > 0 && (isEmpty || dice < 0.85)) {
       const name = random.pick(names)
-      const replicas = random.int(REPLICAS_MAX + 1)
+      const replicas = isEmpty ? 1 + random.int(REPLICAS_MAX) : random.int(REPLICAS_MAX + 1)
       const patch = random.chance(0.3)
         ? { spec: { replicas, template: { metadata: { annotations: { change: String(n) } } } } }
         : { spec: { replicas } }

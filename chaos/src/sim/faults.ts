@@ -53,7 +53,7 @@ export const FAULTS: readonly FaultName[] = [
 /** Also these: partial partitions, and a crash before some operation of a disk. */
 export const ALL_FAULTS: readonly FaultName[] = [...FAULTS, 'cutLink', 'crashAtWrite']
 
-const NORMAL_CAPACITY_BYTES = 1024 ** 4
+export const NORMAL_CAPACITY_BYTES = 1024 ** 4
 /** Less than a member of the store wants to have free: it refuses writes, and must not fall. */
 const ALMOST_FULL_BYTES = 60 * 1024 * 1024
 const POWER_CUT_MS_MAX = 3000

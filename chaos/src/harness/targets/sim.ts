@@ -4,6 +4,7 @@
  */
 import type { LinkCondition, Simulation } from '@capstan/sim'
 import { clusterScenario } from '../../sim/cluster-scenario.js'
+import { NORMAL_CAPACITY_BYTES } from '../../sim/faults.js'
 import type { ClusterTargets, Played, ScenarioReport } from '../../sim/scenario.js'
 import { SimRandom } from '@capstan/sim'
 import { withVerdict } from '../run.js'
@@ -52,7 +53,8 @@ interface Strike {
   struck: string[]
   proof: string
   means: string
-  undo(): void
+  /** `isHeld`: another fault of the same kind is still in force on this machine. */
+  undo(isHeld: (name: string) => boolean): void
 }
 
 const COMPONENTS: ReadonlySet<string> = new Set(['machine', 'bus', 'store', 'control', 'kubelet', 'group'])
@@ -105,8 +107,10 @@ export function playSchedule(schedule: Schedule, records: FaultRecord[], notTest
       const strike = inForce.get(record)
       if (!strike) return
       inForce.delete(record)
+      const isHeld = (name: string) =>
+        [...inForce.keys()].some(({ fault, struck }) => fault === record.fault && struck.includes(name))
       record.undoAskedMs = simulation.nowMs - startMs
-      strike.undo()
+      strike.undo(isHeld)
       record.undoneMs = simulation.nowMs - startMs
       record.undoProof = 'undone'
     }
@@ -205,7 +209,12 @@ async function strike(
   const rest = (struck: readonly string[]) => targets.linked.filter((name) => !struck.includes(name))
   const disks = (struck: string[], what: string, on: (name: string) => void, off: (name: string) => void): Strike => {
     for (const name of struck) on(name)
-    return { struck, means: 'condition of simulated disks', proof: what, undo: () => struck.forEach(off) }
+    return {
+      struck,
+      means: 'condition of simulated disks',
+      proof: what,
+      undo: (isHeld) => struck.filter((name) => !isHeld(name)).forEach(off),
+    }
   }
   const struck = 'whom' in parameters ? whom(parameters['whom']) : []
   const component = String(parameters['component'] ?? 'machine')
@@ -305,7 +314,6 @@ async function strike(
     case 'reorder':
       return change(links(struck, rest(struck)), { reorder: true, delayMs: [0.05, 50] }, struck)
     case 'disk-full': {
-      const before = new Map(struck.map((name) => [name, simulation.machine(name).disk.condition.capacityBytes]))
       return disks(
         struck,
         `no room on ${struck.join(', ')}`,
@@ -314,7 +322,7 @@ async function strike(
           disk.condition.capacityBytes = disk.usedBytes
         },
         (name) => {
-          simulation.machine(name).disk.condition.capacityBytes = before.get(name) as number
+          simulation.machine(name).disk.condition.capacityBytes = NORMAL_CAPACITY_BYTES
         },
       )
     }
@@ -332,11 +340,18 @@ async function strike(
       return disks(struck, `every operation fails on ${struck.join(', ')}`, set(true), set(false))
     }
     case 'clock-jump': {
-      const shift = (ms: number) => (name: string) => {
-        simulation.machine(name).clockOffsetMs += ms
-      }
       const ms = number('ms', 60_000)
-      return { ...disks(struck, `${ms} ms on ${struck.join(', ')}`, shift(ms), shift(-ms)), means: 'simulated clocks' }
+      const shift = (by: number) => {
+        for (const name of struck) simulation.machine(name).clockOffsetMs += by
+      }
+      shift(ms)
+      // Jumps add up: each is taken back by itself.
+      return {
+        struck,
+        means: 'simulated clocks',
+        proof: `${ms} ms on ${struck.join(', ')}`,
+        undo: () => shift(-ms),
+      }
     }
     case 'clock-skew': {
       const set = (rate: number) => (name: string) => simulation.machine(name).setClockRate(rate)
@@ -385,7 +400,7 @@ function flapping(simulation: Simulation, parameters: FaultParameters, cut: () =
   const [offMs, onMs] = [Number(parameters['offMs'] ?? 1000), Number(parameters['onMs'] ?? 1000)]
   const turn = () => {
     if (over) return
-    if (now) now.undo()
+    now?.undo(() => false)
     now = now ? undefined : cut()
     simulation.at(simulation.nowMs + (now ? offMs : onMs), turn)
   }
@@ -394,9 +409,9 @@ function flapping(simulation: Simulation, parameters: FaultParameters, cut: () =
     struck,
     means,
     proof,
-    undo: () => {
+    undo: (isHeld) => {
       over = true
-      now?.undo()
+      now?.undo(isHeld)
     },
   }
 }
