@@ -11,11 +11,13 @@ import {
 } from 'node:fs'
 import { join } from 'node:path'
 import type { EngineReplacement, EngineSnapshot, EngineWrite, StateEngine } from '@capstan/mvcc'
-import { Environment } from './lmdb-environment.js'
-import { Layer, latin1 } from './lmdb-layer.js'
-import { Rows, SLAB_BYTES } from './lmdb-rows.js'
+import { Environment, RowsEncoder } from './lmdb-environment.js'
+import { Layer } from './lmdb-layer.js'
 
+const latin1 = (bytes: Uint8Array) => Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('latin1')
 const keyBytes = (key: string) => Buffer.from(key, 'latin1')
+/** Handed to the writing thread between two returns to the event loop: some milliseconds of work. */
+const SLICE_BYTES = 256 * 1024
 /** Of a replacement, written as one transaction. */
 const REPLACEMENT_BYTES = 16 * 1024 * 1024
 const turn = () => new Promise<void>((resolve) => setImmediate(resolve))
@@ -93,7 +95,7 @@ export class LmdbStateEngine implements StateEngine {
       throw new Error(`applied index falls from ${this.appliedIndex} to ${appliedIndex}`)
     const layer = this.layers[this.layers.length - 1] as Layer
     for (const [key, value] of batch) {
-      layer.set(key, value ?? null)
+      layer.set(latin1(key), value ?? null)
       this.unsavedBytes += key.length + (value?.length ?? 0)
     }
     this.appliedIndex = appliedIndex
@@ -125,35 +127,29 @@ export class LmdbStateEngine implements StateEngine {
     const name = `state-${number}`
     rmSync(join(this.dir, name), { recursive: true, force: true })
     let next: Environment | undefined = new Environment(this.dir, name)
-    let rows = new Rows()
+    let rows = new RowsEncoder(SLICE_BYTES)
     let bytes = 0
-    let uncommittedBytes = 0
-    const handOver = (env: Environment) => {
-      for (const slab of rows.copies()) env.write(slab)
-      rows = new Rows()
-      uncommittedBytes += bytes
-      bytes = 0
-    }
     return {
       write: async (pairs) => {
         for (const [key, value] of pairs) {
           const env = next
           if (!env) throw new Error('replacement is over')
-          rows.add(key, value)
-          bytes += key.length + value.length
-          if (bytes < SLAB_BYTES) continue
-          handOver(env)
-          if (uncommittedBytes < REPLACEMENT_BYTES) await turn()
-          else {
-            uncommittedBytes = 0
-            await env.commit(undefined)
+          if (!rows.add(key, value)) {
+            env.write(rows.take())
+            rows.add(key, value)
+            await turn()
           }
+          bytes += key.length + value.length
+          if (bytes < REPLACEMENT_BYTES) continue
+          bytes = 0
+          env.write(rows.take())
+          await env.commit(undefined)
         }
       },
       finish: async (appliedIndex) => {
         const env = next
         if (!env) throw new Error('replacement is over')
-        handOver(env)
+        env.write(rows.take())
         await env.commit(appliedIndex)
         const old = this.env
         // In the row of checkpoints: none of the old state may end after the switch.
@@ -173,7 +169,7 @@ export class LmdbStateEngine implements StateEngine {
       abort: async () => {
         const env = next
         next = undefined
-        rows = new Rows()
+        rows = new RowsEncoder(0)
         await env?.retire()
       },
     }
@@ -194,12 +190,21 @@ export class LmdbStateEngine implements StateEngine {
     const frozen = this.layers
     const bytes = this.unsavedBytes
     this.layers = [...frozen, new Layer()]
-    // Oldest first, so that the newest of a key comes last.
-    for (const layer of frozen)
-      for (const slab of layer.copies()) {
-        env.write(slab)
-        await turn()
-      }
+    const rows = new RowsEncoder(SLICE_BYTES)
+    try {
+      // Oldest first, so that the newest of a key comes last.
+      for (const layer of frozen)
+        for (const [key, value] of layer.entries()) {
+          if (rows.add(key, value)) continue
+          env.write(rows.take())
+          await turn()
+          rows.add(key, value)
+        }
+      env.write(rows.take())
+    } catch (error) {
+      env.drop()
+      throw error
+    }
     await env.commit(appliedIndex)
     // A replacement that came meanwhile waits for this (see `finish`), so these layers are still ours.
     this.layers = this.layers.slice(frozen.length)

@@ -7,11 +7,13 @@ import { type Database, open, type RootDatabase } from 'lmdb'
 export const APPLIED = 'appliedIndex'
 /** Address space, not memory or disk. */
 const MAP_BYTES_MAX = 64 * 1024 * 1024 * 1024
+const REMOVED = 0xffff_ffff
 
 /** From this thread to the writer. `commit` and `close` are answered, in order. */
 export type WriterOrder =
   | { kind: 'rows'; bytes: Uint8Array }
   | { kind: 'commit'; appliedIndex: number | undefined }
+  | { kind: 'drop' }
   | { kind: 'close' }
 
 export interface WriterWord {
@@ -125,6 +127,11 @@ export class Environment {
     this.writer.order({ kind: 'rows', bytes: rows }, rows.buffer as ArrayBuffer)
   }
 
+  /** Forgets what was written since the last commit. */
+  drop(): void {
+    this.writer?.order({ kind: 'drop' })
+  }
+
   /** All that was written, as one transaction, durably. @throws DiskError: nothing of it happened */
   async commit(appliedIndex: number | undefined): Promise<void> {
     this.writer ??= new Writer(join(this.dir, this.name))
@@ -199,6 +206,55 @@ class Writer {
   private fail(error: Error): void {
     this.ended ??= asDiskError(String(error))
     for (const { reject } of this.waiting.splice(0)) reject(this.ended)
+  }
+}
+
+// ---------------------------------------------------------------------------------------------------------------- rows
+
+/** Rows on their way to the writer: key length (2), value length (4; 0xffffffff: remove the key), key, value. */
+export class RowsEncoder {
+  private bytes: Buffer
+  used = 0
+
+  constructor(private readonly sizeBytes: number) {
+    this.bytes = Buffer.allocUnsafeSlow(sizeBytes)
+  }
+
+  /** False: does not fit any more; take what there is, then add it again. */
+  add(key: string | Uint8Array, value: Uint8Array | null): boolean {
+    const length = 6 + key.length + (value?.length ?? 0)
+    if (this.used + length > this.bytes.length) {
+      if (this.used > 0) return false
+      this.bytes = Buffer.allocUnsafeSlow(length)
+    }
+    const { bytes } = this
+    bytes.writeUInt16BE(key.length, this.used)
+    bytes.writeUInt32BE(value ? value.length : REMOVED, this.used + 2)
+    this.used += 6
+    if (typeof key === 'string') bytes.write(key, this.used, 'latin1')
+    else bytes.set(key, this.used)
+    this.used += key.length
+    if (value) bytes.set(value, this.used)
+    this.used += value?.length ?? 0
+    return true
+  }
+
+  take(): Uint8Array {
+    const taken = new Uint8Array(this.bytes.buffer, 0, this.used)
+    this.bytes = Buffer.allocUnsafeSlow(this.sizeBytes)
+    this.used = 0
+    return taken
+  }
+}
+
+export function* decodeRows(rows: Uint8Array): Generator<[key: Buffer, value: Buffer | undefined]> {
+  const bytes = asBuffer(rows)
+  for (let at = 0; at < bytes.length; ) {
+    const keyEnd = at + 6 + bytes.readUInt16BE(at)
+    const valueBytes = bytes.readUInt32BE(at + 2)
+    const key = bytes.subarray(at + 6, keyEnd)
+    at = valueBytes === REMOVED ? keyEnd : keyEnd + valueBytes
+    yield [key, valueBytes === REMOVED ? undefined : bytes.subarray(keyEnd, at)]
   }
 }
 

@@ -2,8 +2,6 @@ import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import { Layer } from './lmdb-layer.js'
 
-const bytesOf = (key: string) => Buffer.from(key, 'latin1')
-
 test('in the order of keys from any one on, whenever it is asked for', () => {
   const layer = new Layer()
   const twin = new Map<string, Uint8Array | null>()
@@ -17,7 +15,7 @@ test('in the order of keys from any one on, whenever it is asked for', () => {
     const key = String.fromCharCode(97 + random(26)) + String(random(1500)) + (random(9) === 0 ? '\xff' : '')
     if (random(40) !== 0) {
       const value = random(4) === 0 ? null : Uint8Array.of(step & 255)
-      layer.set(bytesOf(key), value)
+      layer.set(key, value)
       twin.set(key, value)
       continue
     }
@@ -29,7 +27,7 @@ test('in the order of keys from any one on, whenever it is asked for', () => {
     const found: [string, Uint8Array | null][] = []
     for (const entry of layer.entries(start)) if (found.push(entry) > taken) break
     assert.deepEqual(found, expected.slice(0, taken + 1))
-    assert.deepEqual(layer.get(key), twin.get(key))
+    assert.equal(layer.get(key), twin.get(key))
   }
   assert.deepEqual(
     [...layer.entries()].map(([key]) => key),
@@ -39,10 +37,10 @@ test('in the order of keys from any one on, whenever it is asked for', () => {
 
 test('an iteration goes on over what was there when it began', () => {
   const layer = new Layer()
-  for (const key of ['b', 'd', 'f']) layer.set(bytesOf(key), null)
+  for (const key of ['b', 'd', 'f']) layer.set(key, null)
   const iteration = layer.entries('c')
   assert.deepEqual(iteration.next().value, ['d', null])
-  layer.set(bytesOf('e'), null)
+  layer.set('e', null)
   assert.deepEqual(
     [...layer.entries()].map(([key]) => key),
     ['b', 'd', 'e', 'f'],

@@ -1,5 +1,3 @@
-import { Rows } from './lmdb-rows.js'
-
 /** How many times as long the long run is, at least. */
 const MOST_TO_RECENT = 16
 
@@ -8,8 +6,7 @@ const MOST_TO_RECENT = 16
  * an order: commits come far more often, and looking for a place among all keys was a tenth of what applying one costs.
  */
 export class Layer {
-  private readonly rows = new Rows()
-  private readonly places = new Map<string, number>()
+  private readonly rows = new Map<string, Uint8Array | null>()
   /** Two runs of keys in order, the second a small part of the first: so that little is moved for each few new keys. */
   private most: string[] = []
   private recent: string[] = []
@@ -17,36 +14,29 @@ export class Layer {
   private fresh: string[] = []
 
   get isEmpty(): boolean {
-    return this.places.size === 0
+    return this.rows.size === 0
   }
 
   get(key: string): Uint8Array | null | undefined {
-    const place = this.places.get(key)
-    return place === undefined ? undefined : this.rows.valueAt(place)
+    return this.rows.get(key)
   }
 
-  set(key: Uint8Array, value: Uint8Array | null): void {
-    const name = latin1(key)
-    const { size } = this.places
-    this.places.set(name, this.rows.add(key, value))
-    if (this.places.size !== size) this.fresh.push(name)
-  }
-
-  /** All rows that were set, as they came; of a key that was set again the newest comes last. */
-  copies(): Iterable<Uint8Array> {
-    return this.rows.copies()
+  set(key: string, value: Uint8Array | null): void {
+    const { size } = this.rows
+    this.rows.set(key, value)
+    if (this.rows.size !== size) this.fresh.push(key)
   }
 
   /** Ascending, from `start` on. Keys that are set meanwhile are left out. */
   *entries(start = ''): Generator<[string, Uint8Array | null], undefined> {
     this.putInOrder()
-    const { most, recent } = this
+    const { rows, most, recent } = this
     let a = firstFrom(most, start)
     let b = firstFrom(recent, start)
     while (a < most.length || b < recent.length) {
       const first = b >= recent.length || (a < most.length && (most[a] as string) < (recent[b] as string))
       const key = (first ? most[a++] : recent[b++]) as string
-      yield [key, this.get(key) as Uint8Array | null]
+      yield [key, rows.get(key) as Uint8Array | null]
     }
   }
 
@@ -60,9 +50,6 @@ export class Layer {
     this.recent = []
   }
 }
-
-export const latin1 = (bytes: Uint8Array): string =>
-  Buffer.from(bytes.buffer, bytes.byteOffset, bytes.byteLength).toString('latin1')
 
 function firstFrom(keys: readonly string[], start: string): number {
   let low = 0

@@ -1,8 +1,7 @@
 /** The thread behind `LmdbStateEngine`: what it is sent becomes one durable transaction. Nobody's event loop waits for it. */
 import { parentPort, workerData } from 'node:worker_threads'
-import { APPLIED, openEnvironment } from './lmdb-environment.js'
+import { APPLIED, decodeRows, openEnvironment } from './lmdb-environment.js'
 import type { WriterOrder, WriterWord } from './lmdb-environment.js'
-import { decodeRows } from './lmdb-rows.js'
 
 const port = parentPort
 if (!port) throw new Error('lmdb-worker runs as a worker thread only')
@@ -14,6 +13,9 @@ port.on('message', (order: WriterOrder) => {
   switch (order.kind) {
     case 'rows':
       slices.push(order.bytes)
+      return
+    case 'drop':
+      slices = []
       return
     case 'commit':
       void commit(order.appliedIndex).then(say, (error: unknown) => say({ failure: String(error) }))
