@@ -53,8 +53,9 @@ interface Strike {
   struck: string[]
   proof: string
   means: string
-  /** `isHeld`: another fault of the same kind is still in force on this machine. */
-  undo(isHeld: (name: string) => boolean): void
+  undo(): void
+  /** Once more, after what another fault ended: one of them may have taken this one's effect back. */
+  again?(): void
 }
 
 const COMPONENTS: ReadonlySet<string> = new Set(['machine', 'bus', 'store', 'control', 'kubelet', 'group'])
@@ -107,10 +108,9 @@ export function playSchedule(schedule: Schedule, records: FaultRecord[], notTest
       const strike = inForce.get(record)
       if (!strike) return
       inForce.delete(record)
-      const isHeld = (name: string) =>
-        [...inForce.keys()].some(({ fault, struck }) => fault === record.fault && struck.includes(name))
       record.undoAskedMs = simulation.nowMs - startMs
-      strike.undo(isHeld)
+      strike.undo()
+      for (const other of inForce.values()) other.again?.()
       record.undoneMs = simulation.nowMs - startMs
       record.undoProof = 'undone'
     }
@@ -193,8 +193,12 @@ async function strike(
   ): Strike => {
     const wanted = links.filter(([from, to]) => from !== to)
     if (wanted.length === 0) throw new Error('there is no such link')
-    for (const [from, to] of wanted) Object.assign(network.link(from, to), condition)
+    const again = () => {
+      for (const [from, to] of wanted) Object.assign(network.link(from, to), condition)
+    }
+    again()
     return {
+      again,
       struck,
       means: 'condition of simulated links',
       proof: `${wanted.length} directions: ${JSON.stringify(condition)}`,
@@ -208,13 +212,9 @@ async function strike(
     a.flatMap((x) => b.flatMap((y) => [[x, y] as const, [y, x] as const]))
   const rest = (struck: readonly string[]) => targets.linked.filter((name) => !struck.includes(name))
   const disks = (struck: string[], what: string, on: (name: string) => void, off: (name: string) => void): Strike => {
-    for (const name of struck) on(name)
-    return {
-      struck,
-      means: 'condition of simulated disks',
-      proof: what,
-      undo: (isHeld) => struck.filter((name) => !isHeld(name)).forEach(off),
-    }
+    const again = () => struck.forEach(on)
+    again()
+    return { struck, means: 'condition of simulated disks', proof: what, again, undo: () => struck.forEach(off) }
   }
   const struck = 'whom' in parameters ? whom(parameters['whom']) : []
   const component = String(parameters['component'] ?? 'machine')
@@ -400,7 +400,7 @@ function flapping(simulation: Simulation, parameters: FaultParameters, cut: () =
   const [offMs, onMs] = [Number(parameters['offMs'] ?? 1000), Number(parameters['onMs'] ?? 1000)]
   const turn = () => {
     if (over) return
-    now?.undo(() => false)
+    now?.undo()
     now = now ? undefined : cut()
     simulation.at(simulation.nowMs + (now ? offMs : onMs), turn)
   }
@@ -409,9 +409,10 @@ function flapping(simulation: Simulation, parameters: FaultParameters, cut: () =
     struck,
     means,
     proof,
-    undo: (isHeld) => {
+    again: () => now?.again?.(),
+    undo: () => {
       over = true
-      now?.undo(isHeld)
+      now?.undo()
     },
   }
 }
