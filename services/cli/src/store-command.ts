@@ -238,7 +238,8 @@ export async function storeAlarms(data: string, clear: string | undefined, forma
     const { alarms } = (await admin.askAny('alarm', { action: 'list' })) as AlarmReply
     if (format === 'json') return print(JSON.stringify(alarms, null, 2))
     if (alarms.length === 0) return print('no alarms')
-    printTable([['MEMBER', 'ALARM'], ...alarms.map(({ member, alarm }) => [member, alarm])])
+    const rows = alarms.map(({ member, alarm, byHand }) => [member, alarm, byHand ? 'operator' : 'itself'])
+    printTable([['MEMBER', 'ALARM', 'RAISED BY'], ...rows])
   })
 }
 

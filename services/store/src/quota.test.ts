@@ -89,7 +89,7 @@ test('a member clears its own alarm, also one that is raised late; one raised by
       await cluster.until('s1 clears its own', async () => (await alarms(cluster)).length === 1)
     }
     assert.deepEqual(await alarms(cluster), byHand)
-    await assert.rejects(cluster.put('s1', 'k', '1'), { code: 'NO_SPACE' })
+    await assert.rejects(cluster.put('s1', 'k', '1'), { code: 'NO_SPACE', message: /s0: raised by hand/ })
     await cluster.call('s1', 'alarm', { action: 'clear', alarm: 'NOSPACE' })
     await cluster.put('s1', 'k', '1')
   } finally {

@@ -287,7 +287,11 @@ export class StoreMember implements Behaviour<StoreMessage> {
     const { member } = this.options
     if (this.noSpace) return `the disk of ${member} is nearly full`
     const alarm = this.replica.mvcc.alarms().find((one) => one.alarm === 'NOSPACE')
-    return alarm && `alarm NOSPACE of ${alarm.member}: its disk is nearly full, or its state larger than the quota`
+    if (!alarm) return undefined
+    const why = alarm.byHand
+      ? 'raised by hand, to be cleared by hand'
+      : 'its disk is nearly full, or its state larger than the quota'
+    return `alarm NOSPACE of ${alarm.member}: ${why}`
   }
 
   /**
