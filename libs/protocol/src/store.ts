@@ -252,7 +252,9 @@ export interface Alarm {
   byHand?: boolean
 }
 /** `raise` and `clear` are committed like any write; `clear` without a member clears that alarm for all. */
-export type AlarmRequest = { action: 'list' } | { action: 'raise' | 'clear'; alarm: AlarmKind; member?: string; byHand?: boolean }
+export type AlarmRequest =
+  | { action: 'list' }
+  | { action: 'raise' | 'clear'; alarm: AlarmKind; member?: string; byHand?: boolean }
 export interface AlarmReply {
   header: StoreHeader
   alarms: Alarm[]

@@ -138,7 +138,10 @@ test('a process dies or stands still alone; what it wrote stays, un-synced too, 
   }
   one.clock.setTimer(50, tick('one', one))
   two.clock.setTimer(50, tick('two', two))
-  for (const [name, of] of [['one', one], ['two', two]] as const)
+  for (const [name, of] of [
+    ['one', one],
+    ['two', two],
+  ] as const)
     of.bus.subscribe('x', () => void seen.push(`${name} hears at ${Math.floor(simulation.nowMs / 100)}`))
   const file = await simulation.finish(one.disk.open('f'), 40, 'a file')
   await simulation.finish(file.write(0, Uint8Array.of(7)), 45, 'a write')

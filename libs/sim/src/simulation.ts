@@ -35,11 +35,7 @@ export class Simulation {
 
   constructor(readonly options: SimulationOptions) {
     this.random = new SimRandom(options.seed)
-    this.network = new Network(
-      this.random.fork('network'),
-      this.trace,
-      () => this.time,
-    )
+    this.network = new Network(this.random.fork('network'), this.trace, () => this.time)
   }
 
   /** Virtual ms since the start. */

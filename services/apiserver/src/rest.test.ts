@@ -136,7 +136,11 @@ describe('the verbs, over the bus', () => {
       client.create(RESOURCES.configmaps, { metadata: { name: 'f3', namespace: 'default' } }, { fence }),
       failsWith('FENCED'),
     )
-    await assert.rejects(asItIs(), failsWith('FENCED'), 'nor is it told that all is well when there is nothing to write')
+    await assert.rejects(
+      asItIs(),
+      failsWith('FENCED'),
+      'nor is it told that all is well when there is nothing to write',
+    )
     await client.create(RESOURCES.leases, { metadata: { name: 'lock', namespace: 'kube-system' } })
     await assert.rejects(
       client.create(RESOURCES.configmaps, { metadata: { name: 'f3', namespace: 'default' } }, { fence }),

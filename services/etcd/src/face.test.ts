@@ -50,7 +50,15 @@ function faceOver(members: Record<string, (call: IncomingCall) => unknown>, time
     },
     /** As a member says it every second, and when it begins to lead. */
     leads(name: string, term: number) {
-      const beat = { component: 'store', instance: name, machine: name, seq: 1, incarnation: 'x', role: 'leader', ready: true }
+      const beat = {
+        component: 'store',
+        instance: name,
+        machine: name,
+        seq: 1,
+        incarnation: 'x',
+        role: 'leader',
+        ready: true,
+      }
       const store = connect({ component: 'store', name })
       store.publish(subjects.beat('store', name), encode({ ...beat, load: { term } }))
     },

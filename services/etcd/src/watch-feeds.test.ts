@@ -144,7 +144,9 @@ class Client {
   }
 
   watch(watchId: number, startRevision: number): void {
-    this.request(WatchRequest.decode(WatchRequest.encode({ create: { key: Buffer.from('k'), watchId, startRevision } })))
+    this.request(
+      WatchRequest.decode(WatchRequest.encode({ create: { key: Buffer.from('k'), watchId, startRevision } })),
+    )
   }
   cancel(watchId: number): void {
     this.request(WatchRequest.decode(WatchRequest.encode({ cancel: { watchId } })))
@@ -273,10 +275,14 @@ test('refused before it was opened: its client is told so once, and the next wat
   await store.settle()
   for (const stream of [...store.streams]) store.deliver(stream, 1)
   await store.settle()
-  const told = (id: number) => one.of(id).map(({ created, canceled, cancelReason }) => [created, canceled, cancelReason])
+  const told = (id: number) =>
+    one.of(id).map(({ created, canceled, cancelReason }) => [created, canceled, cancelReason])
   const why = 'etcdserver: key is too long'
   assert.deepEqual(told(1), [[true, true, why]])
-  assert.deepEqual(told(2), [[true, false, ''], [false, true, why]])
+  assert.deepEqual(told(2), [
+    [true, false, ''],
+    [false, true, why],
+  ])
   assert.deepEqual(told(3), [[true, false, '']])
 })
 
@@ -284,7 +290,10 @@ test('refused before it was opened: its client is told so once, and the next wat
 const step = fc.oneof(
   { weight: 4, arbitrary: fc.record({ do: fc.constant('write' as const) }) },
   { weight: 8, arbitrary: fc.record({ do: fc.constant('deliver' as const), which: fc.nat(), count: fc.nat(4) }) },
-  { weight: 3, arbitrary: fc.record({ do: fc.constant('watch' as const), which: fc.nat(), back: fc.integer({ min: -2, max: 9 }) }) },
+  {
+    weight: 3,
+    arbitrary: fc.record({ do: fc.constant('watch' as const), which: fc.nat(), back: fc.integer({ min: -2, max: 9 }) }),
+  },
   { weight: 1, arbitrary: fc.record({ do: fc.constant('lose' as const), which: fc.nat() }) },
   { weight: 1, arbitrary: fc.record({ do: fc.constant('cancel' as const), which: fc.nat() }) },
   { weight: 1, arbitrary: fc.record({ do: fc.constant('block' as const), which: fc.nat() }) },

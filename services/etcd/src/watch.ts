@@ -139,7 +139,10 @@ class WatchStream implements WatchSite {
       const { revision } = (await store.read('readIndex', {})) as { revision: number }
       const deadline = world.clock.monotonicMs() + PROGRESS_WAIT_MS
       const behind = () =>
-        Math.min(revision, ...[...this.watches.values()].filter((watch) => !watch.isOver).map((watch) => watch.position))
+        Math.min(
+          revision,
+          ...[...this.watches.values()].filter((watch) => !watch.isOver).map((watch) => watch.position),
+        )
       while (behind() < revision && !this.closed && world.clock.monotonicMs() < deadline)
         await sleep(world.clock, PROGRESS_LOOK_MS, this.calls.context.signal)
       return { header: await this.face.headerAt(behind()), watchId: NO_WATCH_ID }
