@@ -17,13 +17,14 @@ export async function runGuard(directory: string, log: Log): Promise<void> {
   const core = new GuardCore(bootId())
   let said = { sequence: -1, atMs: Number.NEGATIVE_INFINITY }
   while (existsSync(directory)) {
+    // Before all else: what is said of this moment is true, even if all stood still on the way to saying it.
+    const atMs = bootMs()
     core.take(files.readOrder())
     const { targets, news } = core.due(bootMs())
     for (const target of targets) {
       const ended = endTarget(target)
       if (ended > 0) log.warn({ pod: target.podUid, processes: ended }, 'ended what ran of a pod')
     }
-    const atMs = bootMs()
     if (news && targets.length > 0)
       log.warn({ pods: targets.length, atMs }, 'the lease is over: no identity pod may run')
     // Last: whoever reads it knows that what was due has been done.
