@@ -4,6 +4,7 @@ import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { after, before, describe, test } from 'node:test'
+import { runsOn } from '../harness/targets/host-edge.js'
 import { run, until } from './edge/host.js'
 import { between, Fleet, fleetLack, HOST } from './index.js'
 import { namesOf } from './plan.js'
@@ -137,13 +138,17 @@ describe('a fleet', { skip }, () => {
     const log = join(directory, 'count.log')
     const count = (name: string) => ['sh', '-c', `while :; do echo ${name}; sleep 0.01; done`]
     const first = await two.spawn(count('first'), { log })
-    await two.spawn(count('other'), { log })
+    const other = await two.spawn(count('other'), { log })
     const said = (name: string) => readFileSync(log, 'utf8').split(`${name}\n`).length
     assert.ok(await until(() => said('first') > 1 && said('other') > 1, 5000))
     assert.match((await two.pause()).proof, /frozen/)
     const before = said('other')
     assert.equal((await answer('one', 'two')).what, 'ECONNREFUSED', 'its kernel answers')
     assert.equal(said('other'), before)
+    // What waits for it is taken before anything else of it runs, as soon as it is thawed.
+    assert.ok(runsOn(other))
+    process.kill(other, 'SIGSTOP')
+    assert.ok(!runsOn(other))
     let others = 0
     await two.resume({
       first: [first],
@@ -153,6 +158,7 @@ describe('a fleet', { skip }, () => {
       },
     })
     assert.equal(others, before, 'the others waited')
+    assert.ok(await until(() => runsOn(other), 5000))
     assert.ok(await until(() => said('other') > before, 5000))
     await two.kill()
     assert.deepEqual(two.pids(), [])

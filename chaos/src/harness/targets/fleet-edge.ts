@@ -34,6 +34,8 @@ const HARNESS_NICE = -10
 const AUTOGROUP = '/proc/self/autogroup'
 const READY_MS = 120_000
 const LOOK_MS = 800
+/** Twice as long as a guard says nothing new. */
+const GUARD_STALE_MS = 1000
 const PROJECT = resolve(import.meta.dirname, '../../../..')
 /** In every machine. */
 const DATA = '/var/lib/capstan'
@@ -365,8 +367,9 @@ class FleetTarget implements Target {
         // The guard first: it ends what may live elsewhere by now, before that goes on.
         const guard = this.pidsOf(machine, 'guard')
         if (guard.length === 0) return one.resume()
-        const before = guardAtMs(this.dataOf(machine), machine)
-        return one.resume({ first: guard, ready: () => guardAtMs(this.dataOf(machine), machine) > before })
+        // What it may still say of a look before the pause is not much younger than what it said last.
+        const sinceMs = guardAtMs(this.dataOf(machine), machine) + GUARD_STALE_MS
+        return one.resume({ first: guard, ready: () => guardAtMs(this.dataOf(machine), machine) > sinceMs })
       },
     }
   }

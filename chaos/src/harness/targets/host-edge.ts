@@ -32,6 +32,26 @@ export function processState(pid: number): { state: string; parent: number; grou
   }
 }
 
+/** SIGKILL, SIGSTOP: in the masks of /proc/PID/status. */
+const STILL_SIGNALS = (1n << 8n) | (1n << 18n)
+
+/**
+ * Does the process run its program, or may it at any moment? Not if it has ended or been stopped, nor if it will be before
+ * its next instruction: such a signal waits for it (a thawed process that was sent SIGSTOP meanwhile is runnable for some
+ * milliseconds, but takes the signal first; proc(5), signal(7)).
+ */
+export function runsOn(pid: number): boolean {
+  try {
+    const status = readFileSync(`/proc/${pid}/status`, 'utf8')
+    const pending = [...status.matchAll(/^(?:SigPnd|ShdPnd):\s*([0-9a-f]+)$/gm)].map(([, mask]) => BigInt(`0x${mask}`))
+    if (pending.some((mask) => (mask & STILL_SIGNALS) !== 0n)) return false
+  } catch {
+    return false // It is gone.
+  }
+  // After the signals: one that was taken in between has stopped or ended it.
+  return !/^[ZTX]/.test(processState(pid)?.state ?? 'X')
+}
+
 const isLive = (pid: number) => !['Z', 'X', undefined].includes(processState(pid)?.state)
 const isStopped = (pid: number) => processState(pid)?.state === 'T'
 
@@ -106,8 +126,7 @@ export function liveContainersOf(options: {
 }): LiveContainer[] {
   const found = new Map<string, LiveContainer>()
   for (const pid of options.pids ?? processIds()) {
-    const state = processState(pid)
-    if (!state || /^[ZTX]/.test(state.state)) continue
+    if (!runsOn(pid)) continue
     try {
       const cgroups = readFileSync(`/proc/${pid}/cgroup`, 'utf8')
       const inPod = /\/pod([0-9a-f-]{36})\/([^/\n]+)/.exec(cgroups)
