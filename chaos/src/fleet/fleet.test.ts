@@ -228,6 +228,7 @@ test('a fleet whose builder was killed is removed without trace; another beside 
   const script = `import { Fleet } from ${JSON.stringify(join(import.meta.dirname, 'index.js'))}
     const fleet = await Fleet.create({ directory: process.argv[1], machines: [{ name: 'one', diskBytes: 2 ** 24, clockOffsetMs: 5e6 }, { name: 'two', zone: 'b' }], zones: { delayMs: 1 } })
     await fleet.machine('one').spawn('mount -t tmpfs none /mnt; sleep 1000', { log: '/dev/null' })
+    await fleet.machine('two').pause()
     console.log(fleet.record.slot, (await fleet.machine('one').run('cut -d. -f1 /proc/uptime')).stdout); setInterval(() => {}, 1000)`
   const builder = spawn(process.execPath, ['--input-type=module', '-e', script, join(directory, 'mine')])
   let said = ''

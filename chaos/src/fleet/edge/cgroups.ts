@@ -1,5 +1,5 @@
 import { existsSync, mkdirSync, readdirSync, readFileSync, rmdirSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
+import { basename, dirname, join } from 'node:path'
 import { signal, statOf, until } from './host.js'
 
 const MOUNT = '/sys/fs/cgroup'
@@ -76,7 +76,7 @@ export class Cgroup {
         signal(pid, 'SIGKILL')
       }
       // v1's freezer keeps the signal waiting.
-      if (rest.length > 0) this.thaw()
+      if (rest.length > 0) this.thawAll()
       return rest.length === 0
     }, 10_000)
     if (!gone) throw new Error(`processes of ${this.path} do not end: ${this.pids().join(', ')}`)
@@ -117,6 +117,18 @@ export class Cgroup {
   thaw(): void {
     const freezer = this.freezer()
     if (existsSync(freezer.file)) writeFileSync(freezer.file, freezer.off)
+  }
+
+  /** With all below it. */
+  private thawAll(): void {
+    const { file, off } = this.freezer()
+    const thaw = (directory: string) => {
+      const own = join(directory, basename(file))
+      if (existsSync(own)) writeFileSync(own, off)
+      for (const entry of existsSync(directory) ? readdirSync(directory, { withFileTypes: true }) : [])
+        if (entry.isDirectory()) thaw(join(directory, entry.name))
+    }
+    thaw(dirname(file))
   }
 
   get isFrozen(): boolean {
