@@ -841,7 +841,9 @@ export class StoreMember implements Behaviour<StoreMessage> {
     if (!this.lessor.renewing(this.world.clock.monotonicMs(), id))
       // It may be that another leader granted it, and this one does not know yet.
       return this.replica.barrier().then(() => {
-        if (this.lessor.renewing(this.world.clock.monotonicMs(), id)) return this.renew(id)
+        // Its end may be decided, and not applied: its keys are readable still. An entry behind that one tells (S5).
+        if (this.lessor.renewing(this.world.clock.monotonicMs(), id) || this.replica.mvcc.lease(id))
+          return this.renew(id)
         throw notApplied('LEASE_NOT_FOUND', `no lease ${id}`)
       })
     return this.renew(id)
