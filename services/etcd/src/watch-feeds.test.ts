@@ -360,6 +360,25 @@ test('whatever happens, each watch has every event from its beginning, once, in 
         assert.deepEqual(got, cancelled ? wanted.slice(0, got.length) : wanted, `watch ${id} from ${start}`)
       }
     }),
-    { numRuns: 300 },
+    {
+      numRuns: 300,
+      // Beside one that waits for a revision to come, one that begins at the present.
+      examples: [
+        [
+          [
+            { do: 'watch', which: 0, back: -2 },
+            { do: 'settle' },
+            { do: 'watch', which: 0, back: 9 },
+            { do: 'deliver', which: 0, count: 0 },
+            { do: 'watch', which: 0, back: 0 },
+            { do: 'cancel', which: 0 },
+            { do: 'write' },
+            { do: 'write' },
+            { do: 'write' },
+            { do: 'settle' },
+          ],
+        ],
+      ],
+    },
   )
 })

@@ -163,16 +163,20 @@ class Feed {
   constructor(
     private readonly face: FaceContext,
     readonly watched: Watched,
-    startRevision: number,
+    private readonly startRevision: number,
     private readonly feeds: WatchFeeds,
   ) {
     if (startRevision > 0) this.position = startRevision - 1
   }
 
-  /** Could a watch join that begins at the present? Of one that waits for a later revision the position says nothing. */
+  /**
+   * Could a watch join that begins at the present? Of one that waits for a later revision the position says nothing, nor does
+   * the store before that revision has come.
+   */
   takesFromNow(presentRevision: number): boolean {
     const { position } = this
-    return position === undefined || position <= presentRevision || position === this.heard
+    if (position === undefined || position <= presentRevision) return true
+    return position === this.heard && position >= this.startRevision
   }
 
   add(member: FeedMember): void {
