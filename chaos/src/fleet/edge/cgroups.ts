@@ -21,6 +21,13 @@ function hierarchies(): string[] {
     .filter((directory) => existsSync(join(directory, 'cgroup.procs')))
 }
 
+/** A directory and all below it. @throws Error of the file system: one went away meanwhile */
+function* treeOf(directory: string): Generator<string> {
+  yield directory
+  for (const entry of readdirSync(directory, { withFileTypes: true }))
+    if (entry.isDirectory()) yield* treeOf(join(directory, entry.name))
+}
+
 /** A cgroup of one path in every hierarchy. */
 export class Cgroup {
   constructor(readonly path: string) {}
@@ -49,15 +56,11 @@ export class Cgroup {
   /** Every process in it and below it, by the host's numbers. */
   pids(): number[] {
     const found = new Set<number>()
-    const walk = (directory: string) => {
-      for (const line of readFileSync(join(directory, 'cgroup.procs'), 'utf8').split('\n'))
-        if (line !== '' && line !== '0') found.add(Number(line))
-      for (const entry of readdirSync(directory, { withFileTypes: true }))
-        if (entry.isDirectory()) walk(join(directory, entry.name))
-    }
     for (const hierarchy of hierarchies()) {
       try {
-        walk(join(hierarchy, this.path))
+        for (const directory of treeOf(join(hierarchy, this.path)))
+          for (const line of readFileSync(join(directory, 'cgroup.procs'), 'utf8').split('\n'))
+            if (line !== '' && line !== '0') found.add(Number(line))
       } catch {
         // A cgroup that went away while we looked had no process left.
       }
@@ -119,16 +122,14 @@ export class Cgroup {
     if (existsSync(freezer.file)) writeFileSync(freezer.file, freezer.off)
   }
 
-  /** With all below it. */
+  /** With all below it, as far as they stay: for who calls again. */
   private thawAll(): void {
     const { file, off } = this.freezer()
-    const thaw = (directory: string) => {
-      const own = join(directory, basename(file))
-      if (existsSync(own)) writeFileSync(own, off)
-      for (const entry of existsSync(directory) ? readdirSync(directory, { withFileTypes: true }) : [])
-        if (entry.isDirectory()) thaw(join(directory, entry.name))
+    try {
+      for (const directory of treeOf(dirname(file))) writeFileSync(join(directory, basename(file)), off)
+    } catch {
+      // A cgroup that went away has nothing frozen.
     }
-    thaw(dirname(file))
   }
 
   get isFrozen(): boolean {
