@@ -126,7 +126,6 @@ export function liveContainersOf(options: {
 }): LiveContainer[] {
   const found = new Map<string, LiveContainer>()
   for (const pid of options.pids ?? processIds()) {
-    if (!runsOn(pid)) continue
     try {
       const cgroups = readFileSync(`/proc/${pid}/cgroup`, 'utf8')
       const inPod = /\/pod([0-9a-f-]{36})\/([^/\n]+)/.exec(cgroups)
@@ -135,7 +134,7 @@ export function liveContainersOf(options: {
       const container = inPod?.[2] ?? own
       if (container === undefined) continue
       const node = options.nodeOf(cgroups, cwd)
-      if (node === undefined) continue
+      if (node === undefined || !runsOn(pid)) continue
       const commandLine = readFileSync(`/proc/${pid}/cmdline`, 'utf8')
       const [command = '', argument] = commandLine.split('\0')
       // It has no program any more: it is ending.
