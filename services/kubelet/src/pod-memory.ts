@@ -36,8 +36,8 @@ export interface Failure {
 }
 
 /** When it is to be tried again; undefined: now. Nobody waits for a clock that was set back since then. */
-export const retryAt = ({ atMs, retryAtMs }: Failure, nowMs: number): number | undefined =>
-  nowMs < atMs || nowMs >= retryAtMs ? undefined : retryAtMs
+export const retryAt = (failure: Failure | undefined, nowMs: number): number | undefined =>
+  failure && nowMs >= failure.atMs && nowMs < failure.retryAtMs ? failure.retryAtMs : undefined
 
 export interface ProbeState {
   started: boolean

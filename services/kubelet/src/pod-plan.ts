@@ -388,8 +388,7 @@ class Planner {
     const { inFlight, failures } = this.input.memory
     const key = actionKey(action)
     if (inFlight.has(key)) return
-    const failure = failures.get(key)
-    const laterMs = failure && retryAt(failure, this.nowMs)
+    const laterMs = retryAt(failures.get(key), this.nowMs)
     if (laterMs !== undefined) return this.wake(laterMs)
     if (!this.actions.some((other) => actionKey(other) === key)) this.actions.push(action)
   }

@@ -268,8 +268,7 @@ export class PodWorker {
   }
 
   private statusRetryMs(nowMs: number): number | undefined {
-    const failure = this.memory.failures.get(WRITE_STATUS)
-    return failure && retryAt(failure, nowMs)
+    return retryAt(this.memory.failures.get(WRITE_STATUS), nowMs)
   }
 
   private event(type: 'Normal' | 'Warning', reason: string, message: string): void {
@@ -734,8 +733,7 @@ export class PodWorker {
     let wait = false
     for (const container of [...(pod.spec.initContainers ?? []), ...pod.spec.containers]) {
       const failure = memory.failures.get(`start-container ${container.name}`)
-      if (!failure || !failure.reason.startsWith('ErrImage')) continue
-      if (retryAt(failure, nowMs) === undefined) continue
+      if (!failure?.reason.startsWith('ErrImage') || retryAt(failure, nowMs) === undefined) continue
       wait = true
       if (nowMs - failure.atMs < IMAGE_LOOK_MS) continue
       const image = await context.runtime
