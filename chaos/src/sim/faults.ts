@@ -58,7 +58,7 @@ export const NORMAL_CAPACITY_BYTES = 1024 ** 4
 const ALMOST_FULL_BYTES = 60 * 1024 * 1024
 const POWER_CUT_MS_MAX = 3000
 const PAUSE_MS_MAX = 9000
-const NORMAL_SYNC_MS: readonly [number, number] = [0.3, 2]
+export const NORMAL_SYNC_MS: readonly [number, number] = [0.3, 2]
 
 /**
  * Draws faults one after another until told to stop, and counts them. Each ends by itself; `heal` ends all. What one of them

@@ -4,7 +4,7 @@
  */
 import type { LinkCondition, Simulation } from '@capstan/sim'
 import { clusterScenario } from '../../sim/cluster-scenario.js'
-import { NORMAL_CAPACITY_BYTES } from '../../sim/faults.js'
+import { NORMAL_CAPACITY_BYTES, NORMAL_SYNC_MS } from '../../sim/faults.js'
 import type { ClusterTargets, Played, ScenarioReport } from '../../sim/scenario.js'
 import { SimRandom } from '@capstan/sim'
 import { withVerdict } from '../run.js'
@@ -328,10 +328,10 @@ async function strike(
     }
     case 'slow-sync': {
       const ms = number('ms', 500)
-      const set = (syncMs: [number, number]) => (name: string) => {
+      const set = (syncMs: readonly [number, number]) => (name: string) => {
         simulation.machine(name).disk.condition.syncMs = [...syncMs]
       }
-      return disks(struck, `syncs take ${ms} ms on ${struck.join(', ')}`, set([ms, ms * 1.1]), set([0.3, 2]))
+      return disks(struck, `syncs take ${ms} ms on ${struck.join(', ')}`, set([ms, ms * 1.1]), set(NORMAL_SYNC_MS))
     }
     case 'failing-sync': {
       const set = (failing: boolean) => (name: string) => {
