@@ -656,7 +656,7 @@ export class Mvcc {
     return this.alarmList
   }
 
-  private alarm({ action, alarm, member, byHand = false }: Extract<Command, { type: 'alarm' }>): CommandResult {
+  private alarm({ action, alarm, member, byHand }: Extract<Command, { type: 'alarm' }>): CommandResult {
     if (alarm !== 'NOSPACE' && alarm !== 'CORRUPT') throw new MvccError('BAD_REQUEST', `unknown alarm ${String(alarm)}`)
     if (action !== 'raise' && action !== 'clear')
       throw new MvccError('BAD_REQUEST', `an alarm is raised or cleared, not ${String(action)}`)
