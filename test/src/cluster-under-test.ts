@@ -1,9 +1,13 @@
 import { type ChildProcess, spawn } from 'node:child_process'
-import { existsSync, mkdtempSync, rmSync } from 'node:fs'
+import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 
 export const ROOT = join(import.meta.dirname, '..', '..')
+
+/** Of each process, in `findings`. */
+const LOG_LINES = 20
+const LOG_LINE_LENGTH = 400
 
 export interface Ran {
   code: number
@@ -93,6 +97,25 @@ export class ClusterUnderTest {
     const ran = await this.capstan(['status', '-o', 'json'])
     if (ran.code !== 0) throw new Error(`capstan status: ${ran.stderr}`)
     return JSON.parse(ran.stdout) as ClusterStatus
+  }
+
+  /** For a test that failed: objects, what the cluster says of them, and the last lines of each process that is not a bus server. */
+  async findings(): Promise<string> {
+    const parts: string[] = []
+    for (const args of [
+      ['get', 'nodes,deployments,pods,endpointslices', '--all-namespaces', '-o', 'wide'],
+      ['get', 'events', '--all-namespaces', '--sort-by=.metadata.resourceVersion'],
+    ]) {
+      const { stdout, stderr } = await this.kubectl(args)
+      parts.push(`$ kubectl ${args.join(' ')}`, stdout, stderr)
+    }
+    const logs = join(this.data, 'logs')
+    for (const name of existsSync(logs) ? readdirSync(logs) : []) {
+      if (name.endsWith('-nats.log')) continue
+      const lines = readFileSync(join(logs, name), 'utf8').trimEnd().split('\n').slice(-LOG_LINES)
+      parts.push(`$ tail ${name}`, ...lines.map((line) => line.slice(0, LOG_LINE_LENGTH)))
+    }
+    return parts.filter(Boolean).join('\n')
   }
 
   async down(): Promise<void> {

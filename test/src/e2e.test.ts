@@ -45,20 +45,30 @@ describe('a cluster of three masters and three nodes', {
   const curl = (url: string) => exec('curl', ['-sS', '-i', '-f', '--max-time', '2', url])
   const podOf = (answer: string) => /^X-Pod: (\S+)/m.exec(answer)?.[1]
   let clusterIp = ''
+  /** A test that says what the cluster looked like when it failed. */
+  const step = (name: string, body: () => Promise<void>) =>
+    test(name, async (t) => {
+      try {
+        await body()
+      } catch (error) {
+        t.diagnostic(await cluster.findings())
+        throw error
+      }
+    })
 
   before(async () => {
     cluster = await ClusterUnderTest.up({ flags: ['--port', '8443'], print: true })
   })
   after(() => cluster?.down())
 
-  test('three nodes are Ready, and a second up is refused', async () => {
+  step('three nodes are Ready, and a second up is refused', async () => {
     assert.equal((await cluster.status()).nodes.filter((n) => n.ready).length, 3)
     const second = await cluster.capstan(['up', '--detach', '--port', '8443'])
     assert.equal(second.code, 1)
     assert.match(second.stderr, /already runs/)
   })
 
-  test('apply, rollout status, logs, describe', async () => {
+  step('apply, rollout status, logs, describe', async () => {
     await cluster.must(['apply', '-f', join(ROOT, 'examples/nginx.yaml')])
     await rolledOut()
     assert.match(await cluster.must(['logs', 'deployment/nginx']), /nginx/)
@@ -68,7 +78,7 @@ describe('a cluster of three masters and three nodes', {
     )
   })
 
-  test('scale spreads over the nodes, and the Service over the pods, from the host and from a pod', async () => {
+  step('scale spreads over the nodes, and the Service over the pods, from the host and from a pod', async () => {
     await cluster.must(['scale', 'deployment/nginx', '--replicas=5'])
     await rolledOut()
     assert.equal(new Set((await readyPods()).map((p) => p.spec.nodeName)).size, 3)
@@ -97,13 +107,16 @@ describe('a cluster of three masters and three nodes', {
     ])
     await eventually(
       'the pod’s answer',
-      async () => /reached/.test((await cluster.kubectl(['logs', 'client'])).stdout),
+      async () => {
+        const { stdout, stderr } = await cluster.kubectl(['logs', 'client'])
+        return /reached/.test(stdout) || Promise.reject(new Error(stdout + stderr))
+      },
       { timeoutMs: 20_000 },
     )
     await cluster.must(['delete', 'pod', 'client', '--wait=false'])
   })
 
-  test('set image, rollout undo, history', async () => {
+  step('set image, rollout undo, history', async () => {
     await cluster.must(['set', 'image', 'deployment/nginx', 'nginx=nginx:green'])
     await rolledOut()
     assert.match(await cluster.must(['get', 'deployment', 'nginx', '-o', 'wide']), /nginx:green/)
@@ -112,7 +125,7 @@ describe('a cluster of three masters and three nodes', {
     assert.doesNotMatch(await cluster.must(['get', 'deployment', 'nginx', '-o', 'wide']), /nginx:green/)
   })
 
-  test('a misspelt field, an unknown kind and a wrong name are refused in Kubernetes’ words', async () => {
+  step('a misspelt field, an unknown kind and a wrong name are refused in Kubernetes’ words', async () => {
     const yaml = readFileSync(join(ROOT, 'examples/nginx.yaml'), 'utf8')
     const misspelt = await cluster.kubectl(['apply', '-f', '-'], {
       input: yaml.replace('replicas:', 'replicass:').replace('name: nginx', 'name: wrong'),
@@ -128,7 +141,7 @@ describe('a cluster of three masters and three nodes', {
     assert.match(await cluster.must(['explain', 'deployment.spec.strategy']), /FIELDS:[\s\S]*rollingUpdate/)
   })
 
-  test('a kubelet that dies takes no container along; started again it finds them', async () => {
+  step('a kubelet that dies takes no container along; started again it finds them', async () => {
     const node = (await readyPods())[0]?.spec.nodeName as string
     const idsOn = async () =>
       (await pods())
@@ -147,7 +160,7 @@ describe('a cluster of three masters and three nodes', {
     assert.deepEqual(await idsOn(), ids)
   })
 
-  test('kill -9 of the leading master: what was acknowledged is there, through every master', async () => {
+  step('kill -9 of the leading master: what was acknowledged is there, through every master', async () => {
     const { masters } = await cluster.status()
     const leader = masters.find((m) => m.role === 'leader')
     assert.ok(leader)
@@ -170,7 +183,7 @@ describe('a cluster of three masters and three nodes', {
       )
   })
 
-  test('a node that is killed with its containers: its pods run elsewhere, and it comes back clean', async () => {
+  step('a node that is killed with its containers: its pods run elsewhere, and it comes back clean', async () => {
     const victim = (await readyPods())[0]?.spec.nodeName as string
     assert.equal((await cluster.capstan(['machine', 'kill', victim])).code, 0)
     await eventually(
@@ -194,32 +207,35 @@ describe('a cluster of three masters and three nodes', {
     await eventually('nothing is left over on it', async () => (await pods()).length === 5, { timeoutMs: 20_000 })
   })
 
-  test('all masters killed at once and started again: every object is there, and pods that ran keep running', async () => {
-    const before = (await pods())
-      .map(
-        (p) =>
-          `${p.metadata.uid} ${(p.status.containerStatuses ?? []).map((c) => `${c.containerID} ${c.restartCount}`).join()}`,
+  step(
+    'all masters killed at once and started again: every object is there, and pods that ran keep running',
+    async () => {
+      const before = (await pods())
+        .map(
+          (p) =>
+            `${p.metadata.uid} ${(p.status.containerStatuses ?? []).map((c) => `${c.containerID} ${c.restartCount}`).join()}`,
+        )
+        .sort()
+      const { masters } = await cluster.status()
+      for (const { pid } of masters) process.kill(-pid, 'SIGKILL')
+      for (const { name } of masters) await cluster.capstan(['machine', 'start', name])
+      await eventually(
+        'the API answers',
+        async () => (await cluster.kubectl(['get', 'configmap', 'before', 'after'])).code === 0,
+        { timeoutMs: 30_000 },
       )
-      .sort()
-    const { masters } = await cluster.status()
-    for (const { pid } of masters) process.kill(-pid, 'SIGKILL')
-    for (const { name } of masters) await cluster.capstan(['machine', 'start', name])
-    await eventually(
-      'the API answers',
-      async () => (await cluster.kubectl(['get', 'configmap', 'before', 'after'])).code === 0,
-      { timeoutMs: 30_000 },
-    )
-    await eventually('five pods are ready', async () => (await readyPods()).length === 5, { timeoutMs: 30_000 })
-    const now = (await pods())
-      .map(
-        (p) =>
-          `${p.metadata.uid} ${(p.status.containerStatuses ?? []).map((c) => `${c.containerID} ${c.restartCount}`).join()}`,
-      )
-      .sort()
-    assert.deepEqual(now, before)
-  })
+      await eventually('five pods are ready', async () => (await readyPods()).length === 5, { timeoutMs: 30_000 })
+      const now = (await pods())
+        .map(
+          (p) =>
+            `${p.metadata.uid} ${(p.status.containerStatuses ?? []).map((c) => `${c.containerID} ${c.restartCount}`).join()}`,
+        )
+        .sort()
+      assert.deepEqual(now, before)
+    },
+  )
 
-  test('delete leaves nothing; stop leaves nothing on the host', async () => {
+  step('delete leaves nothing; stop leaves nothing on the host', async () => {
     await cluster.must(['delete', 'service/nginx', 'deployment/nginx'], { timeoutMs: 60_000 })
     await eventually('no pods', async () => (await pods()).length === 0, { timeoutMs: 40_000 })
     const data = cluster.data
