@@ -157,6 +157,13 @@ test('two holders of one lock, and a write of a former holder, are found', () =>
   assert.deepEqual(check([p, q]), [])
   assert.equal(check([p, { ...q, acquiredMs: 900 }]).length, 1, 'both believe to hold it')
   assert.deepEqual(check([p, { ...q, acquiredMs: 960 }]), [], 'a fast clock explains it')
+  const late = { ...p, acquiredMs: 1500, untilMs: 1000 }
+  assert.deepEqual(check([late, q]), [], 'told so when its lease was over: it never believed to hold it')
+  assert.equal(
+    check([late, { ...q, token: 2 }]).length,
+    2,
+    'its token is looked at all the same: given twice, and not to the other',
+  )
   assert.equal(check([p, q], [...events, put('guarded', '2', 7, 3, 3)]).length, 1, 'a former holder wrote')
   assert.equal(check([p, { ...q, holder: 'r' }]).length, 1, 'told that it holds what another one does')
 })

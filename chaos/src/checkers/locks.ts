@@ -7,7 +7,10 @@ export interface Holding {
   token: number
   /** When the answer came that it holds the lock. */
   acquiredMs: number
-  /** Until when it may believe so: sending of the last acknowledged renewal and the lease; or when it began to let go. */
+  /**
+   * Until when it may believe so: sending of the last acknowledged renewal and the lease; or when it began to let go. Not after
+   * `acquiredMs`: the answer came when the lease was over by its own clock, so that it never believed to hold the lock.
+   */
   untilMs: number
 }
 
@@ -33,15 +36,16 @@ export function checkLock(
       )
   }
   const sorted = [...holdings].sort((a, b) => a.token - b.token)
-  for (const [at, one] of sorted.entries()) {
+  for (const one of sorted) {
     const put = history.of(lock).find((e: HistoryEvent) => e.createRevision === one.token && e.type === 'put')
     if (put?.value !== one.holder)
       wrong.push(
         `${one.holder} was told that it holds the lock with token ${one.token}; that one is ${put?.value ?? 'nobody'}'s`,
       )
-    const next = sorted[at + 1]
-    if (!next) continue
+  }
+  for (const [one, next] of pairs(sorted))
     if (next.token === one.token) wrong.push(`${one.holder} and ${next.holder} were both given token ${one.token}`)
+  for (const [one, next] of pairs(sorted.filter(({ acquiredMs, untilMs }) => untilMs > acquiredMs))) {
     // A member's clock may be fast: then the lease is over that much earlier.
     const until = one.acquiredMs + (one.untilMs - one.acquiredMs) / rate
     if (next.acquiredMs < until)
@@ -51,3 +55,5 @@ export function checkLock(
   }
   return wrong
 }
+
+const pairs = <T>(list: readonly T[]): [T, T][] => list.slice(1).map((next, at) => [list[at] as T, next])

@@ -263,7 +263,7 @@ export async function locks(work: Work, client: StoreClient): Promise<void> {
       await simulation.sleep(lease.ttlMs / 3)
       if (!(await renew(work, client, lease))) break
     }
-    holding.untilMs = Math.max(holding.acquiredMs, Math.min(simulation.nowMs, validUntil()))
+    holding.untilMs = Math.min(simulation.nowMs, validUntil())
     records.holdings.push(holding)
     const dice = random.next()
     if (dice < 0.5) {
