@@ -48,16 +48,16 @@ const ANSWER_MS = 1500
 
 export async function clusterStatus(layout: ClusterLayout, places: Places): Promise<ClusterStatus> {
   const admin = new AdminClient(places)
-  const [masters, ready] = await Promise.all([
+  const [masters, nodes] = await Promise.all([
     layout.bus === 'memory' ? embeddedMasters(layout, places, admin) : masterStatuses(layout, places),
-    readyNodes(layout, admin),
+    apiNodes(admin, '127.0.0.1', layout.port),
   ]).finally(() => admin.close())
   const nodePid = (name: string) => machinePid(places, layout.bus === 'memory' ? 'embedded' : name) ?? null
   return {
     masters,
     nodes: layout.nodes.map(({ name }) => ({
       name,
-      ready: ready?.has(name) ?? false,
+      ready: nodes?.some((n) => n.name === name && n.ready) ?? false,
       pid: nodePid(name),
       runtime: layout.runtime,
     })),
@@ -141,30 +141,34 @@ async function embeddedMasters(layout: ClusterLayout, places: Places, admin: Adm
   )
 }
 
-/** Names of the Ready nodes as the API states them; undefined: no API server answers. */
-async function readyNodes(layout: ClusterLayout, admin: AdminClient): Promise<Set<string> | undefined> {
-  const nodes = await apiNodes(admin, '127.0.0.1', layout.port)
-  return nodes && new Set(nodes.filter(({ ready }) => ready).map(({ name }) => name))
+interface ApiNode {
+  name: string
+  ready: boolean
+  /** Has neither of the taints that keep pods away from a node that is not Ready. They go some time after it is Ready. */
+  open: boolean
 }
 
+const NOT_READY_TAINTS = ['node.kubernetes.io/not-ready', 'node.kubernetes.io/unreachable']
+
 /** Nodes as an API server states them; undefined: it does not answer. */
-export async function apiNodes(
-  admin: AdminClient,
-  host: string,
-  port: number,
-): Promise<{ name: string; ready: boolean }[] | undefined> {
+export async function apiNodes(admin: AdminClient, host: string, port: number): Promise<ApiNode[] | undefined> {
   const answer = await admin.request({ host, port, path: '/api/v1/nodes' })
   if (answer?.status !== 200) return undefined
   const { items } = JSON.parse(answer.body) as {
-    items: { metadata: { name: string }; status?: { conditions?: { type: string; status: string }[] } }[]
+    items: {
+      metadata: { name: string }
+      spec?: { taints?: { key: string }[] }
+      status?: { conditions?: { type: string; status: string }[] }
+    }[]
   }
-  return items.map(({ metadata, status }) => ({
+  return items.map(({ metadata, spec, status }) => ({
     name: metadata.name,
     ready: status?.conditions?.some((c) => c.type === 'Ready' && c.status === 'True') ?? false,
+    open: !spec?.taints?.some((taint) => NOT_READY_TAINTS.includes(taint.key)),
   }))
 }
 
-/** Is every node Ready and every API server in order? With a line for people on what is still awaited. */
+/** Does every node take pods, and is every API server in order? With a line for people on what is still awaited. */
 export async function clusterReady(
   layout: ClusterLayout,
   admin: AdminClient,
@@ -175,8 +179,8 @@ export async function clusterReady(
   const masters = answers.filter((answer) => answer?.status === 200).length
   if (masters < layout.masters.length)
     return { ready: false, text: `${masters} of ${layout.masters.length} masters are ready` }
-  const nodes = await readyNodes(layout, admin)
-  const count = layout.nodes.filter((n) => nodes?.has(n.name)).length
+  const nodes = await apiNodes(admin, '127.0.0.1', layout.port)
+  const count = layout.nodes.filter(({ name }) => nodes?.some((n) => n.name === name && n.ready && n.open)).length
   return {
     ready: nodes !== undefined && count === layout.nodes.length,
     text: `${masters} masters and ${count} of ${layout.nodes.length} nodes are ready`,
