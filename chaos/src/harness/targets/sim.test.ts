@@ -78,6 +78,7 @@ test('a fault stays in force until it is undone itself, also where another one o
     [1000, 'disk-full', { whom: 'master-0' }, 3000],
     [0, 'delay', { whom: 'master-0', ms: 50 }, 4000],
     [1000, 'loss', { whom: 'master-0', share: 0.5 }, 1000],
+    [2000, 'flapping', { whom: 'master-0', offMs: 100, onMs: 300 }, 1500],
     [0, 'clock-jump', { whom: 'master-1', ms: 60_000 }, 2000],
     [1000, 'clock-jump', { whom: 'master-1', ms: 30_000 }, 3000],
   )
@@ -92,6 +93,10 @@ test('a fault stays in force until it is undone itself, also where another one o
   assert.deepEqual([isFull(), link().loss, link().delayMs[0], offset() - before], [true, 0.5, 50, 90_000])
   await at(3000)
   assert.deepEqual([isFull(), link().loss, link().delayMs[0], offset() - before], [true, 0, 50, 30_000])
+  await at(3250)
+  assert.deepEqual([link().cut, link().delayMs[0]], [true, 50], 'cut in its turn')
+  await at(3400)
+  assert.deepEqual([link().cut, link().delayMs[0]], [false, 50], 'whole in its turn, and slow for the other fault')
   await at(5000)
   assert.deepEqual([isFull(), link().delayMs[0], offset() - before], [false, simulation.network.normal.delayMs[0], 0])
   played.heal()

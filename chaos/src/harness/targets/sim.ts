@@ -49,6 +49,34 @@ const JUDGED = ['S1', 'S3', 'S4', 'C1', 'C2', 'C4']
 /** Its machine starts a store that died again after so long. */
 const STORE_BACK_MS = 400
 
+type Link = readonly [from: string, to: string]
+
+/** What faults make of the links between machines: where several are in force, each link has what they make of it together. */
+class LinkFaults {
+  private readonly inForce = new Set<{ links: readonly Link[]; condition: Partial<LinkCondition> }>()
+
+  constructor(private readonly network: Simulation['network']) {}
+
+  /** Where two give one thing, the later one counts. Returns how to undo this one. */
+  add(links: readonly Link[], condition: Partial<LinkCondition>): () => void {
+    const fault = { links, condition }
+    this.inForce.add(fault)
+    for (const link of links) this.settle(link)
+    return () => {
+      this.inForce.delete(fault)
+      for (const link of links) this.settle(link)
+    }
+  }
+
+  private settle([from, to]: Link): void {
+    const { network } = this
+    const condition = { ...network.normal, delayMs: [...network.normal.delayMs] as [number, number] }
+    for (const fault of this.inForce)
+      if (fault.links.some((link) => link[0] === from && link[1] === to)) Object.assign(condition, fault.condition)
+    Object.assign(network.link(from, to), condition)
+  }
+}
+
 interface Strike {
   struck: string[]
   proof: string
@@ -103,6 +131,7 @@ export function playSchedule(schedule: Schedule, records: FaultRecord[], notTest
     const inForce = new Map<FaultRecord, Strike>()
     const random = simulation.random.fork('schedule')
     const startMs = simulation.nowMs
+    const linkFaults = new LinkFaults(simulation.network)
     let healed = false
     const undo = (record: FaultRecord) => {
       const strike = inForce.get(record)
@@ -155,7 +184,7 @@ export function playSchedule(schedule: Schedule, records: FaultRecord[], notTest
         (Array.isArray(role) ? role : [role ?? '']).flatMap((one) =>
           resolveWhom(String(one), SIM_MACHINES, look, random),
         )
-      const done = await strike(simulation, targets, line, whom)
+      const done = await strike(simulation, linkFaults, targets, line, whom)
       Object.assign(record, { result: 'made', struck: done.struck, proof: done.proof, means: done.means })
       record.inForceMs = simulation.nowMs - startMs
       counts[`fault.${line.fault}`] = (counts[`fault.${line.fault}`] ?? 0) + 1
@@ -177,6 +206,7 @@ export function playSchedule(schedule: Schedule, records: FaultRecord[], notTest
 
 async function strike(
   simulation: Simulation,
+  linkFaults: LinkFaults,
   targets: ClusterTargets,
   { fault, parameters, lastsMs }: ScheduledFault,
   whom: (role: Json | undefined) => string[],
@@ -186,26 +216,14 @@ async function strike(
   const number = (name: string, otherwise: number) => Number(parameters[name] ?? otherwise)
   const machines = SIM_MACHINES.map((machine) => machine.name)
   const masters = machines.filter((name) => name.startsWith('master'))
-  const change = (
-    links: readonly (readonly [string, string])[],
-    condition: Partial<LinkCondition>,
-    struck: string[],
-  ): Strike => {
+  const change = (links: readonly Link[], condition: Partial<LinkCondition>, struck: string[]): Strike => {
     const wanted = links.filter(([from, to]) => from !== to)
     if (wanted.length === 0) throw new Error('there is no such link')
-    const again = () => {
-      for (const [from, to] of wanted) Object.assign(network.link(from, to), condition)
-    }
-    again()
     return {
-      again,
       struck,
       means: 'condition of simulated links',
       proof: `${wanted.length} directions: ${JSON.stringify(condition)}`,
-      undo: () => {
-        for (const [from, to] of wanted)
-          Object.assign(network.link(from, to), network.normal, { delayMs: [...network.normal.delayMs] })
-      },
+      undo: linkFaults.add(wanted, condition),
     }
   }
   const links = (a: readonly string[], b: readonly string[]) =>
@@ -409,7 +427,6 @@ function flapping(simulation: Simulation, parameters: FaultParameters, cut: () =
     struck,
     means,
     proof,
-    again: () => now?.again?.(),
     undo: () => {
       over = true
       now?.undo()
