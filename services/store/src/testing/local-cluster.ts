@@ -1,7 +1,7 @@
 import { mkdtemp, rm } from 'node:fs/promises'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
-import { Caller, type Disk, type Log } from '@capstan/actor'
+import { CallError, Caller, type Disk, type Log } from '@capstan/actor'
 import { grants, identityToken, type StoreStatusReply, type StoreVerb, Subjects } from '@capstan/protocol'
 import {
   LmdbStateEngine,
@@ -137,8 +137,14 @@ export class LocalCluster {
     return this.call<{ header: { revision: number }; succeeded: boolean }>(member, 'txn', txn)
   }
 
+  /** Asks again where no leader confirmed it, as a client would: members that share a busy processor may take long to elect one. */
   async get(member: string, key: string): Promise<string | undefined> {
-    const { kvs } = await this.call<{ kvs: { value: Uint8Array }[] }>(member, 'range', { key: bytes(key) })
+    const { kvs } = await this.until(`a read at ${member}`, () =>
+      this.call<{ kvs: { value: Uint8Array }[] }>(member, 'range', { key: bytes(key) }).catch((error: unknown) => {
+        if (CallError.fromBus(error).code === 'NO_LEADER') return undefined
+        throw error
+      }),
+    )
     return kvs[0] && text(kvs[0].value)
   }
 
