@@ -172,13 +172,17 @@ async function damagedLog(ground: DrillGround): Promise<void> {
   await puts(ground, 6, leader)
   await simulation.sleep(50)
   const mark = endOfLog(ground, damaged)
-  // What comes after the mark, in batches of its own, tells damage from a torn write: only the last batch can be torn.
+  // What comes after the mark, in batches of its own, tells damage from a torn write: only the last batch can be torn. A store
+  // without room writes none.
   const [writer] = ground.clients as [StoreClient]
-  for (let n = 0; n < 4; n++)
-    await oneRegister(ground.work, writer, random.pick(REGISTERS), nextValue(writer), { kind: 'put', member: leader })
+  let written = 0
+  for (let n = 0; n < 4; n++) {
+    const put = { kind: 'put', member: leader } as const
+    if ((await oneRegister(ground.work, writer, random.pick(REGISTERS), nextValue(writer), put)) === 'done') written++
+  }
   await simulation.sleep(50)
   simulation.machine(damaged).crash()
-  if (!mark || !damageLog(ground, damaged, mark)) cluster.count('damageMissed')
+  if (!mark || written === 0 || !damageLog(ground, damaged, mark)) cluster.count('damageMissed')
   else {
     cluster.damaged.add(damaged)
     cluster.count('damages')
