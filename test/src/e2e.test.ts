@@ -33,6 +33,9 @@ const isReady = (pod: Pod) =>
   !pod.metadata.deletionTimestamp &&
   (pod.status.conditions ?? []).some((c) => c.type === 'Ready' && c.status === 'True')
 
+/** Its containers, and how often each was restarted. */
+const containersOf = (pod: Pod) => (pod.status.containerStatuses ?? []).map((c) => `${c.containerID} ${c.restartCount}`)
+
 describe('a cluster of three masters and three nodes', {
   skip: lacks.length > 0 ? `needs ${lacks.join(', ')}` : false,
   timeout: 240_000,
@@ -45,6 +48,7 @@ describe('a cluster of three masters and three nodes', {
   const curl = (url: string) => exec('curl', ['-sS', '-i', '-f', '--max-time', '2', url])
   const podOf = (answer: string) => /^X-Pod: (\S+)/m.exec(answer)?.[1]
   let clusterIp = ''
+  const lives = async () => (await pods()).map((p) => `${p.metadata.uid} ${containersOf(p).join()}`).sort()
   /** A test that says what the cluster looked like when it failed. */
   const step = (name: string, body: () => Promise<void>) =>
     test(name, async (t) => {
@@ -149,10 +153,8 @@ describe('a cluster of three masters and three nodes', {
     await cluster.must(['run', 'kept', '--image=busybox', `--overrides=${overrides}`, '--', 'sleep', '3600'])
     await cluster.must(['wait', '--for=condition=Ready', 'pod/kept', '--timeout=30s'])
     const kept = () => cluster.json<Pod>(['get', 'pod', 'kept'])
-    const containers = async () =>
-      ((await kept()).status.containerStatuses ?? []).map((c) => `${c.containerID} ${c.restartCount}`)
-    const before = await containers()
     const node = (await kept()).spec.nodeName as string
+    const before = [await kept(), ...(await pods()).filter((p) => p.spec.nodeName === node)]
     const pid = (await cluster.status()).nodes.find((n) => n.name === node)?.pid as number
     process.kill(pid, 'SIGKILL')
     await cluster.capstan(['machine', 'start', node])
@@ -161,8 +163,11 @@ describe('a cluster of three masters and three nodes', {
       async () => (await cluster.status()).nodes.find((n) => n.name === node)?.ready,
       { timeoutMs: 20_000 },
     )
-    assert.equal(before.length, 1)
-    assert.deepEqual(await containers(), before)
+    const now = new Map([await kept(), ...(await pods())].map((p) => [p.metadata.uid, p]))
+    const still = before.filter((p) => now.has(p.metadata.uid))
+    assert.equal(still[0]?.metadata.name, 'kept')
+    assert.equal(containersOf(still[0]).length, 1)
+    for (const pod of still) assert.deepEqual(containersOf(now.get(pod.metadata.uid) as Pod), containersOf(pod))
     await cluster.must(['delete', 'pod', 'kept', '--wait=false'])
   })
 
@@ -216,12 +221,7 @@ describe('a cluster of three masters and three nodes', {
   step(
     'all masters killed at once and started again: every object is there, and pods that ran keep running',
     async () => {
-      const before = (await pods())
-        .map(
-          (p) =>
-            `${p.metadata.uid} ${(p.status.containerStatuses ?? []).map((c) => `${c.containerID} ${c.restartCount}`).join()}`,
-        )
-        .sort()
+      const before = await lives()
       const { masters } = await cluster.status()
       for (const { pid } of masters) process.kill(-pid, 'SIGKILL')
       for (const { name } of masters) await cluster.capstan(['machine', 'start', name])
@@ -231,12 +231,7 @@ describe('a cluster of three masters and three nodes', {
         { timeoutMs: 30_000 },
       )
       await eventually('five pods are ready', async () => (await readyPods()).length === 5, { timeoutMs: 30_000 })
-      const now = (await pods())
-        .map(
-          (p) =>
-            `${p.metadata.uid} ${(p.status.containerStatuses ?? []).map((c) => `${c.containerID} ${c.restartCount}`).join()}`,
-        )
-        .sort()
+      const now = await lives()
       assert.deepEqual(now, before)
     },
   )
