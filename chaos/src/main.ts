@@ -1,7 +1,9 @@
 /** `npm run chaos -- COMMAND …`, and `capstan chaos COMMAND …`. */
+import { goOnUnread } from '@capstan/real'
 import { fleetCommand } from './fleet/index.js'
 import { main } from './harness/main-edge.js'
 
+goOnUnread()
 const [command, ...args] = process.argv.slice(2)
 try {
   switch (command) {

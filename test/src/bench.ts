@@ -1,6 +1,7 @@
 /** `npm run bench -- NAME`: figures with the machine they were measured on. Not part of the tests. */
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { UserError } from '@capstan/cli'
+import { goOnUnread } from '@capstan/real'
 import { benchCalm } from './bench-calm.js'
 import { benchFailover } from './bench-failover.js'
 import { benchStart } from './bench-start.js'
@@ -19,6 +20,7 @@ function count(text: string): number {
 
 const words = (separator: string) => (text: string) => text.split(separator)
 
+goOnUnread()
 const program = new Command('npm run bench --').description('figures, with the machine they were measured on')
 program
   .command('start')

@@ -11,6 +11,7 @@
 import { execFileSync, fork, type ChildProcess } from 'node:child_process'
 import { availableParallelism } from 'node:os'
 import { join } from 'node:path'
+import { goOnUnread } from '@capstan/real'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import { addUp } from './scenario.js'
 import { COVERED, PLANTED, SCENARIOS } from './scenarios.js'
@@ -52,6 +53,7 @@ interface Flags {
   troubleMs?: number
 }
 
+goOnUnread()
 const scenarioNames = SCENARIOS.map(({ name }) => name)
 const program = new Command('npm run sim --')
   .description('the store, and the whole control plane, in virtual time, from seeds')

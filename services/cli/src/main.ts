@@ -1,4 +1,5 @@
 import { isAbsolute, join, resolve } from 'node:path'
+import { goOnUnread } from '@capstan/real'
 import { Command, InvalidArgumentError, Option } from 'commander'
 import pc from 'picocolors'
 import { chaosCommand } from './chaos-command.js'
@@ -38,6 +39,7 @@ function wholeNumber(text: string): number {
 
 /** Runs one command line. What the user did wrong is told in one line, with exit code 1. */
 export async function main(args: string[]): Promise<void> {
+  goOnUnread()
   const program = new Command('capstan').description(
     'A multi-master container orchestrator that an unmodified kubectl drives',
   )
