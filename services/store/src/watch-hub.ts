@@ -21,7 +21,7 @@ export interface WatchBugs {
 interface Watch {
   stream: OutStream
   group: Group
-  /** Everything below it was delivered. */
+  /** Everything below it was delivered; of a synced one: as it became so, the rest is told by `delivered`. */
   nextRevision: number
   /** `revision` of the last message sent. */
   sentRevision: number
@@ -224,11 +224,14 @@ export class WatchHub {
       sendToAll(streams, { prevRevision, revision, events } satisfies WatchData)
   }
 
-  /** Not yet sent: the events of the batch at hand. */
+  /**
+   * Not yet sent: what came after the last batch, as the batch at hand. But one that caught up while a snapshot was being
+   * installed may have had what that brought.
+   */
   private fallBehind(watch: Watch): void {
     watch.group.synced.delete(watch)
     watch.state = 'behind'
-    watch.nextRevision = this.delivered + 1
+    watch.nextRevision = Math.max(watch.nextRevision, this.delivered + 1)
   }
 
   /** A watch from a later revision on: has the present come there? */
