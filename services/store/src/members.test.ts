@@ -113,6 +113,31 @@ test('a member is replaced under writes: added, caught up by a snapshot, promote
   assert.equal(await cluster.get('s3', 'after'), '1')
 })
 
+test('a member that installs a snapshot names the members only when it knows them', async () => {
+  const cluster = new SimCluster(MEMBERS, { checkpointEntries: 20, logKeepEntries: 10, checkpointPeriodMs: 200 })
+  const leader = await cluster.leader()
+  for (let i = 0; i < 60; i++) await cluster.put(leader, `old/${i}`, String(i))
+  await cluster.until('the cut of the log', async () => ((await cluster.status(leader))?.firstIndex ?? 0) > 5)
+  // The state is there a good while before all of the snapshot is.
+  cluster.simulation.machine('s3').disk.condition.syncMs = [400, 500]
+  cluster.boot('s3', { emptyDirectory: 'join' })
+  await cluster.until('its start', async () => cluster.handles.has('s3'))
+  await cluster.call(leader, 'memberAdd', { member: 's3' })
+  const told: string[][] = []
+  const subject = cluster.subjects.store('s3', cluster.clientIdentity, 'members')
+  await cluster.until('the snapshot', async () => {
+    cluster.client.call(subject, {}, { timeoutMs: 5000 }).then(
+      (reply) => told.push(names(reply as MembersReply)),
+      () => undefined, // Before it hears of a leader.
+    )
+    // Whoever looks at the state finds the new one at once.
+    cluster.handles.get('s3')?.stateHash()
+    return ((await cluster.status('s3'))?.counters.snapshotsInstalled ?? 0) > 0
+  })
+  await cluster.until('answers', async () => told.length > 3)
+  for (const members of told) assert.deepEqual(members, [...MEMBERS, 's3 (learner)'])
+})
+
 test('changes that would be regretted are refused, and say why', async () => {
   const cluster = new SimCluster(MEMBERS)
   const leader = await cluster.leader()

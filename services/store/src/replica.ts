@@ -843,6 +843,8 @@ export class Replica {
   }
 
   private releaseReads(): void {
+    // While a snapshot is being installed the state may be there already, and raft not know yet who the members are in it.
+    if (this.installing) return
     const { appliedIndex } = this.mvcc
     for (let at = 0; at < this.confirmed.length; ) {
       const { index, reads } = this.confirmed[at] as { index: number; reads: Read[] }
