@@ -80,6 +80,26 @@ const entry = (index: number): Entry => ({
   },
 })
 
+/** A member that has applied two entries, and the state of another one that has two more. */
+function memberBehind() {
+  const engine = new MemoryStateEngine()
+  const mvcc = new Mvcc(engine)
+  const otherEngine = new MemoryStateEngine()
+  const other = new Mvcc(otherEngine)
+  for (const index of [1, 2]) for (const each of [mvcc, other]) each.applyBatch([entry(index)])
+  for (const index of [3, 4]) other.applyBatch([entry(index)])
+  const clock = new ManualClock()
+  const hub = new WatchHub(mvcc, clock as unknown as Clock)
+  return { engine, mvcc, clock, hub, otherEngine }
+}
+
+/** The state of one, on the engine of another; who reads there was not told of it. */
+async function putSnapshot(from: MemoryStateEngine, to: MemoryStateEngine): Promise<void> {
+  const receiver = new SnapshotReceiver(to)
+  for (const chunk of snapshotChunks(from.snapshot(), 100)) await receiver.write(chunk)
+  await receiver.finish()
+}
+
 const keys = ['a', 'b', 'c/1', 'c/2']
 const ranges: [string, string | undefined][] = [
   ['a', undefined],
@@ -109,21 +129,12 @@ const stepArb = fc.oneof(
 )
 
 test('what a snapshot brings is told of when it has been sent, not before', async () => {
-  const engine = new MemoryStateEngine()
-  const mvcc = new Mvcc(engine)
-  const otherEngine = new MemoryStateEngine()
-  const other = new Mvcc(otherEngine)
-  for (const index of [1, 2]) for (const each of [mvcc, other]) each.applyBatch([entry(index)])
-  for (const index of [3, 4]) other.applyBatch([entry(index)])
-  const clock = new ManualClock()
-  const hub = new WatchHub(mvcc, clock as unknown as Clock)
+  const { engine, mvcc, clock, hub, otherEngine } = memberBehind()
   const reader = new Reader()
   const has = mvcc.revision
   const watch = { range: { key: bytes('a') }, startRevision: has + 1, prevKv: false, filters: [] }
   const { position } = hub.add(reader, watch)
-  const receiver = new SnapshotReceiver(engine)
-  for (const chunk of snapshotChunks(otherEngine.snapshot(), 100)) await receiver.write(chunk)
-  await receiver.finish()
+  await putSnapshot(otherEngine, engine)
   mvcc.reload()
   assert.equal(mvcc.revision, has + 2)
   // A beat comes here.
@@ -138,17 +149,8 @@ test('what a snapshot brings is told of when it has been sent, not before', asyn
 })
 
 test('a watch that caught up while a snapshot was being installed does not get again what it had', async () => {
-  const engine = new MemoryStateEngine()
-  const mvcc = new Mvcc(engine)
-  const otherEngine = new MemoryStateEngine()
-  const other = new Mvcc(otherEngine)
-  for (const index of [1, 2]) for (const each of [mvcc, other]) each.applyBatch([entry(index)])
-  for (const index of [3, 4]) other.applyBatch([entry(index)])
-  const clock = new ManualClock()
-  const hub = new WatchHub(mvcc, clock as unknown as Clock)
-  const receiver = new SnapshotReceiver(engine)
-  for (const chunk of snapshotChunks(otherEngine.snapshot(), 100)) await receiver.write(chunk)
-  await receiver.finish()
+  const { engine, mvcc, clock, hub, otherEngine } = memberBehind()
+  await putSnapshot(otherEngine, engine)
   // The first one to look at the state finds the new one, before anybody was told of it.
   const [past, present] = [new Reader(), new Reader()]
   const watch = { range: { key: bytes('a') }, prevKv: false, filters: [] }
@@ -225,9 +227,7 @@ test('every watch gets every change of its range once and in order, or ends as c
         else if (step[0] === 'look') mvcc.range({ key: bytes('a') })
         else if (step[0] === 'installed') installed()
         else if (!installing) {
-          const receiver = new SnapshotReceiver(engine)
-          for (const chunk of snapshotChunks(leaderEngine.snapshot(), 100)) await receiver.write(chunk)
-          await receiver.finish()
+          await putSnapshot(leaderEngine, engine)
           installing = true
         }
         // What a beat would say is true at any time.
