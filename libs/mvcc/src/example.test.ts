@@ -48,6 +48,7 @@ async function example() {
   const receiver = new SnapshotReceiver(engine)
   for (const chunk of snapshotChunks(mvcc.engine.snapshot(), 256 * 1024)) await receiver.write(chunk)
   await receiver.finish()
+  receiver.show()
   const hashes = [mvcc, again, new Mvcc(engine)].map((member) => member.hash())
   const old = mvcc.range({ key: bytes('job'), revision: 2 }).kvs[0]
   return {

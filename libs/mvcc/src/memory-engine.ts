@@ -15,6 +15,8 @@ export class MemoryStateEngine implements StateEngine {
   sizeBytes = 0
   readonly unsavedBytes = 0
   private tree: OrderedMap<Uint8Array>
+  /** There is a finished replacement that is not shown yet. */
+  private replaced = false
 
   constructor(private readonly storage: MemoryStorage = new MemoryStorage()) {
     this.tree = storage.tree.clone()
@@ -38,6 +40,7 @@ export class MemoryStateEngine implements StateEngine {
   }
 
   commit(batch: readonly EngineWrite[], appliedIndex: number): void {
+    if (this.replaced) throw new Error('a replacement is to be shown first')
     if (appliedIndex < this.appliedIndex)
       throw new Error(`applied index falls from ${this.appliedIndex} to ${appliedIndex}`)
     for (const [key, value] of batch) {
@@ -53,6 +56,7 @@ export class MemoryStateEngine implements StateEngine {
   }
 
   checkpoint(): Promise<number> {
+    if (this.replaced) return Promise.resolve(this.durableIndex)
     this.storage.tree = this.tree.clone()
     this.storage.appliedIndex = this.appliedIndex
     this.durableIndex = this.appliedIndex
@@ -70,6 +74,7 @@ export class MemoryStateEngine implements StateEngine {
   }
 
   replace(): EngineReplacement {
+    const { storage } = this
     let next: OrderedMap<Uint8Array> | undefined = orderedMap()
     return {
       write: (pairs) => {
@@ -78,11 +83,17 @@ export class MemoryStateEngine implements StateEngine {
       },
       finish: (appliedIndex) => {
         if (!next) return Promise.reject(new Error('replacement was aborted'))
-        this.tree = next
-        this.appliedIndex = appliedIndex
-        this.sizeBytes = sizeOf(next)
-        next = undefined
-        return this.checkpoint().then(() => undefined)
+        storage.tree = next
+        storage.appliedIndex = appliedIndex
+        this.replaced = true
+        return Promise.resolve()
+      },
+      show: () => {
+        this.tree = storage.tree.clone()
+        this.appliedIndex = storage.appliedIndex
+        this.durableIndex = storage.appliedIndex
+        this.sizeBytes = sizeOf(this.tree)
+        this.replaced = false
       },
       abort: () => {
         next = undefined

@@ -102,7 +102,6 @@ export class Mvcc {
   /** Planted bugs: what is committed only with the next batch; whether the next transaction is applied twice. */
   private late: { writes: EngineWrite[]; index: number } | undefined
   private twice = false
-  private readableIndex = 0
   private writes: EngineWrite[] = []
   /** How many of `writes` are of whole entries, and the index of the last of these. */
   private whole = { writes: 0, index: 0 }
@@ -131,15 +130,13 @@ export class Mvcc {
   get clusterVersion(): number {
     return this.meta.get('clusterVersion') ?? 1
   }
-  /** Of what is readable here: while a snapshot is being installed the engine may be ahead, until `reload`. */
   get appliedIndex(): number {
-    return this.readableIndex
+    return this.late?.index ?? this.engine.appliedIndex
   }
 
   /** Reads everything anew from the engine: at the start, and after a snapshot was installed. */
   reload(): void {
     const { engine } = this
-    this.readableIndex = engine.appliedIndex
     this.index.clear()
     this.leaseById.clear()
     this.meta.clear()
@@ -165,9 +162,9 @@ export class Mvcc {
 
   private plantAtReload(): void {
     if (this.bugs.has('revision-back') && this.compactRevision > 0) this.meta.set('revision', this.compactRevision)
-    this.twice = this.bugs.has('apply-twice') && !this.opened && this.readableIndex > 0
-    if (this.bugs.has('snapshot-without-sessions') && this.opened) this.sessions.forgetAll(this.writes)
     this.late = undefined
+    this.twice = this.bugs.has('apply-twice') && !this.opened && this.appliedIndex > 0
+    if (this.bugs.has('snapshot-without-sessions') && this.opened) this.sessions.forgetAll(this.writes)
     this.opened = true
   }
 
@@ -196,7 +193,7 @@ export class Mvcc {
   ): CommandResult[] {
     const results: CommandResult[] = []
     const happened: RevisionEvents[] = []
-    let appliedIndex = this.readableIndex
+    let { appliedIndex } = this
     for (const { index, command } of entries) {
       if (index <= appliedIndex) throw new Error(`entry ${index} was applied already: at ${appliedIndex}`)
       appliedIndex = index
@@ -218,7 +215,6 @@ export class Mvcc {
       appliedIndex,
       extra.map(([name, value]) => [metaKey(`x${name}`), value]),
     )
-    this.readableIndex = appliedIndex
     this.writes = []
     this.whole.writes = 0
     this.index.committed()
@@ -472,7 +468,6 @@ export class Mvcc {
    *  @throws MvccError COMPACTED, FUTURE_REVISION, BAD_REQUEST */
   range(query: RangeQuery): RangeResult {
     checkQuery(query as RangeQuery & Record<string, unknown>)
-    this.lookAtEngine()
     this.checkRevision(query.revision ?? 0)
     return this.query(query)
   }
@@ -570,7 +565,6 @@ export class Mvcc {
     range: KeyRange,
     changesMax = 1000,
   ): { batch: RevisionEvents[]; nextRevision: number } {
-    this.lookAtEngine()
     if (startRevision < this.compactRevision) throw this.compacted(startRevision)
     const span = spanOf(range)
     const batch: RevisionEvents[] = []
@@ -596,7 +590,6 @@ export class Mvcc {
 
   /** The key's state just before `modRevision`; missing: it did not exist, or that is compacted away. */
   previous(key: Uint8Array, modRevision: number): KeyValue | undefined {
-    this.lookAtEngine()
     const revision = modRevision - 1
     if (revision < Math.max(1, this.compactRevision)) return undefined
     const change = this.index.at(toLatin1(key), key, revision)
@@ -750,7 +743,6 @@ export class Mvcc {
 
   /** The whole state as text, one fact a line, the same on every member that applied the same index (promise S4). */
   *dump(): Generator<string> {
-    this.lookAtEngine()
     yield `applied ${this.appliedIndex} revision ${this.revision} compact ${this.compactRevision} version ${this.clusterVersion}`
     for (const [recordKey, bytes] of this.engine.range(FIRST_CHANGE, AFTER_CHANGES)) {
       const { main, sub } = positionOf(recordKey)
@@ -790,7 +782,6 @@ export class Mvcc {
    * @throws MvccError COMPACTED, FUTURE_REVISION
    */
   hashKv(revision = 0, sliceChanges = 1000): Generator<undefined, KvHash> {
-    this.lookAtEngine()
     this.checkRevision(revision)
     const { compactRevision } = this
     const hashRevision = revision === 0 ? this.revision : revision
@@ -860,11 +851,6 @@ export class Mvcc {
   }
 
   // ---------------------------------------------------------------------------------------------------------- helpers
-
-  /** The engine's contents were replaced, and nobody called `reload` yet: a read must not mix old with new. */
-  private lookAtEngine(): void {
-    if (this.engine.appliedIndex > this.readableIndex && !this.applying) this.reload()
-  }
 
   private holds(c: Compare): boolean {
     let any = false

@@ -116,12 +116,17 @@ export class SnapshotReceiver {
     if (pairs.length > 0) await this.replacement.write(pairs)
   }
 
-  /** Puts it in the place of the old state; resolves with its applied index. Then call `Mvcc.reload`.
+  /** Puts it in the place of the old state, durably; resolves with its applied index. Then call `show`.
    *  @throws SnapshotDamaged if it is not complete */
   async finish(): Promise<number> {
     if (this.state !== 'complete') throw new SnapshotDamaged('ends too early')
     await this.replacement.finish(this.index)
     return this.index
+  }
+
+  /** From now on the engine shows it. Then call `Mvcc.reload`, in the same turn. */
+  show(): void {
+    this.replacement.show()
   }
 
   abort(): Promise<void> {

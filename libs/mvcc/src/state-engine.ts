@@ -26,9 +26,11 @@ export interface StateEngine {
   /**
    * All writes or none, visible at once, in order (the last write of a key wins). Not durable. `appliedIndex` never
    * falls. The arrays belong to the engine from now on.
+   * @throws Error if a replacement is finished but not shown: what is committed to the old contents would be lost
    */
   commit(batch: readonly EngineWrite[], appliedIndex: number): void
-  /** Makes all commits before the call durable; resolves with the index reached. Calls may overlap.
+  /** Makes all commits before the call durable; resolves with the index reached. Calls may overlap. Where a replacement is
+   *  finished but not shown it has nothing to do.
    *  @throws the disk's error (out of space, IO): what was durable stays so. */
   checkpoint(): Promise<number>
   /** The present contents, unmoved by later commits. */
@@ -50,7 +52,12 @@ export interface EngineSnapshot {
 export interface EngineReplacement {
   /** Rising keys over all calls. */
   write(pairs: readonly (readonly [key: Uint8Array, value: Uint8Array])[]): Promise<void>
-  /** Atomically and durably takes the place of the old contents. A crash before it has settled leaves old or new, whole. */
+  /** Atomically and durably takes the place of the old contents. A crash before it has settled leaves old or new, whole; what
+   *  is read here stays the old until `show`, and meanwhile nothing may be committed. */
   finish(appliedIndex: number): Promise<void>
+  /** After `finish`: from now on all that is read here is the new. In the caller's turn, so that nobody sees it before those
+   *  who go by it have been told. */
+  show(): void
+  /** Instead of `finish`. */
   abort(): Promise<void>
 }

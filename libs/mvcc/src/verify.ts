@@ -148,6 +148,8 @@ class StateChecker implements EngineReplacement {
     }
   }
 
+  show(): void {}
+
   finish(): Promise<void> {
     const number = (name: string) => this.meta.get(name) ?? 0
     const fits = (what: string, one: number, other: number) => {

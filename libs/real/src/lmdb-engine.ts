@@ -36,6 +36,8 @@ export class LmdbStateEngine implements StateEngine {
   durableIndex = 0
   unsavedBytes = 0
   private env: Environment
+  /** A finished replacement that is not shown yet. */
+  private next: { env: Environment; appliedIndex: number } | undefined
   /** Oldest first; the last one takes the commits. */
   private layers: Layer[] = [new Layer()]
   private flushing: Promise<void> = Promise.resolve()
@@ -91,6 +93,7 @@ export class LmdbStateEngine implements StateEngine {
 
   commit(batch: readonly EngineWrite[], appliedIndex: number): void {
     if (this.closed) throw new Error('engine is closed')
+    if (this.next) throw new Error('a replacement is to be shown first')
     if (appliedIndex < this.appliedIndex)
       throw new Error(`applied index falls from ${this.appliedIndex} to ${appliedIndex}`)
     const layer = this.layers[this.layers.length - 1] as Layer
@@ -151,20 +154,26 @@ export class LmdbStateEngine implements StateEngine {
         if (!env) throw new Error('replacement is over')
         env.write(rows.take())
         await env.commit(appliedIndex)
-        const old = this.env
         // In the row of checkpoints: none of the old state may end after the switch.
         const run = this.flushing.then(() => {
           writeDurably(this.dir, 'CURRENT', name)
           next = undefined
-          this.env = env
-          this.layers = [new Layer()]
-          this.unsavedBytes = 0
-          this.appliedIndex = appliedIndex
-          this.durableIndex = appliedIndex
+          this.next = { env, appliedIndex }
         })
         this.flushing = run.catch(() => {})
         await run
-        await old.retire()
+      },
+      show: () => {
+        const { env, next } = this
+        if (!next) throw new Error('replacement is not finished')
+        this.env = next.env
+        this.next = undefined
+        this.layers = [new Layer()]
+        this.unsavedBytes = 0
+        this.appliedIndex = next.appliedIndex
+        this.durableIndex = next.appliedIndex
+        // What cannot be removed is when the directory is opened next.
+        this.flushing = this.flushing.then(() => env.retire()).catch(() => {})
       },
       abort: async () => {
         const env = next
@@ -179,11 +188,13 @@ export class LmdbStateEngine implements StateEngine {
     if (this.closed) return
     this.closed = true
     await this.flushing
+    await this.next?.env.close()
     await this.env.close()
   }
 
   private async flush(): Promise<void> {
     if (this.closed) throw new Error('engine is closed')
+    if (this.next) return
     const { env } = this
     const appliedIndex = this.appliedIndex
     if (appliedIndex === this.durableIndex && this.layers.every((layer) => layer.isEmpty)) return

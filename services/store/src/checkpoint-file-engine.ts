@@ -20,10 +20,12 @@ export class CheckpointFileEngine implements StateEngine {
   durableIndex: number
   unsavedBytes = 0
   private saving: Promise<unknown> = Promise.resolve()
+  /** A finished replacement that is not shown yet. */
+  private next: MemoryStateEngine | undefined
 
   private constructor(
     private readonly disk: Disk,
-    private readonly memory: MemoryStateEngine,
+    private memory: MemoryStateEngine,
   ) {
     this.durableIndex = memory.appliedIndex
   }
@@ -36,6 +38,7 @@ export class CheckpointFileEngine implements StateEngine {
       const receiver = new SnapshotReceiver(memory)
       await receiver.write(bytes)
       await receiver.finish()
+      receiver.show()
     }
     return new CheckpointFileEngine(disk, memory)
   }
@@ -60,6 +63,7 @@ export class CheckpointFileEngine implements StateEngine {
   }
 
   commit(batch: readonly EngineWrite[], appliedIndex: number): void {
+    if (this.next) throw new Error('a replacement is to be shown first')
     for (const [key, value] of batch) this.unsavedBytes += key.length + (value?.length ?? 0)
     this.memory.commit(batch, appliedIndex)
   }
@@ -72,17 +76,25 @@ export class CheckpointFileEngine implements StateEngine {
   }
 
   replace(): EngineReplacement {
-    const inner = this.memory.replace()
+    const next = new MemoryStateEngine()
     return {
-      write: (pairs) => inner.write(pairs),
-      abort: () => inner.abort(),
+      write: (pairs) => Promise.resolve(next.commit(pairs, 0)),
+      abort: () => Promise.resolve(),
       finish: async (appliedIndex) => {
+        next.commit([], appliedIndex)
+        // In the row of checkpoints: none of the old state may come to lie over it.
         const run = this.saving.then(async () => {
-          await inner.finish(appliedIndex)
-          await this.write()
+          await this.write(next.snapshot())
+          this.next = next
         })
         this.saving = run.catch(() => {})
         await run
+      },
+      show: () => {
+        this.memory = next
+        this.next = undefined
+        this.durableIndex = next.appliedIndex
+        this.unsavedBytes = 0
       },
     }
   }
@@ -93,12 +105,15 @@ export class CheckpointFileEngine implements StateEngine {
   }
 
   private async save(): Promise<void> {
-    if (this.memory.appliedIndex !== this.durableIndex || this.unsavedBytes > 0) await this.write()
-  }
-
-  private async write(): Promise<void> {
+    if (this.next || (this.memory.appliedIndex === this.durableIndex && this.unsavedBytes === 0)) return
     const snapshot = this.memory.snapshot()
     const bytes = this.unsavedBytes
+    await this.write(snapshot)
+    this.durableIndex = snapshot.appliedIndex
+    this.unsavedBytes -= bytes
+  }
+
+  private async write(snapshot: EngineSnapshot): Promise<void> {
     const chunks = [...snapshotChunks(snapshot, CHUNK_BYTES)]
     const whole = new Uint8Array(chunks.reduce((sum, chunk) => sum + chunk.length, 0))
     let at = 0
@@ -107,7 +122,5 @@ export class CheckpointFileEngine implements StateEngine {
       at += chunk.length
     }
     await this.disk.writeAtomic(FILE, whole)
-    this.durableIndex = snapshot.appliedIndex
-    this.unsavedBytes -= bytes
   }
 }

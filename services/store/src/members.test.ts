@@ -130,7 +130,7 @@ test('a member that installs a snapshot names the members only when it knows the
       (reply) => told.push(names(reply as MembersReply)),
       () => undefined, // Before it hears of a leader.
     )
-    // Whoever looks at the state finds the new one at once.
+    // Whoever looks at the state does not bring the new one forward.
     cluster.handles.get('s3')?.stateHash()
     return ((await cluster.status('s3'))?.counters.snapshotsInstalled ?? 0) > 0
   })

@@ -106,6 +106,7 @@ export async function restoreDirectory(
     try {
       header = await readBackup(file, (piece) => receiver.write(piece))
       await receiver.finish()
+      receiver.show()
     } catch (error) {
       await receiver.abort()
       if (!(error instanceof SnapshotDamaged)) throw error

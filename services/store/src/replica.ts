@@ -843,8 +843,6 @@ export class Replica {
   }
 
   private releaseReads(): void {
-    // While a snapshot is being installed the state may be there already, and raft not know yet who the members are in it.
-    if (this.installing) return
     const { appliedIndex } = this.mvcc
     for (let at = 0; at < this.confirmed.length; ) {
       const { index, reads } = this.confirmed[at] as { index: number; reads: Read[] }
@@ -1019,17 +1017,20 @@ export class Replica {
     const work = async () => {
       incoming.receiver ??= new SnapshotReceiver(this.mvcc.engine)
       await incoming.receiver.write(data)
-      if (!done) return
+      if (!done) return undefined
       if (meta.index <= this.mvcc.appliedIndex) throw new SnapshotDamaged('the log has overtaken it')
       // From here on no entry may touch the old state.
       this.installing = true
       await incoming.receiver.finish()
+      return incoming.receiver
     }
     incoming.tail = incoming.tail.then(work).then(
-      () =>
-        this.hooks.later(
-          () => (done ? this.installed(meta) : this.raft.snapshotReceived(meta, offset + data.length), this.pump()),
-        ),
+      (whole) =>
+        this.hooks.later(() => {
+          if (whole) this.installed(meta, whole)
+          else this.raft.snapshotReceived(meta, offset + data.length)
+          this.pump()
+        }),
       (error: unknown) =>
         this.hooks.later(() => {
           this.log.warn({ err: error }, 'snapshot refused')
@@ -1042,7 +1043,9 @@ export class Replica {
     )
   }
 
-  private installed(meta: SnapshotMeta): void {
+  private installed(meta: SnapshotMeta, receiver: SnapshotReceiver): void {
+    // All of it in this turn: nobody sees the new state before raft and the watches know of it.
+    receiver.show()
     this.incoming = undefined
     this.mvcc.reload()
     // What the snapshot holds is not applied again; what is newer is still to come.

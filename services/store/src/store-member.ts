@@ -633,9 +633,7 @@ export class StoreMember implements Behaviour<StoreMessage> {
       case 'range': {
         const { query, serializable } = rangeOf(body)
         if (!serializable) await this.barrier()
-        const result = this.boundedRange(query)
-        // After the reading: where a snapshot has just been installed, that finds the state newer than it was.
-        return { header: this.header(), ...result }
+        return { header: this.header(), ...this.boundedRange(query) }
       }
       case 'watch':
         return this.openWatch(call, watchOf(body))

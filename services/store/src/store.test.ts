@@ -175,6 +175,7 @@ describe('three members', () => {
     const receiver = new SnapshotReceiver(engine)
     for (const piece of pieces) await receiver.write(piece)
     await receiver.finish()
+    receiver.show()
     const state = new Mvcc(engine)
     assert.deepEqual([state.revision, state.appliedIndex], [header.revision, header.appliedIndex])
     assert.equal(text(state.range({ key: bytes('backup/7') }).kvs[0]?.value ?? bytes('')), '7'.repeat(100_000))

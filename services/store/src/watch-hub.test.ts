@@ -93,11 +93,12 @@ function memberBehind() {
   return { engine, mvcc, clock, hub, otherEngine }
 }
 
-/** The state of one, on the engine of another; who reads there was not told of it. */
-async function putSnapshot(from: MemoryStateEngine, to: MemoryStateEngine): Promise<void> {
+/** The state of one, on the disk of another, to be shown there. */
+async function putSnapshot(from: MemoryStateEngine, to: MemoryStateEngine): Promise<SnapshotReceiver> {
   const receiver = new SnapshotReceiver(to)
   for (const chunk of snapshotChunks(from.snapshot(), 100)) await receiver.write(chunk)
   await receiver.finish()
+  return receiver
 }
 
 const keys = ['a', 'b', 'c/1', 'c/2']
@@ -134,7 +135,7 @@ test('what a snapshot brings is told of when it has been sent, not before', asyn
   const has = mvcc.revision
   const watch = { range: { key: bytes('a') }, startRevision: has + 1, prevKv: false, filters: [] }
   const { position } = hub.add(reader, watch)
-  await putSnapshot(otherEngine, engine)
+  ;(await putSnapshot(otherEngine, engine)).show()
   mvcc.reload()
   assert.equal(mvcc.revision, has + 2)
   // A beat comes here.
@@ -150,18 +151,20 @@ test('what a snapshot brings is told of when it has been sent, not before', asyn
 
 test('a watch that caught up while a snapshot was being installed does not get again what it had', async () => {
   const { engine, mvcc, clock, hub, otherEngine } = memberBehind()
-  await putSnapshot(otherEngine, engine)
-  // The first one to look at the state finds the new one, before anybody was told of it.
+  const snapshot = await putSnapshot(otherEngine, engine)
   const [past, present] = [new Reader(), new Reader()]
   const watch = { range: { key: bytes('a') }, prevKv: false, filters: [] }
   hub.add(past, { ...watch, startRevision: 2 })
   hub.add(present, { ...watch, startRevision: mvcc.revision + 1 })
+  clock.step()
+  assert.deepEqual(past.events, ['2 put a', '3 put a'])
+  snapshot.show()
   mvcc.reload()
   hub.reset()
   while (clock.deferred.length > 0) clock.step()
   mvcc.applyBatch([entry(5)])
   assert.deepEqual(past.events, ['2 put a', '3 put a', '4 put a', '5 put a', '6 put a'])
-  assert.deepEqual(present.events, ['6 put a'])
+  assert.deepEqual(present.events, ['4 put a', '5 put a', '6 put a'])
 })
 
 test('every watch gets every change of its range once and in order, or ends as compacted', async () => {
@@ -179,7 +182,7 @@ test('every watch gets every change of its range once and in order, or ends as c
       const leader = new Mvcc(leaderEngine)
       const log: Command[] = []
       let lags = false
-      let installing = false
+      let installing: SnapshotReceiver | undefined
       leader.onRevisions((batch) => {
         for (const { revision, events } of batch)
           for (const { type, kv } of events)
@@ -196,10 +199,11 @@ test('every watch gets every change of its range once and in order, or ends as c
       }
       const installed = () => {
         if (installing) {
+          installing.show()
           mvcc.reload()
           hub.reset()
         }
-        installing = false
+        installing = undefined
         lags = false
         applyRest()
       }
@@ -226,10 +230,7 @@ test('every watch gets every change of its range once and in order, or ends as c
         else if (step[0] === 'lag') lags = true
         else if (step[0] === 'look') mvcc.range({ key: bytes('a') })
         else if (step[0] === 'installed') installed()
-        else if (!installing) {
-          await putSnapshot(leaderEngine, engine)
-          installing = true
-        }
+        else installing ??= await putSnapshot(leaderEngine, engine)
         // What a beat would say is true at any time.
         for (const { reader, start, fits, position } of readers) {
           if (reader.ended || reader.held.length > 0) continue

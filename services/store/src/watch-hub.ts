@@ -224,14 +224,11 @@ export class WatchHub {
       sendToAll(streams, { prevRevision, revision, events } satisfies WatchData)
   }
 
-  /**
-   * Not yet sent: what came after the last batch, as the batch at hand. But one that caught up while a snapshot was being
-   * installed may have had what that brought.
-   */
+  /** Not yet sent: the events of the batch at hand. */
   private fallBehind(watch: Watch): void {
     watch.group.synced.delete(watch)
     watch.state = 'behind'
-    watch.nextRevision = Math.max(watch.nextRevision, this.delivered + 1)
+    watch.nextRevision = this.delivered + 1
   }
 
   /** A watch from a later revision on: has the present come there? */

@@ -199,6 +199,7 @@ export function mvccProperty(
             await receiver.write(chunk)
           }
           await receiver.finish()
+          receiver.show()
           const { keys, revision } = await verifier.finish()
           assert.deepEqual([keys, revision], [mvcc.figures().keys, mvcc.revision])
           await mvcc.engine.close()
