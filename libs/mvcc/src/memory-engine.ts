@@ -74,6 +74,7 @@ export class MemoryStateEngine implements StateEngine {
   }
 
   replace(): EngineReplacement {
+    if (this.replaced) throw new Error('a replacement is to be shown first')
     const { storage } = this
     let next: OrderedMap<Uint8Array> | undefined = orderedMap()
     return {

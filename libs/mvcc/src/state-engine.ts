@@ -35,7 +35,8 @@ export interface StateEngine {
   checkpoint(): Promise<number>
   /** The present contents, unmoved by later commits. */
   snapshot(): EngineSnapshot
-  /** Starts to fill a new state beside this one. Only one at a time. */
+  /** Starts to fill a new state beside this one. Only one at a time.
+   *  @throws Error if another is finished but not shown */
   replace(): EngineReplacement
   /** Without a checkpoint. */
   close(): Promise<void>

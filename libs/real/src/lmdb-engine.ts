@@ -126,6 +126,7 @@ export class LmdbStateEngine implements StateEngine {
   }
 
   replace(): EngineReplacement {
+    if (this.next) throw new Error('a replacement is to be shown first')
     const number = Number(this.env.name.slice('state-'.length)) + 1
     const name = `state-${number}`
     rmSync(join(this.dir, name), { recursive: true, force: true })

@@ -76,6 +76,7 @@ export class CheckpointFileEngine implements StateEngine {
   }
 
   replace(): EngineReplacement {
+    if (this.next) throw new Error('a replacement is to be shown first')
     const next = new MemoryStateEngine()
     return {
       write: (pairs) => Promise.resolve(next.commit(pairs, 0)),

@@ -141,6 +141,7 @@ export function stateEngineContract(name: string, make: () => Promise<EngineHarn
         assert.equal(engine.appliedIndex, 6)
         assert.deepEqual(all(engine), ['old=2'], 'not shown yet')
         assert.throws(() => engine.commit(put({ old: '3' }), 7), /a replacement is to be shown first/)
+        assert.throws(() => engine.replace(), /a replacement is to be shown first/)
         await engine.checkpoint()
         next.show()
         assert.deepEqual([engine.appliedIndex, engine.durableIndex], [9, 9])
