@@ -40,3 +40,27 @@ test('one that was never proposed did not happen', async () => {
   const answers = [put(cluster, first), put(cluster, first, { clientId: 'c', seq: 1 })]
   assert.deepEqual(await cluster.finish(Promise.all(answers)), ['NO_LEADER not-applied', 'NO_LEADER not-applied'])
 })
+
+test('what a snapshot of another leader overtook before it was applied may have happened', async () => {
+  const cluster = new SimCluster(MEMBERS, { checkpointEntries: 10, logKeepEntries: 5, checkpointPeriodMs: 200 })
+  const leader = await cluster.leader()
+  const others = MEMBERS.filter((member) => member !== leader) as [string, string]
+  const cut = (isCut: boolean) => {
+    for (const other of others) cluster.simulation.network.link(leader, other).cut = isCut
+  }
+  // The others commit it; the leader itself must have it durable before it is applied there.
+  cluster.simulation.machine(leader).disk.condition.syncMs = [12_000, 12_000]
+  const answer = put(cluster, leader)
+  await cluster.until('the commit', async () => (await cluster.get(others[0], 'a')) === '1')
+  cut(true)
+  cluster.simulation.machine(leader).disk.condition.syncMs = [1, 1]
+  await cluster.until('another leader', async () => others.includes((await cluster.status(others[0]))?.leader ?? ''))
+  for (let i = 0; i < 60; i++) await cluster.put(others[0], `later/${i}`, String(i))
+  cut(false)
+  await cluster.until(
+    'the snapshot',
+    async () => ((await cluster.status(leader))?.counters.snapshotsInstalled ?? 0) > 0,
+    60_000,
+  )
+  assert.equal(await cluster.finish(answer), 'LEADER_CHANGED maybe-applied')
+})

@@ -137,7 +137,9 @@ export class Replica {
   /** Reads not yet given to raft; reads with raft, by context; reads that wait for an index to be applied. */
   private reads: Read[] = []
   private readonly asked = new Map<number, { reads: Read[]; sinceMs: number }>()
-  private readonly confirmed: { index: number; reads: Read[] }[] = []
+  private confirmed: { index: number; reads: Read[] }[] = []
+  /** In all three. */
+  private readsWaiting = 0
   private readonly applyQueue: LogEntry[] = []
   private readonly outgoing = new Map<string, OutgoingSnapshot>()
   private incoming: { meta: SnapshotMeta; receiver: SnapshotReceiver | undefined; tail: Promise<void> } | undefined
@@ -528,12 +530,7 @@ export class Replica {
         this.asked.delete(context)
         this.reads.push(...reads)
       }
-    this.reads = this.reads.filter((read) => {
-      if (nowMs - read.sinceMs < READ_WAIT_MS_MAX) return true
-      this.counters.readsFailed = (this.counters.readsFailed ?? 0) + 1
-      read.reject(notApplied('NO_LEADER', `no leader has confirmed the read in ${READ_WAIT_MS_MAX} ms`))
-      return false
-    })
+    this.endOldReads(nowMs)
     for (const [to, out] of this.outgoing)
       if (nowMs - out.usedMs > SNAPSHOT_IDLE_MS) {
         out.close()
@@ -542,6 +539,20 @@ export class Replica {
     this.checkpointIfDue(nowMs)
     this.lookForRemoval(nowMs)
     this.pump()
+  }
+
+  private endOldReads(nowMs: number): void {
+    const young = (reads: Read[], code: 'NO_LEADER' | 'OVERLOADED', text: string) =>
+      reads.filter((read) => {
+        if (nowMs - read.sinceMs < READ_WAIT_MS_MAX) return true
+        this.counters.readsFailed = (this.counters.readsFailed ?? 0) + 1
+        read.reject(notApplied(code, `${text} in ${READ_WAIT_MS_MAX} ms`))
+        return false
+      })
+    this.reads = young(this.reads, 'NO_LEADER', 'no leader has confirmed the read')
+    this.confirmed = this.confirmed
+      .map(({ index, reads }) => ({ index, reads: young(reads, 'OVERLOADED', `${index} was not applied here`) }))
+      .filter(({ reads }) => reads.length > 0)
   }
 
   /** Resolves when the command is applied here. @throws StoreError NO_LEADER, OVERLOADED (not-applied), LEADER_CHANGED. */
@@ -592,9 +603,19 @@ export class Replica {
   /** Resolves when everything that was acknowledged before the call is applied here (thesis §6.4). */
   barrier(): Promise<void> {
     return new Promise((resolve, reject) => {
-      if (this.reads.length + this.asked.size >= READS_MAX)
-        return reject(notApplied('OVERLOADED', `${READS_MAX} reads wait`))
-      this.reads.push({ sinceMs: this.world.clock.monotonicMs(), resolve, reject })
+      if (this.readsWaiting >= READS_MAX) return reject(notApplied('OVERLOADED', `${READS_MAX} reads wait`))
+      this.readsWaiting++
+      this.reads.push({
+        sinceMs: this.world.clock.monotonicMs(),
+        resolve: () => {
+          this.readsWaiting--
+          resolve()
+        },
+        reject: (error) => {
+          this.readsWaiting--
+          reject(error)
+        },
+      })
       this.pumpSoon()
     })
   }
@@ -637,6 +658,7 @@ export class Replica {
       () => this.raftLog.close(),
       () => this.savingIdentity,
       () => this.incoming?.tail,
+      () => this.incoming?.receiver?.abort(),
       () => this.mvcc.engine.close(),
     ]) {
       try {
@@ -906,7 +928,7 @@ export class Replica {
     ]
     this.reads = []
     this.asked.clear()
-    this.confirmed.length = 0
+    this.confirmed = []
     return all
   }
 
@@ -1051,6 +1073,16 @@ export class Replica {
     // What the snapshot holds is not applied again; what is newer is still to come.
     const newer = this.applyQueue.filter(({ index }) => index > meta.index)
     this.applyQueue.splice(0, this.applyQueue.length, ...newer)
+    for (const [index, { reject }] of this.pending) {
+      if (index > meta.index) continue
+      this.pending.delete(index)
+      reject(
+        maybeApplied(
+          'LEADER_CHANGED',
+          'a snapshot of another leader came before it was applied here; it may have happened',
+        ),
+      )
+    }
     this.raft.snapshotInstalled(meta)
     this.installing = false
     this.counters.snapshotsInstalled = (this.counters.snapshotsInstalled ?? 0) + 1
