@@ -130,6 +130,8 @@ class StoreRun {
       checkpointPeriodMs: 30_000,
       logSegmentBytes: 32 * 1024,
       compaction: 'off',
+      // With the smallest a transaction is told in parts.
+      watchMessageBytes: this.random.pick([200, 2000, 1_000_000]),
       ...storeBugs(options.bug),
     })
     resetValues()

@@ -7,6 +7,7 @@ import {
   Subjects,
   type TxnReply,
   type WatchData,
+  WatchParts,
 } from '@capstan/protocol'
 import { Simulation, type SimRandom, type SimWorld } from '@capstan/sim'
 import { type StoreHandle, startStore } from '@capstan/store'
@@ -376,12 +377,15 @@ class Watcher {
   private open(member: string): void {
     const { record } = this
     let position = record.toldUpTo
+    const parts = new WatchParts()
     this.caller.openStream(
       this.subjects.store(member, this.world.bus.identity, 'watch'),
       { key: bytes('\0'), rangeEnd: Uint8Array.of(0), startRevision: record.toldUpTo + 1 },
       {
         data: (body) => {
-          const { prevRevision, revision, events } = body as WatchData
+          const data = parts.whole(body as WatchData)
+          if (!data) return
+          const { prevRevision, revision, events } = data
           // The first message says where the stream starts; from then on each joins the one before.
           if (prevRevision > position && position > record.fromRevision - 1 && prevRevision !== record.toldUpTo)
             throw new CallError('CONNECTION_LOST', 'maybe-applied', 'a message is missing')

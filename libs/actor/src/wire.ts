@@ -475,6 +475,8 @@ export interface IncomingCall {
 }
 
 export interface OutStreamOptions {
+  /** How long something may wait for credit before the stream ends as `lagging`, in ms. Default 10,000. */
+  noCreditMs?: number
   /** Messages that may wait for credit. One more ends the stream as `lagging`. Default 1,024. */
   queueMax?: number
   /** What beats state: the revision up to which the reader has everything when it has the last message. */
@@ -838,7 +840,8 @@ class Writer implements OutStream {
       if (now - tickedMs > 2 * BEAT_PERIOD_MS) this.heardMs = now
       tickedMs = now
       if (now - this.heardMs > READER_GONE_MS) this.finish('lost')
-      else if (this.starvedMs !== undefined && now - this.starvedMs > NO_CREDIT_MS) this.end('lagging')
+      else if (this.starvedMs !== undefined && now - this.starvedMs > (this.options.noCreditMs ?? NO_CREDIT_MS))
+        this.end('lagging')
       else if (this.queue.length === 0 && now - this.sentMs >= BEAT_PERIOD_MS / 2)
         this.publish('beat', this.options.position?.() ?? null)
       else if (this.queue.length > 0) this.publish('beat', null)

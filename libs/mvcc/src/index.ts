@@ -18,6 +18,7 @@ export {
   type KeyValue,
   type KvHash,
   type Lease,
+  type HistoryPosition,
   MvccError,
   type MvccErrorCode,
   type MvccErrorData,

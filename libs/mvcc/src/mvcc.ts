@@ -29,6 +29,7 @@ import {
   type CommandResult,
   type Compare,
   type Entry,
+  type HistoryPosition,
   type KeyRange,
   type KeyValue,
   type KvHash,
@@ -556,36 +557,30 @@ export class Mvcc {
   }
 
   /**
-   * Events of a range from `startRevision` on, whole revisions only, at most about `changesMax` changes looked at.
-   * `nextRevision` is where to go on: everything below it has been delivered; above `revision`: up to date.
+   * Gives `take` the events of a range from a position of the history on, in order, until it has enough (and says so by
+   * `false`: that event is taken), or `changesMax` changes have been looked at. Where to go on: everything before that has
+   * been given; at the next `revision`: up to date. It may lie inside a revision.
    * @throws MvccError COMPACTED
    */
-  eventsSince(
-    startRevision: number,
+  eventsFrom(
+    from: HistoryPosition,
     range: KeyRange,
+    take: (event: WatchEvent, at: HistoryPosition) => boolean,
     changesMax = 1000,
-  ): { batch: RevisionEvents[]; nextRevision: number } {
-    if (startRevision < this.compactRevision) throw this.compacted(startRevision)
+  ): HistoryPosition {
+    if (from.revision < this.compactRevision) throw this.compacted(from.revision)
     const span = spanOf(range)
-    const batch: RevisionEvents[] = []
     let looked = 0
-    let last = startRevision - 1
-    for (const [recordKey, bytes] of this.engine.range(changeKey(startRevision, 0), AFTER_CHANGES)) {
-      const { main, sub } = positionOf(recordKey)
-      if (main !== last && looked >= changesMax) return { batch, nextRevision: main }
+    for (const [recordKey, bytes] of this.engine.range(changeKey(from.revision, from.sub), AFTER_CHANGES)) {
+      const { main: revision, sub } = positionOf(recordKey)
+      if (looked >= changesMax) return { revision, sub }
       looked++
-      last = main
-      const record = new ChangeRecord(main, sub, bytes)
+      const record = new ChangeRecord(revision, sub, bytes)
       if (!spanHas(span, record.name)) continue
-      const event: WatchEvent = {
-        type: record.deleted ? 'delete' : 'put',
-        kv: this.keyValue(record.key, record.change(true), false),
-      }
-      const open = batch[batch.length - 1]
-      if (open?.revision === main) open.events.push(event)
-      else batch.push({ revision: main, events: [event] })
+      const kv = this.keyValue(record.key, record.change(true), false)
+      if (!take({ type: record.deleted ? 'delete' : 'put', kv }, { revision, sub })) return { revision, sub: sub + 1 }
     }
-    return { batch, nextRevision: Math.max(startRevision, this.revision + 1) }
+    return { revision: Math.max(from.revision, this.revision + 1), sub: 0 }
   }
 
   /** The key's state just before `modRevision`; missing: it did not exist, or that is compacted away. */

@@ -153,6 +153,12 @@ export interface RevisionEvents {
   events: WatchEvent[]
 }
 
+/** Where a reader of the history stands: before the change `sub` of a revision, counted from 0. */
+export interface HistoryPosition {
+  revision: number
+  sub: number
+}
+
 export type MvccErrorCode =
   /** That history is gone. Details: { compactRevision }. */
   | 'COMPACTED'

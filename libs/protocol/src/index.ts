@@ -57,4 +57,5 @@ export type {
   WatchEvent,
   WatchRequest,
 } from './store.js'
+export { WatchParts } from './store.js'
 export { checkSubject, SubjectTree } from './subject-tree.js'

@@ -162,6 +162,24 @@ export interface WatchData {
   prevRevision: number
   revision: number
   events: WatchEvent[]
+  /** Part of a revision that is too large for one message, more of it follows; `revision` is still `prevRevision`. */
+  partial?: true
+}
+
+/** Of one stream: gives each message with whole revisions, and keeps what is partial until then. */
+export class WatchParts {
+  private kept: WatchEvent[] = []
+
+  whole(data: WatchData): WatchData | undefined {
+    if (data.partial) {
+      this.kept = this.kept.concat(data.events)
+      return undefined
+    }
+    if (this.kept.length === 0) return data
+    const events = this.kept.concat(data.events)
+    this.kept = []
+    return { ...data, events }
+  }
 }
 
 export interface WatchEvent {

@@ -1,5 +1,5 @@
 import { CallError, type InStream, sleep, type Timer, type World } from '@capstan/actor'
-import type { WatchData } from '@capstan/protocol'
+import { type WatchData, WatchParts } from '@capstan/protocol'
 import { ALL_FROM, ALL_TO, prefixEnd, REGISTRY, resourceKey, type ResourceKey, resourceOfKey } from './keys.js'
 import { type OrderedMap, orderedMap } from './ordered-map.js'
 import { keyBytes, type StoreClient } from './store-client.js'
@@ -228,6 +228,7 @@ export class Cache {
 
   private follow(): Promise<{ reason: string; error: CallError | undefined; heard: boolean }> {
     let heard = false
+    const parts = new WatchParts()
     this.counters.watches++
     return new Promise((resolve) => {
       this.stream = this.store.watch(
@@ -236,7 +237,8 @@ export class Cache {
           data: (body) => {
             heard = true
             this.silentSinceMs = undefined
-            this.take(body as WatchData)
+            const data = parts.whole(body as WatchData)
+            if (data) this.take(data)
           },
           beat: (position) => {
             heard = true

@@ -79,6 +79,8 @@ export interface StoreOptions {
   logSegmentBytes?: number
   /** Larger requests are refused as TOO_LARGE. Default 1.5 MiB. */
   requestBytesMax?: number
+  /** Events of a watch in one message, about; what is more comes in several. Default 1 MiB. */
+  watchMessageBytes?: number
   /** Proposals that may wait for their commit; one more is refused as OVERLOADED. Default 5,000. */
   proposalsMax?: number
   /** Size of the state above which only what frees space is taken, until it is below nine tenths of that. Default 8 GiB. */

@@ -183,17 +183,23 @@ export class StoreMember implements Behaviour<StoreMessage> {
     })
     this.lessor.load(world.clock.monotonicMs(), this.replica.mvcc.leases())
     const bugs = options.bugs ?? []
-    this.hub = new WatchHub(this.replica.mvcc, world.clock, {
+    const watchBugs = {
       loseLast: bugs.includes('watch-last-lost') ? world.random.fork('watch-last-lost') : undefined,
       doubledOnResume: bugs.includes('watch-doubled-on-resume'),
       beforeSynced: bugs.includes('watch-before-synced'),
-    })
+    }
+    this.hub = new WatchHub(this.replica.mvcc, world.clock, watchBugs, options.watchMessageBytes)
     this.caller = new Caller({ clock: world.clock, bus: world.bus, log: this.log }, { name: `store-${options.member}` })
     this.tickedMs = world.clock.monotonicMs()
     this.ledMs = this.tickedMs
     this.server = serve(
       { clock: world.clock, bus: world.bus, log: this.log },
-      { pattern: this.subjects.storeServed(options.member), refuseStale: true, handle: (call) => this.take(call) },
+      {
+        pattern: this.subjects.storeServed(options.member),
+        refuseStale: true,
+        streamsMax: STREAMS_MAX,
+        handle: (call) => this.take(call),
+      },
     )
     this.stops.push(
       every(
@@ -817,7 +823,7 @@ export class StoreMember implements Behaviour<StoreMessage> {
     if (this.replica.installing) throw notApplied('OVERLOADED', 'the state is being replaced by a snapshot')
     if (this.backups >= BACKUPS_MAX) throw notApplied('OVERLOADED', `${BACKUPS_MAX} backups are under way`)
     const { mvcc } = this.replica
-    const stream = call.openStream()
+    const stream = call.openStream({ noCreditMs: BACKUP_NO_CREDIT_MS })
     this.backups++
     stream.onEnd(() => this.backups--)
     const header: BackupHeader = {
@@ -973,6 +979,10 @@ export class StoreMember implements Behaviour<StoreMessage> {
 const REMOVED_LINGER_MS = 200
 const QUOTA_BYTES = 8 * 1024 * 1024 * 1024
 const BACKUPS_MAX = 4
+/** A backup holds the state as it was: who reads slowly may, who has stopped to read may not for ever. */
+const BACKUP_NO_CREDIT_MS = 600_000
+/** Mostly watches, of all API servers and etcd clients together; one costs some KiB and a beat each second. */
+const STREAMS_MAX = 50_000
 const CALLS_WAITING_MAX = 8192
 /** Codes of "did not happen" after which another member, or the same one later, may be asked. */
 const AGAIN: readonly string[] = ['NO_LEADER', 'NO_RESPONDERS', 'DISCONNECTED', 'STOPPED', 'LEADER_CHANGED', 'CLOSED']

@@ -1,8 +1,16 @@
 import assert from 'node:assert/strict'
 import { test } from 'node:test'
 import type { Clock, OutStream } from '@capstan/actor'
-import { type Command, type Entry, MemoryStateEngine, Mvcc, snapshotChunks, SnapshotReceiver } from '@capstan/mvcc'
-import type { WatchData } from '@capstan/protocol'
+import {
+  type Command,
+  type Entry,
+  MemoryStateEngine,
+  Mvcc,
+  snapshotChunks,
+  SnapshotReceiver,
+  type TxnOp,
+} from '@capstan/mvcc'
+import { type WatchData, WatchParts } from '@capstan/protocol'
 import { RealRandom } from '@capstan/real'
 import fc from 'fast-check'
 import { type WatchBugs, WatchHub } from './watch-hub.js'
@@ -47,7 +55,11 @@ class Reader implements OutStream {
     for (const data of waited) this.take(data)
     if (waited.length > 0) this.room?.()
   }
-  private take(data: WatchData): void {
+  private readonly parts = new WatchParts()
+  private take(message: WatchData): void {
+    this.messages.push(message)
+    const data = this.parts.whole(message)
+    if (!data) return assert.equal(message.revision, message.prevRevision, 'part of a revision is no progress')
     const { prevRevision, revision, events } = data
     if (this.revision >= 0) assert.equal(prevRevision, this.revision, 'messages follow each other without a gap')
     assert.ok(revision >= prevRevision)
@@ -56,7 +68,6 @@ class Reader implements OutStream {
       this.events.push(`${kv.modRevision} ${type} ${text(kv.key)}`)
     }
     this.revision = revision
-    this.messages.push(data)
   }
   end(reason: string): void {
     this.ended = true
@@ -169,91 +180,146 @@ test('a watch that caught up while a snapshot was being installed does not get a
 
 test('every watch gets every change of its range once and in order, or ends as compacted', async () => {
   await fc.assert(
-    fc.asyncProperty(fc.array(stepArb, { maxLength: 40, size: 'max' }), async (steps) => {
-      const engine = new MemoryStateEngine()
-      const mvcc = new Mvcc(engine)
-      const clock = new ManualClock()
-      const hub = new WatchHub(mvcc, clock as unknown as Clock)
-      const all: { revision: number; key: string; line: string }[] = []
-      const readers: { reader: Reader; start: number; fits(key: string): boolean; position(): { revision: number } }[] =
-        []
-      // Another member, which is never behind.
-      const leaderEngine = new MemoryStateEngine()
-      const leader = new Mvcc(leaderEngine)
-      const log: Command[] = []
-      let lags = false
-      let installing: SnapshotReceiver | undefined
-      leader.onRevisions((batch) => {
-        for (const { revision, events } of batch)
-          for (const { type, kv } of events)
-            all.push({ revision, key: text(kv.key), line: `${revision} ${type} ${text(kv.key)}` })
-      })
-      const applyRest = () => {
-        for (let index = mvcc.appliedIndex + 1; index <= log.length; index++)
-          mvcc.applyBatch([{ index, command: log[index - 1] as Command }])
-      }
-      const append = (command: Command) => {
-        log.push(command)
-        leader.applyBatch([{ index: log.length, command }])
-        if (!lags && !installing) applyRest()
-      }
-      const installed = () => {
-        if (installing) {
-          installing.show()
-          mvcc.reload()
-          hub.reset()
+    fc.asyncProperty(
+      fc.array(stepArb, { maxLength: 40, size: 'max' }),
+      fc.constantFrom(1, 300, 1e6),
+      async (steps, bytesMax) => {
+        const engine = new MemoryStateEngine()
+        const mvcc = new Mvcc(engine)
+        const clock = new ManualClock()
+        const hub = new WatchHub(mvcc, clock as unknown as Clock, {}, bytesMax)
+        const all: { revision: number; key: string; line: string }[] = []
+        const readers: {
+          reader: Reader
+          start: number
+          fits(key: string): boolean
+          position(): { revision: number }
+        }[] = []
+        // Another member, which is never behind.
+        const leaderEngine = new MemoryStateEngine()
+        const leader = new Mvcc(leaderEngine)
+        const log: Command[] = []
+        let lags = false
+        let installing: SnapshotReceiver | undefined
+        leader.onRevisions((batch) => {
+          for (const { revision, events } of batch)
+            for (const { type, kv } of events)
+              all.push({ revision, key: text(kv.key), line: `${revision} ${type} ${text(kv.key)}` })
+        })
+        const applyRest = () => {
+          for (let index = mvcc.appliedIndex + 1; index <= log.length; index++)
+            mvcc.applyBatch([{ index, command: log[index - 1] as Command }])
         }
-        installing = undefined
-        lags = false
-        applyRest()
-      }
-      for (const step of steps) {
-        if (step[0] === 'write') {
-          const success = step[1].map((key) =>
-            step[2] ? { type: 'put', key: bytes(key), value: bytes('v') } : { type: 'delete', key: bytes(key) },
-          )
-          append({ type: 'txn', txn: { compare: [], success, failure: [] } } as Command)
-        } else if (step[0] === 'watch') {
-          const [from, to] = ranges[step[1]] as [string, string | undefined]
-          const start = 1 + step[2]
-          const reader = new Reader()
-          const range = to === undefined ? { key: bytes(from) } : { key: bytes(from), rangeEnd: bytes(to) }
-          const { position } = hub.add(reader, { range, startRevision: start, prevKv: false, filters: [] })
-          const fits = (key: string) => (to === undefined ? key === from : key >= from && (to === '\0' || key < to))
-          readers.push({ reader, start, fits, position })
-        } else if (step[0] === 'turn') clock.step()
-        else if (step[0] === 'slow') {
-          const one = readers[step[1] % Math.max(1, readers.length)]
-          if (one) one.reader.slow = true
-        } else if (step[0] === 'readOn') readers[step[1] % Math.max(1, readers.length)]?.reader.readOn()
-        else if (step[0] === 'compact') append({ type: 'compact', revision: leader.revision })
-        else if (step[0] === 'lag') lags = true
-        else if (step[0] === 'look') mvcc.range({ key: bytes('a') })
-        else if (step[0] === 'installed') installed()
-        else installing ??= await putSnapshot(leaderEngine, engine)
-        // What a beat would say is true at any time.
-        for (const { reader, start, fits, position } of readers) {
-          if (reader.ended || reader.held.length > 0) continue
-          const upTo = position().revision
-          assert.deepEqual(
-            reader.events,
-            all.filter((e) => e.revision >= start && e.revision <= upTo && fits(e.key)).map((e) => e.line),
-          )
+        const append = (command: Command) => {
+          log.push(command)
+          leader.applyBatch([{ index: log.length, command }])
+          if (!lags && !installing) applyRest()
         }
-      }
-      installed()
-      for (const { reader } of readers) reader.readOn()
-      while (clock.deferred.length > 0) clock.step()
-      for (const { reader, start, fits } of readers) {
-        const expected = all.filter((e) => e.revision >= start && fits(e.key)).map((e) => e.line)
-        if (reader.ended) {
-          assert.equal(reader.reason, 'compacted')
-          assert.deepEqual(reader.events, expected.slice(0, reader.events.length))
-        } else assert.deepEqual(reader.events, expected)
-      }
-    }),
+        const installed = () => {
+          if (installing) {
+            installing.show()
+            mvcc.reload()
+            hub.reset()
+          }
+          installing = undefined
+          lags = false
+          applyRest()
+        }
+        for (const step of steps) {
+          if (step[0] === 'write') {
+            const success = step[1].map((key) =>
+              step[2] ? { type: 'put', key: bytes(key), value: bytes('v') } : { type: 'delete', key: bytes(key) },
+            )
+            append({ type: 'txn', txn: { compare: [], success, failure: [] } } as Command)
+          } else if (step[0] === 'watch') {
+            const [from, to] = ranges[step[1]] as [string, string | undefined]
+            const start = 1 + step[2]
+            const reader = new Reader()
+            const range = to === undefined ? { key: bytes(from) } : { key: bytes(from), rangeEnd: bytes(to) }
+            const { position } = hub.add(reader, { range, startRevision: start, prevKv: false, filters: [] })
+            const fits = (key: string) => (to === undefined ? key === from : key >= from && (to === '\0' || key < to))
+            readers.push({ reader, start, fits, position })
+          } else if (step[0] === 'turn') clock.step()
+          else if (step[0] === 'slow') {
+            const one = readers[step[1] % Math.max(1, readers.length)]
+            if (one) one.reader.slow = true
+          } else if (step[0] === 'readOn') readers[step[1] % Math.max(1, readers.length)]?.reader.readOn()
+          else if (step[0] === 'compact') append({ type: 'compact', revision: leader.revision })
+          else if (step[0] === 'lag') lags = true
+          else if (step[0] === 'look') mvcc.range({ key: bytes('a') })
+          else if (step[0] === 'installed') installed()
+          else installing ??= await putSnapshot(leaderEngine, engine)
+          // What a beat would say is true at any time.
+          for (const { reader, start, fits, position } of readers) {
+            if (reader.ended || reader.held.length > 0) continue
+            const upTo = position().revision
+            assert.deepEqual(
+              reader.events,
+              all.filter((e) => e.revision >= start && e.revision <= upTo && fits(e.key)).map((e) => e.line),
+            )
+          }
+        }
+        installed()
+        for (const { reader } of readers) reader.readOn()
+        while (clock.deferred.length > 0) clock.step()
+        for (const { reader, start, fits } of readers) {
+          const expected = all.filter((e) => e.revision >= start && fits(e.key)).map((e) => e.line)
+          if (reader.ended) {
+            assert.equal(reader.reason, 'compacted')
+            assert.deepEqual(reader.events, expected.slice(0, reader.events.length))
+          } else assert.deepEqual(reader.events, expected)
+        }
+      },
+    ),
     { numRuns: 500 },
   )
+})
+
+test('what is too large for one message comes in several, a revision never half', () => {
+  const mvcc = new Mvcc(new MemoryStateEngine())
+  const clock = new ManualClock()
+  const hub = new WatchHub(mvcc, clock as unknown as Clock, {}, 50_000)
+  let index = 0
+  const apply = (...txns: TxnOp[][]) =>
+    mvcc.applyBatch(
+      txns.map((success) => ({
+        index: ++index,
+        command: { type: 'txn', txn: { compare: [], success, failure: [] } },
+      })),
+    )
+  const all = { range: { key: bytes('k'), rangeEnd: bytes('l') }, startRevision: 2, filters: [] }
+  const [live, plain] = [new Reader(), new Reader()]
+  hub.add(live, { ...all, prevKv: true })
+  hub.add(plain, { ...all, prevKv: false })
+  const settle = () => {
+    while (clock.deferred.length > 0) clock.step()
+  }
+  const puts = Array.from({ length: 300 }, (_, i): TxnOp[] => [
+    { type: 'put', key: bytes(`k${i}`), value: new Uint8Array(1000) },
+  ])
+  // As a member that lags applies them: many revisions at once.
+  apply(...puts)
+  settle()
+  apply(
+    [{ type: 'delete', key: bytes('k'), rangeEnd: bytes('l') }],
+    [{ type: 'put', key: bytes('k'), value: bytes('') }],
+  )
+  settle()
+  const late = new Reader()
+  hub.add(late, { ...all, prevKv: true })
+  settle()
+  const bytesOf = ({ events }: WatchData) =>
+    events.reduce((sum, { kv, prevKv }) => sum + kv.value.length + (prevKv?.value.length ?? 0), 0)
+  for (const reader of [live, plain, late]) {
+    assert.equal(reader.events.length, 601)
+    assert.equal(new Set(reader.events).size, 601)
+    for (const message of reader.messages) assert.ok(bytesOf(message) < 52_000)
+    assert.equal(reader.revision, mvcc.revision)
+  }
+  for (const { messages } of [live, late]) assert.ok(messages.filter(({ partial }) => partial).length >= 5)
+  // Live again: what is small goes out at once.
+  apply([{ type: 'put', key: bytes('k'), value: bytes('') }])
+  assert.equal(live.events.at(-1), '304 put k')
 })
 
 test('the planted bug loses a message so that nobody notices', () => {

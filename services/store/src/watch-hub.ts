@@ -1,9 +1,13 @@
 import { type Clock, type OutStream, type Random, sendToAll } from '@capstan/actor'
-import { type KeyRange, type KeyValue, type Mvcc, MvccError, type RevisionEvents } from '@capstan/mvcc'
+import { type HistoryPosition, type KeyRange, type Mvcc, MvccError, type RevisionEvents } from '@capstan/mvcc'
 import type { WatchData, WatchEvent } from '@capstan/protocol'
 
 /** History looked at for one watch between two returns to the event loop. */
 const SLICE_CHANGES = 1000
+/** Of the events in one message, about. What is more comes in several. */
+const MESSAGE_BYTES_MAX = 1024 * 1024
+/** On the wire, besides keys and values. */
+const EVENT_BYTES = 128
 /**
  * Messages that may wait for one reader's credit. One more, and it gets nothing until it has taken those: then it catches
  * up from the history. So a slow reader holds no memory but these, and costs the others nothing.
@@ -21,8 +25,10 @@ export interface WatchBugs {
 interface Watch {
   stream: OutStream
   group: Group
-  /** Everything below it was delivered; of a synced one: as it became so, the rest is told by `delivered`. */
-  nextRevision: number
+  /** Everything before it was delivered; of a synced one: as it became so, the rest is told by `delivered`. */
+  next: HistoryPosition
+  /** It has part of `next.revision`. */
+  partial: boolean
   /** `revision` of the last message sent. */
   sentRevision: number
   /**
@@ -31,6 +37,11 @@ interface Watch {
    */
   state: 'synced' | 'behind' | 'ahead'
   working: boolean
+}
+
+interface Found {
+  events: WatchEvent[]
+  bytes: number
 }
 
 /** All watches that want the same: their events are chosen, and made ready to send, once. */
@@ -50,8 +61,8 @@ interface Group {
 
 /**
  * All watches that this member serves, from its own applied state (promise S3). What etcd guarantees of watches and where
- * it is held here: Filter (`Group`), Ordered, Unique and Reliable (`nextRevision`: what is below it was delivered, once),
- * Atomic (whole batches of revisions only), Resumable (`catchUp`), Bookmarkable (`position`), PrevKV and IsCreate (mvcc).
+ * it is held here: Filter (`Group`), Ordered, Unique and Reliable (`next`: what is before it was delivered, once),
+ * Atomic (whole revisions only; what comes in parts is marked so), Resumable (`catchUp`), Bookmarkable (`position`), PrevKV and IsCreate (mvcc).
  */
 export class WatchHub {
   private readonly watches = new Set<Watch>()
@@ -68,6 +79,7 @@ export class WatchHub {
     private readonly mvcc: Mvcc,
     private readonly clock: Clock,
     private readonly bugs: WatchBugs = {},
+    private readonly messageBytesMax = MESSAGE_BYTES_MAX,
   ) {
     this.delivered = mvcc.revision
     this.stopListening = mvcc.onRevisions((batch) => this.deliver(batch))
@@ -95,7 +107,8 @@ export class WatchHub {
     const watch: Watch = {
       stream,
       group: this.groupOf(request),
-      nextRevision: resumes ? startRevision - 1 : startRevision,
+      next: { revision: resumes ? startRevision - 1 : startRevision, sub: 0 },
+      partial: false,
       sentRevision: startRevision - 1,
       state: startRevision <= revision ? 'behind' : startRevision === revision + 1 ? 'synced' : 'ahead',
       working: false,
@@ -113,7 +126,7 @@ export class WatchHub {
     return {
       position: () => ({
         // Not the state's own revision: a snapshot brings that before what it brings has been sent.
-        revision: watch.state === 'synced' ? Math.max(this.delivered, watch.sentRevision) : watch.nextRevision - 1,
+        revision: watch.state === 'synced' ? Math.max(this.delivered, watch.sentRevision) : watch.next.revision - 1,
       }),
     }
   }
@@ -123,7 +136,7 @@ export class WatchHub {
     const { revision } = this.mvcc
     for (const watch of Array.from(this.watches)) {
       if (watch.state === 'synced' && this.delivered < revision) this.fallBehind(watch)
-      if (watch.state === 'ahead' && watch.nextRevision <= revision + 1) {
+      if (watch.state === 'ahead' && watch.next.revision <= revision + 1) {
         this.ahead.delete(watch)
         watch.state = 'behind'
       }
@@ -182,7 +195,7 @@ export class WatchHub {
   }
 
   private deliverTo(batch: readonly RevisionEvents[], revision: number): void {
-    const found = new Map<Group, WatchEvent[]>()
+    const found = new Map<Group, Found>()
     for (const { events } of batch)
       for (const event of events) {
         const key = text(event.kv.key)
@@ -190,19 +203,21 @@ export class WatchHub {
         for (const group of this.ranges)
           if (key >= group.from && (group.to === undefined || key < group.to)) this.note(found, group, event)
       }
-    for (const [group, events] of found) if (events.length > 0) this.sendGroup(group, events, revision)
+    for (const [group, { events, bytes }] of found)
+      if (bytes > this.messageBytesMax) this.sendAsPast(group)
+      else if (events.length > 0) this.sendGroup(group, events, revision)
     for (const watch of Array.from(this.ahead)) this.lookAhead(watch, revision)
   }
 
-  private note(found: Map<Group, WatchEvent[]>, group: Group, event: { type: 'put' | 'delete'; kv: KeyValue }): void {
+  private note(found: Map<Group, Found>, group: Group, event: WatchEvent): void {
     if (group.synced.size === 0) return
-    const events = found.get(group)
-    if (events) this.addEvent(group, event, events)
-    else {
-      const begun: WatchEvent[] = []
-      found.set(group, begun)
-      this.addEvent(group, event, begun)
-    }
+    let of = found.get(group)
+    if (!of) found.set(group, (of = { events: [], bytes: 0 }))
+    // More is read from the history later, bit by bit.
+    if (of.bytes > this.messageBytesMax || !fits(group, event)) return
+    const whole = this.withPrevious(group, event)
+    of.events.push(whole)
+    of.bytes += bytesOf(whole)
   }
 
   private sendGroup(group: Group, events: WatchEvent[], revision: number): void {
@@ -224,18 +239,26 @@ export class WatchHub {
       sendToAll(streams, { prevRevision, revision, events } satisfies WatchData)
   }
 
+  /** Too much at once for one message. */
+  private sendAsPast(group: Group): void {
+    for (const watch of Array.from(group.synced)) {
+      this.fallBehind(watch)
+      this.catchUp(watch)
+    }
+  }
+
   /** Not yet sent: the events of the batch at hand. */
   private fallBehind(watch: Watch): void {
     watch.group.synced.delete(watch)
     watch.state = 'behind'
-    watch.nextRevision = this.delivered + 1
+    watch.next = { revision: this.delivered + 1, sub: 0 }
   }
 
   /** A watch from a later revision on: has the present come there? */
   private lookAhead(watch: Watch, revision: number): void {
-    if (watch.nextRevision > revision + 1) return
+    if (watch.next.revision > revision + 1) return
     this.ahead.delete(watch)
-    if (watch.nextRevision === revision + 1) {
+    if (watch.next.revision === revision + 1) {
       watch.state = 'synced'
       watch.group.synced.add(watch)
     } else {
@@ -245,10 +268,9 @@ export class WatchHub {
     }
   }
 
-  private addEvent(group: Group, event: { type: 'put' | 'delete'; kv: KeyValue }, events: WatchEvent[]): void {
-    if (event.type === 'put' ? group.noPut : group.noDelete) return
+  private withPrevious(group: Group, event: WatchEvent): WatchEvent {
     const prevKv = group.prevKv ? this.mvcc.previous(event.kv.key, event.kv.modRevision) : undefined
-    events.push(prevKv ? { ...event, prevKv } : event)
+    return prevKv ? { ...event, prevKv } : event
   }
 
   // ------------------------------------------------------------------------------------------------------------- the past
@@ -264,11 +286,9 @@ export class WatchHub {
         watch.working = false
         return
       }
-      const events: WatchEvent[] = []
+      let data: WatchData | undefined
       try {
-        const { batch, nextRevision } = this.mvcc.eventsSince(watch.nextRevision, watch.group.range, SLICE_CHANGES)
-        for (const one of batch) for (const event of one.events) this.addEvent(watch.group, event, events)
-        watch.nextRevision = nextRevision
+        data = this.readOn(watch)
       } catch (error) {
         if (!(error instanceof MvccError)) throw error
         watch.stream.end('compacted', {
@@ -280,9 +300,8 @@ export class WatchHub {
         this.remove(watch)
         return
       }
-      if (events.length > 0)
-        this.send(watch, { prevRevision: watch.sentRevision, revision: watch.nextRevision - 1, events })
-      if (watch.nextRevision > this.mvcc.revision) {
+      if (data) this.send(watch, data)
+      if (watch.next.revision > this.mvcc.revision) {
         watch.working = false
         watch.state = 'synced'
         watch.group.synced.add(watch)
@@ -291,10 +310,62 @@ export class WatchHub {
     slice()
   }
 
+  /**
+   * What the next message holds, if anything: whole revisions, at most about `messageBytesMax`. One that is larger by itself
+   * comes in parts.
+   */
+  private readOn(watch: Watch): WatchData | undefined {
+    const { group, next: from, sentRevision: prevRevision } = watch
+    const found: { event: WatchEvent; at: HistoryPosition }[] = []
+    let bytes = 0
+    let next = this.mvcc.eventsFrom(
+      from,
+      group.range,
+      (event, at) => {
+        if (!fits(group, event)) return true
+        found.push({ event, at })
+        return (bytes += bytesOf(event)) < this.messageBytesMax
+      },
+      SLICE_CHANGES,
+    )
+    // What was there before is read only now: it may be more than the events themselves.
+    bytes = 0
+    const events: WatchEvent[] = []
+    for (const { event, at } of found) {
+      if (bytes >= this.messageBytesMax) {
+        next = at
+        break
+      }
+      const whole = this.withPrevious(group, event)
+      events.push(whole)
+      bytes += bytesOf(whole)
+    }
+    const begun = next.sub > 0 ? next.revision : undefined
+    const whole = events.filter(({ kv }) => kv.modRevision !== begun).length
+    if (begun !== undefined && (whole > 0 || (watch.partial && begun > from.revision))) {
+      // A revision that was only begun is left to the next message.
+      events.length = whole
+      next = { revision: begun, sub: 0 }
+    }
+    watch.next = next
+    if (events.length === 0 && !(watch.partial && next.sub === 0)) return undefined
+    watch.partial = next.sub > 0
+    if (watch.partial) return { prevRevision, revision: prevRevision, events, partial: true }
+    return { prevRevision, revision: next.revision - 1, events }
+  }
+
   private send(watch: Watch, data: WatchData): void {
     watch.sentRevision = data.revision
     if (!watch.stream.send(data)) this.remove(watch)
   }
+}
+
+function fits({ noPut, noDelete }: Group, { type }: WatchEvent): boolean {
+  return type === 'put' ? !noPut : !noDelete
+}
+
+function bytesOf({ kv, prevKv }: WatchEvent): number {
+  return EVENT_BYTES + kv.key.length + kv.value.length + (prevKv ? prevKv.key.length + prevKv.value.length : 0)
 }
 
 function text(bytes: Uint8Array): string {

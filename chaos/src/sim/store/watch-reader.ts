@@ -1,5 +1,5 @@
 import { CallError, Caller } from '@capstan/actor'
-import type { Subjects, WatchData } from '@capstan/protocol'
+import { type Subjects, type WatchData, WatchParts } from '@capstan/protocol'
 import type { SimRandom, SimWorld } from '@capstan/sim'
 import type { HistoryEvent } from '../../checkers/history.js'
 import type { WatchedEvent, WatchStream } from '../../checkers/watch-guarantees.js'
@@ -102,12 +102,15 @@ export class WatchReader {
       prevKv: stream.prevKv,
       filters: [...(stream.noPut ? ['noPut'] : []), ...(stream.noDelete ? ['noDelete'] : [])],
     }
+    const parts = new WatchParts()
     const handle = this.caller.openStream(
       this.subjects.store(member, this.world.bus.identity, 'watch'),
       body,
       {
         data: (data) => {
-          const { prevRevision, revision, events } = data as WatchData
+          const whole = parts.whole(data as WatchData)
+          if (!whole) return
+          const { prevRevision, revision, events } = whole
           stream.messages.push({ kind: 'data', prevRevision, revision, events: events.map(watchedOf) })
           onTold(revision, () => handle.cancel())
         },
@@ -165,13 +168,14 @@ export function readHistory(
   fromRevision: number,
 ): Promise<{ events: HistoryEvent[]; upTo: number }> {
   const events: HistoryEvent[] = []
+  const parts = new WatchParts()
   return new Promise((resolve, reject) => {
     const stream = caller.openStream(
       subjects.store(member, world.bus.identity, 'watch'),
       { key: bytes(EVERYTHING.from), rangeEnd: Uint8Array.of(0), startRevision: fromRevision },
       {
         data(body) {
-          for (const { type, kv } of (body as WatchData).events)
+          for (const { type, kv } of parts.whole(body as WatchData)?.events ?? [])
             events.push({
               type,
               key: text(kv.key),

@@ -276,17 +276,20 @@ function judge(twin: NaiveStore, command: Command, result: CommandResult): void 
 }
 
 function history(mvcc: Mvcc, start: number, watched: KeyRange): unknown {
-  const all: unknown[] = []
-  for (let next = start; next <= mvcc.revision; ) {
-    const { batch, nextRevision } = mvcc.eventsSince(next, watched, 2)
-    for (const { revision, events } of batch)
-      all.push(
-        ...events
-          .map((e) => ({ revision, key: text(e.kv.key), type: e.type, value: text(e.kv.value) }))
-          .sort((a, b) => (a.key < b.key ? -1 : 1)),
-      )
-    assert.ok(nextRevision > next)
-    next = nextRevision
+  const all: { revision: number; key: string; type: string; value: string }[] = []
+  for (let next = { revision: start, sub: 0 }; next.revision <= mvcc.revision; ) {
+    let taken = 0
+    const former = next
+    next = mvcc.eventsFrom(
+      former,
+      watched,
+      ({ type, kv }, { revision }) => {
+        all.push({ revision, key: text(kv.key), type, value: text(kv.value) })
+        return ++taken < 2
+      },
+      3,
+    )
+    assert.ok(next.revision > former.revision || (next.revision === former.revision && next.sub > former.sub))
   }
-  return all
+  return all.sort((a, b) => a.revision - b.revision || (a.key < b.key ? -1 : 1))
 }

@@ -1,12 +1,5 @@
 import { CallError, every, type IncomingCall, serve, type World } from '@capstan/actor'
-import {
-  MemoryStateEngine,
-  Mvcc,
-  MvccError,
-  type Command,
-  type CommandResult,
-  type RevisionEvents,
-} from '@capstan/mvcc'
+import { MemoryStateEngine, Mvcc, MvccError, type Command, type CommandResult, type WatchEvent } from '@capstan/mvcc'
 import {
   type LeaseGrantRequest,
   type LeaseKeepAliveRequest,
@@ -156,19 +149,19 @@ export function startTestStore(world: World, options: { cluster: string; member:
     const start = request.startRevision || mvcc.revision + 1
     const range = { key: request.key, ...(request.rangeEnd ? { rangeEnd: request.rangeEnd } : {}) }
     // Before the stream is accepted: COMPACTED refuses it.
-    const past = mvcc.eventsSince(start, range, Number.POSITIVE_INFINITY)
+    const past: WatchEvent[] = []
+    mvcc.eventsFrom({ revision: start, sub: 0 }, range, (event) => past.push(event) > 0, Number.POSITIVE_INFINITY)
     const stream = call.openStream({ position: () => ({ revision: seen }) })
     /** Of the last message, and up to where everything was looked at. */
     let sent = start - 1
     let seen = sent
-    const send = (batch: RevisionEvents[]) => {
-      const events = batch.flatMap((one) => one.events)
+    const send = (events: WatchEvent[]) => {
       const data: WatchData = { prevRevision: sent, revision: Math.max(sent, mvcc.revision), events }
       sent = data.revision
       seen = sent
       stream.send(data)
     }
-    send(past.batch)
+    send(past)
     const inRange = (key: Uint8Array) =>
       request.rangeEnd === undefined
         ? Buffer.compare(key, request.key) === 0
@@ -177,8 +170,7 @@ export function startTestStore(world: World, options: { cluster: string; member:
     const off = mvcc.onRevisions((batch) => {
       const mine = batch
         .filter((one) => one.revision > seen)
-        .map((one) => ({ ...one, events: one.events.filter((event) => inRange(event.kv.key)) }))
-        .filter((one) => one.events.length > 0)
+        .flatMap((one) => one.events.filter((event) => inRange(event.kv.key)))
       if (mine.length > 0) send(mine)
       else seen = Math.max(seen, mvcc.revision)
     })
