@@ -31,6 +31,7 @@ export type FaultName =
   | 'reconnectBus'
   | 'cutLink'
   | 'crashAtWrite'
+  | 'failingDisk'
 
 export const FAULTS: readonly FaultName[] = [
   'crashMachine',
@@ -50,14 +51,16 @@ export const FAULTS: readonly FaultName[] = [
   'reconnectBus',
 ]
 
-/** Also these: partial partitions, and a crash before some operation of a disk. */
-export const ALL_FAULTS: readonly FaultName[] = [...FAULTS, 'cutLink', 'crashAtWrite']
+/** Also these: partial partitions, a crash before some operation of a disk, and one whose operations fail for a moment. */
+export const ALL_FAULTS: readonly FaultName[] = [...FAULTS, 'cutLink', 'crashAtWrite', 'failingDisk']
 
 export const NORMAL_CAPACITY_BYTES = 1024 ** 4
 /** Less than a member of the store wants to have free: it refuses writes, and must not fall. */
 const ALMOST_FULL_BYTES = 60 * 1024 * 1024
 const POWER_CUT_MS_MAX = 3000
 const PAUSE_MS_MAX = 9000
+/** Short of what lets a supervisor give up. */
+const FAILING_MS_MAX = 1500
 export const NORMAL_SYNC_MS: readonly [number, number] = [0.3, 2]
 
 /**
@@ -109,6 +112,7 @@ export class Nemesis {
       machine.disk.condition.syncMs = [...NORMAL_SYNC_MS]
       machine.disk.tripwire = undefined
       machine.disk.condition.capacityBytes = NORMAL_CAPACITY_BYTES
+      machine.disk.condition.failing = false
       for (const bus of this.simulation.network.of(name)) bus.reconnect()
     }
     for (const name of this.targets.machines) this.startAgain(name)
@@ -203,6 +207,12 @@ export class Nemesis {
           disk.condition.capacityBytes = NORMAL_CAPACITY_BYTES
         })
       }
+      case 'failingDisk':
+        // What a failed sync leaves is read until the machine falls, and is not on the disk.
+        machine.disk.condition.failing = true
+        return void simulation.at(simulation.nowMs + random.between(1, FAILING_MS_MAX), () => {
+          machine.disk.condition.failing = false
+        })
       case 'slowDisk':
         // One disk, or all that share a shelf.
         for (const slow of random.chance(0.5) ? [name] : targets.machines) {

@@ -103,7 +103,7 @@ async function live(disk: CrashDisk, bytes: number, steps: number): Promise<{ fo
     }
     await log.close()
   } catch (error) {
-    assert.match(String(error), /disk is gone/)
+    assert.match(String(error), /disk is gone|sync failed/)
   }
   return progress
 }
@@ -175,6 +175,22 @@ test('what is recovered after only the process died is durable: a crash of the m
       (await open(disk)).recovered.entries.at(-1)?.index,
       recovered.entries.at(-1)?.index,
       `crash at ${crashAt}`,
+    )
+  }
+})
+
+test('what is recovered after a failed sync is durable, though the kernel takes it for written', async () => {
+  for (let failSyncAt = 2; failSyncAt <= 25; failSyncAt++) {
+    const disk = new CrashDisk()
+    disk.failSyncAt = failSyncAt
+    await live(disk, 150, 20)
+    disk.restart()
+    const { recovered } = await open(disk)
+    disk.crash(() => false)
+    assert.equal(
+      (await open(disk)).recovered.entries.at(-1)?.index,
+      recovered.entries.at(-1)?.index,
+      `sync ${failSyncAt} failed`,
     )
   }
 })

@@ -156,7 +156,9 @@ export class RaftLog {
         if (!damage) tornBytes = bytes.length
         await file.write(last.end, new Uint8Array(bytes.length))
       }
-      // Where only the process had died, what was read may be no more than the kernel's memory of it.
+      // Where only the process had died, what was read may be no more than the kernel's memory of it; and after a failed sync the
+      // kernel takes that for written. So it is written once more: what is believed from here on is on the disk.
+      await file.write(0, await file.read(0, last.end))
       await file.sync()
       await disk.syncDir(dir)
       segment = { file, number: last.number, offset: last.end }

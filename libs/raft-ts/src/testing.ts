@@ -7,6 +7,8 @@ interface File {
   present: Uint8Array
   /** What a crash leaves for certain. */
   durable: Uint8Array
+  /** Where sectors begin whose sync failed: they read as written, and no later sync writes them. So does Linux. */
+  forgotten: Set<number>
 }
 
 /** A disk in memory that can crash at any operation: any subset of un-synced sectors, and of un-synced names, is kept. */
@@ -36,7 +38,7 @@ export class CrashDisk implements LogDisk {
     let file = this.files.get(path)
     if (!file) {
       const size = options.preallocateBytes ?? 0
-      file = { present: new Uint8Array(size), durable: new Uint8Array(size) }
+      file = { present: new Uint8Array(size), durable: new Uint8Array(size), forgotten: new Set() }
       this.files.set(path, file)
     }
     return this.handle(file)
@@ -77,6 +79,7 @@ export class CrashDisk implements LogDisk {
       }
       file.present = kept
       file.durable = kept.slice()
+      file.forgotten.clear()
     }
     this.files = new Map(names)
     this.durableNames = new Map(names)
@@ -89,7 +92,11 @@ export class CrashDisk implements LogDisk {
     const copy = new CrashDisk()
     const copies = new Map<File, File>()
     const copyOf = (file: File): File => {
-      const made = copies.get(file) ?? { present: file.present.slice(), durable: file.durable.slice() }
+      const made = copies.get(file) ?? {
+        present: file.present.slice(),
+        durable: file.durable.slice(),
+        forgotten: new Set(file.forgotten),
+      }
       copies.set(file, made)
       return made
     }
@@ -101,6 +108,7 @@ export class CrashDisk implements LogDisk {
   /** Only the process stops: what it wrote stays readable, and stays un-synced. */
   restart(): void {
     this.crashAt = Number.POSITIVE_INFINITY
+    this.failSyncAt = Number.POSITIVE_INFINITY
   }
 
   /** The bytes of a file, to damage them. */
@@ -132,11 +140,20 @@ export class CrashDisk implements LogDisk {
           file.present = grown
         }
         file.present.set(bytes, offset)
+        const from = Math.floor(offset / SECTOR_BYTES) * SECTOR_BYTES
+        for (let at = from; at < offset + bytes.length; at += SECTOR_BYTES) file.forgotten.delete(at)
       },
       sync: async () => {
         this.step()
-        if (++this.syncs >= this.failSyncAt) throw new Error('sync failed')
-        file.durable = file.present.slice()
+        const fails = ++this.syncs >= this.failSyncAt
+        const durable = file.present.slice()
+        for (let at = 0; at < durable.length; at += SECTOR_BYTES) {
+          const [now, before] = [durable.subarray(at, at + SECTOR_BYTES), file.durable.subarray(at, at + SECTOR_BYTES)]
+          if (fails && now.some((byte, i) => byte !== (before[i] ?? 0))) file.forgotten.add(at)
+          if (file.forgotten.has(at)) now.fill(0).set(before)
+        }
+        if (fails) throw new Error('sync failed')
+        file.durable = durable
       },
       truncate: async (sizeBytes) => {
         this.step()

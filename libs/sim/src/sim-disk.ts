@@ -221,6 +221,11 @@ export class SimDisk {
     file.dirty.clear()
   }
 
+  /** As Linux does: what was to be written counts as written, reads still give it, and a crash forgets it. */
+  syncFailed(file: SimFile): void {
+    file.dirty.clear()
+  }
+
   truncate(file: SimFile, sizeBytes: number): void {
     if (sizeBytes > file.sizeBytes) this.takeSpace(sizeBytes - file.sizeBytes)
     else this.usedBytes -= file.sizeBytes - sizeBytes
@@ -305,16 +310,24 @@ class Mounted implements Disk {
       this.disk.write(made, 0, copy)
       return made
     })
-    await this.later(`sync ${path}.new`, () => this.disk.sync(file), true)
+    await this.later(
+      `sync ${path}.new`,
+      () => this.disk.sync(file),
+      () => this.disk.syncFailed(file),
+    )
     await this.later(`rename ${path}`, () => this.disk.rename(`${full}.new`, full))
-    await this.later(`sync of ${path}'s directory`, () => this.disk.syncDir(parentOf(full)), true)
+    await this.later(
+      `sync of ${path}'s directory`,
+      () => this.disk.syncDir(parentOf(full)),
+      () => {},
+    )
   }
 
   open(path: string, options: { preallocateBytes?: number } = {}): Promise<DiskFile> {
     return this.later(`open ${path}`, () => {
       const full = this.path(path)
       const file = this.disk.find(full) ?? this.disk.make(full, options.preallocateBytes ?? 0)
-      return new MountedFile(this.disk, file, (what, run, sync) => this.later(`${what} ${path}`, run, sync))
+      return new MountedFile(this.disk, file, (what, run, syncFailed) => this.later(`${what} ${path}`, run, syncFailed))
     })
   }
 
@@ -327,7 +340,11 @@ class Mounted implements Disk {
   }
 
   syncDir(dir: string): Promise<void> {
-    return this.later(`syncDir ${dir}`, () => this.disk.syncDir(this.path(dir)), true)
+    return this.later(
+      `syncDir ${dir}`,
+      () => this.disk.syncDir(this.path(dir)),
+      () => {},
+    )
   }
 
   freeBytes(): Promise<number> {
@@ -339,14 +356,18 @@ class Mounted implements Disk {
     return `${this.root}${clean}`
   }
 
-  private later<T>(what: string, run: () => T, sync = false): Promise<T> {
+  /** `syncFailed`: it is a sync, and this is what is left of one that fails. */
+  private later<T>(what: string, run: () => T, syncFailed?: () => void): Promise<T> {
     const { condition, random } = this.disk
-    const [low, high] = sync ? condition.syncMs : condition.operationMs
+    const [low, high] = syncFailed ? condition.syncMs : condition.operationMs
     return new Promise((resolve, reject) => {
       this.host.after(low + (high - low) * random.next(), what, () => {
         if (this.disk.trips()) return
         try {
-          if (condition.failing) throw new DiskError('IO', `${what}: input/output error`)
+          if (condition.failing) {
+            syncFailed?.()
+            throw new DiskError('IO', `${what}: input/output error`)
+          }
           resolve(run())
         } catch (error) {
           reject(error)
@@ -356,7 +377,7 @@ class Mounted implements Disk {
   }
 }
 
-type Later = <T>(what: string, run: () => T, sync?: boolean) => Promise<T>
+type Later = <T>(what: string, run: () => T, syncFailed?: () => void) => Promise<T>
 
 class MountedFile implements DiskFile {
   private last: Promise<unknown> = Promise.resolve()
@@ -383,7 +404,13 @@ class MountedFile implements DiskFile {
   }
 
   sync(): Promise<void> {
-    return this.queue(() => this.later('sync', () => this.disk.sync(this.file), true))
+    return this.queue(() =>
+      this.later(
+        'sync',
+        () => this.disk.sync(this.file),
+        () => this.disk.syncFailed(this.file),
+      ),
+    )
   }
 
   truncate(sizeBytes: number): Promise<void> {
