@@ -3,8 +3,11 @@ import assert from 'node:assert/strict'
 import { readFile, rm } from 'node:fs/promises'
 import { join } from 'node:path'
 import { test } from 'node:test'
+import { encode } from '@capstan/actor'
+import { MemoryStateEngine, Mvcc, snapshotChunks, SnapshotReceiver } from '@capstan/mvcc'
 import type { RangeReply } from '@capstan/protocol'
 import { LmdbStateEngine, RealClock, RealDisk, RealRandom } from '@capstan/real'
+import { encodeConfiguration } from 'raft-ts'
 import { readBackup } from './backup.js'
 import { backupDirectory, BUMP_REVISIONS, inspectDirectory, restoreDirectory } from './offline.js'
 import { bytes, LocalCluster, text } from './testing/local-cluster.js'
@@ -112,6 +115,36 @@ test('nothing is restored from half a file, or over a directory that somebody ha
     await cluster.startMember('s0', { clusterId: 'c2' })
     assert.equal(await cluster.get('s0', 'a'), '1')
     await assert.rejects(inspectDirectory({ ...directoryOf(cluster, 's1') }), /has no identity/)
+  } finally {
+    await cluster.end()
+  }
+})
+
+test('where a crash came between a snapshot and the word of it in the log, the snapshot is what is read', async () => {
+  const cluster = await LocalCluster.start({ size: 1 })
+  try {
+    for (let i = 0; i < 5; i++) await cluster.put('s0', 'of the log', String(i))
+    await cluster.kill('s0')
+    const leader = new Mvcc(new MemoryStateEngine())
+    const put = { type: 'put', key: bytes('of the snapshot'), value: bytes('1') } as const
+    leader.applyBatch(
+      [{ index: 1000, command: { type: 'txn', txn: { compare: [], success: [put], failure: [] } } }],
+      [
+        ['raft', encode([1000, 70])],
+        ['members', encodeConfiguration({ voters: ['s0', 's1'], learners: [] })],
+      ],
+    )
+    const directory = directoryOf(cluster, 's0')
+    const engine = directory.openEngine()
+    const receiver = new SnapshotReceiver(engine)
+    for (const chunk of snapshotChunks(leader.engine.snapshot(), 1000)) await receiver.write(chunk)
+    await receiver.finish()
+    await engine.close()
+    const { lastTerm, lastIndex, members } = await inspectDirectory(directory)
+    assert.deepEqual({ lastTerm, lastIndex, members }, { lastTerm: 70, lastIndex: 1000, members: ['s0', 's1'] })
+    const about = { cluster: 'test', clock: new RealClock() }
+    const made = await backupDirectory(directory, about, () => {})
+    assert.deepEqual([made.revision, made.keys, made.term], [leader.revision, 1, 70])
   } finally {
     await cluster.end()
   }

@@ -5,6 +5,7 @@ import { type Configuration, encodeConfiguration, RaftLog } from 'raft-ts'
 import { type BackupFile, type BackupHeader, backupPieces, readBackup, verifyBackup } from './backup.js'
 import { loadIdentity, readIdentity, saveIdentity } from './identity.js'
 import { commandOf, LOG_DIR } from './replica.js'
+import { snapshotBeyondLog } from './snapshots.js'
 import { StoreError } from './store-error.js'
 import { commandUnder, SUPPORTED_VERSIONS, versionRefusal } from './versions.js'
 
@@ -161,14 +162,12 @@ async function withDirectory<T>(
   try {
     const mvcc = new Mvcc(engine)
     refuseUnknownVersion(mvcc)
-    const base = recovered.snapshot ?? { index: 0, term: 0, configuration: { voters: [], learners: [] } }
-    if (mvcc.appliedIndex < base.index)
-      throw new StoreError(
-        'BAD_REQUEST',
-        'not-applied',
-        `the state ends at entry ${mvcc.appliedIndex}, the log begins after ${base.index}: part of the directory is missing`,
-      )
-    const last = recovered.entries.at(-1) ?? base
+    let base = recovered.snapshot ?? { index: 0, term: 0, configuration: { voters: [], learners: [] } }
+    let { entries } = recovered
+    const beyond = snapshotBeyondLog(mvcc, recovered, base)
+    // As a start of the member would have it: the log is of another history.
+    if (beyond) [base, entries] = [beyond, []]
+    const last = entries.at(-1) ?? base
     const { voters, learners } = base.configuration
     const summary: DirectorySummary = {
       clusterId: identity.clusterId,
@@ -180,7 +179,7 @@ async function withDirectory<T>(
       revision: mvcc.revision,
       members: [...voters, ...learners],
     }
-    return await use({ summary, mvcc, entries: recovered.entries })
+    return await use({ summary, mvcc, entries })
   } finally {
     await engine.close()
   }

@@ -1,4 +1,4 @@
-import { decode, encode, type Log } from '@capstan/actor'
+import { encode, type Log } from '@capstan/actor'
 import {
   type Command,
   type CommandResult,
@@ -11,7 +11,6 @@ import {
 import { ELECTION_TIMEOUT_MS, HEARTBEAT_MS } from '@capstan/protocol'
 import {
   type Configuration,
-  decodeConfiguration,
   type LogEntry,
   type MemberChange,
   type Proposal,
@@ -29,8 +28,8 @@ import { decodeCommand, encodeCommand } from './command-codec.js'
 import { loadIdentity, type MemberIdentity, saveIdentity } from './identity.js'
 import { PLANTED_BUGS, type StoreOptions, type StoreWorld } from './options.js'
 import { type RaftFrame, RaftLink } from './raft-link.js'
-import { DAMAGED_DIR, damageIn, forget, openingState, setAside, StateUnusable } from './repair.js'
-import { OutgoingSnapshot } from './snapshots.js'
+import { DAMAGED_DIR, damageIn, forget, openingState, setAside } from './repair.js'
+import { OutgoingSnapshot, snapshotBeyondLog } from './snapshots.js'
 import { type Difference, StateComparison } from './state-comparison.js'
 import { maybeApplied, notApplied, StoreError } from './store-error.js'
 import {
@@ -1053,7 +1052,9 @@ export class Replica {
           else this.raft.snapshotReceived(meta, offset + data.length)
           this.pump()
         }),
-      (error: unknown) =>
+      async (error: unknown) => {
+        // It is refused already; what it took on the disk is freed before the next one begins.
+        await incoming.receiver?.abort().catch((err: unknown) => this.log.warn({ err }, 'not removed'))
         this.hooks.later(() => {
           this.log.warn({ err: error }, 'snapshot refused')
           this.installing = false
@@ -1061,7 +1062,8 @@ export class Replica {
           this.raft.snapshotRefused()
           // Out of space or a broken disk: only a restart tells what holds.
           if (!(error instanceof SnapshotDamaged)) this.hooks.failed(error)
-        }),
+        })
+      },
     )
   }
 
@@ -1138,24 +1140,15 @@ async function openLog(
     ...(options.logSegmentBytes === undefined ? {} : { segmentBytes: options.logSegmentBytes }),
     ...raftBugs(options),
   })
-  const { appliedIndex } = mvcc
-  const base = recovered.snapshot ?? { index: 0, term: 0, configuration }
-  if (appliedIndex < base.index)
-    throw new StateUnusable(
-      `the state ends at entry ${appliedIndex}, the log begins after ${base.index}: part of the directory is missing`,
-    )
-  if (appliedIndex === 0) return { log, recovered }
-  const [index, term] = decode(mvcc.extra('raft') ?? encode([0, 0])) as [number, number]
-  if (index !== appliedIndex) throw new StateUnusable(`the state says that it ends at ${index} and at ${appliedIndex}`)
-  const termInLog =
-    appliedIndex === base.index ? base.term : recovered.entries.find((entry) => entry.index === appliedIndex)?.term
-  if (termInLog === term) return { log, recovered }
-  const members = mvcc.extra('members')
-  const snapshot: SnapshotMeta = {
-    index,
-    term,
-    configuration: members ? decodeConfiguration(members) : base.configuration,
+  let snapshot: SnapshotMeta | undefined
+  try {
+    snapshot = snapshotBeyondLog(mvcc, recovered, recovered.snapshot ?? { index: 0, term: 0, configuration })
+  } catch (error) {
+    await log.close()
+    throw error
   }
+  if (!snapshot) return { log, recovered }
+  const { index, term } = snapshot
   const hardState = { ...recovered.hardState, term: Math.max(recovered.hardState.term, term), commit: index }
   if (hardState.term > recovered.hardState.term) hardState.votedFor = ''
   await log.append({ hardState, entries: [], snapshot })
