@@ -157,9 +157,10 @@ export class LmdbStateEngine implements StateEngine {
         await env.commit(appliedIndex)
         // In the row of checkpoints: none of the old state may end after the switch.
         const run = this.flushing.then(() => {
-          writeDurably(this.dir, 'CURRENT', name)
+          // Should this fail, nobody knows which of the two it names: neither is removed.
           next = undefined
           this.next = { env, appliedIndex }
+          writeDurably(this.dir, 'CURRENT', name)
         })
         this.flushing = run.catch(() => {})
         await run

@@ -67,7 +67,10 @@ export function sendBackup(clock: Clock, stream: OutStream, header: BackupHeader
   let next = pieces.next()
   let offset = 0
   let waiting = false
-  stream.onEnd(() => snapshot.close())
+  stream.onEnd(() => {
+    pieces.return(undefined)
+    snapshot.close()
+  })
   stream.onRoom(() => {
     if (waiting) send()
   })

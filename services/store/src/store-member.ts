@@ -75,7 +75,6 @@ export type StoreMessage =
   | { type: 'calls'; calls: Asked[] }
   | { type: 'tick' }
   | { type: 'run'; run(): void }
-  | { type: 'failed'; error: unknown }
 
 interface Asked {
   call: IncomingCall
@@ -121,6 +120,7 @@ export class StoreMember implements Behaviour<StoreMessage> {
   private noSpace = false
   private beatSeq = 0
   private wasLeader = false
+  private ended = false
   private stopping = false
   private sweeping = false
   private backups = 0
@@ -158,8 +158,8 @@ export class StoreMember implements Behaviour<StoreMessage> {
     const { world, options, self } = this
     this.replica = await Replica.open(world, options, this.log, {
       frame: (frame) => self.tell({ type: 'frame', frame }),
-      later: (run) => self.tell({ type: 'run', run }),
-      failed: (error) => self.tell({ type: 'failed', error }),
+      later: (run) => this.later(run),
+      failed: (error) => this.fail(error),
       leadershipChanged: () => this.leadershipChanged(),
       applied: (command, result) => this.applied(command, result),
       installed: () => {
@@ -167,7 +167,7 @@ export class StoreMember implements Behaviour<StoreMessage> {
         this.hub.reset()
       },
       differs: (difference) => {
-        this.differs(difference).catch((error: unknown) => self.tell({ type: 'failed', error }))
+        this.differs(difference).catch((error: unknown) => this.fail(error))
       },
       syncTook: (ms) => this.metrics.syncTook(ms),
       checkpointTook: (ms) => this.metrics.checkpointTook(ms),
@@ -213,7 +213,25 @@ export class StoreMember implements Behaviour<StoreMessage> {
     this.report.serving(this)
   }
 
+  /** As a message to this life: what is left of it in the mailbox must not touch the next one. */
+  private later(run: () => void): void {
+    this.self.tell({
+      type: 'run',
+      run: () => {
+        if (!this.ended) run()
+      },
+    })
+  }
+
+  /** The disk or the state: only a restart from what is durable tells what holds. */
+  private fail(error: unknown): void {
+    this.later(() => {
+      throw error
+    })
+  }
+
   async stopped(): Promise<void> {
+    this.ended = true
     this.stopping = true
     for (const stop of this.stops) stop()
     this.server?.stop()
@@ -248,9 +266,6 @@ export class StoreMember implements Behaviour<StoreMessage> {
         return this.tick()
       case 'run':
         return message.run()
-      case 'failed':
-        // The disk or the state: only a restart from what is durable tells what holds.
-        throw message.error
     }
   }
 
@@ -345,7 +360,7 @@ export class StoreMember implements Behaviour<StoreMessage> {
         .catch((error: unknown) => this.log.warn({ err: error }, 'leadership not handed over'))
     await this.decide({ type: 'alarm', action: 'raise', alarm: 'CORRUPT', member: this.options.member })
     await this.replica.giveUpState(this.corrupt)
-    void this.self.tell({ type: 'failed', error: new Error(this.corrupt) })
+    this.fail(new Error(this.corrupt))
   }
 
   private leadershipChanged(): void {
@@ -389,12 +404,9 @@ export class StoreMember implements Behaviour<StoreMessage> {
     if (this.sweeping) return
     this.sweeping = true
     this.world.clock.setTimer(SWEEP_PAUSE_MS, () =>
-      this.self.tell({
-        type: 'run',
-        run: () => {
-          this.sweeping = false
-          if (!this.stopping && !this.replica.installing && this.replica.mvcc.sweep(SWEEP_KEYS)) this.sweepSoon()
-        },
+      this.later(() => {
+        this.sweeping = false
+        if (!this.stopping && !this.replica.installing && this.replica.mvcc.sweep(SWEEP_KEYS)) this.sweepSoon()
       }),
     )
   }
