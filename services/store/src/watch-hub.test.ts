@@ -322,6 +322,16 @@ test('what is too large for one message comes in several, a revision never half'
   assert.equal(live.events.at(-1), '304 put k')
 })
 
+test('watches that differ in range or kind are no group, however their ends are spelt', () => {
+  const { apply, watch } = setUp()
+  const wide = watch('a', 'b p', 2)
+  const narrow = watch('a', 'b', 2, { prevKv: true })
+  apply(put('a', '1'), put('a', '2'), put('b', '1'))
+  assert.deepEqual(wide.events, ['2 put a', '3 put a', '4 put b'])
+  assert.deepEqual(narrow.events, ['2 put a', '3 put a'])
+  assert.equal(text(narrow.messages.at(-1)?.events.at(-1)?.prevKv?.value ?? bytes('')), '1')
+})
+
 test('the planted bug loses a message so that nobody notices', () => {
   const mvcc = new Mvcc(new MemoryStateEngine())
   const hub = new WatchHub(mvcc, new ManualClock() as unknown as Clock, {

@@ -156,7 +156,8 @@ export class WatchHub {
     const single = end === undefined || end.length === 0
     const noPut = filters.includes('noPut')
     const noDelete = filters.includes('noDelete')
-    const key = `${from.length}:${from}${single ? '' : `-${text(end)}`}${prevKv ? ' p' : ''}${noPut ? ' u' : ''}${noDelete ? ' d' : ''}`
+    const flags = `${prevKv ? 'p' : ''}${noPut ? 'u' : ''}${noDelete ? 'd' : ''}`
+    const key = `${flags} ${from.length}:${from}${single ? '' : `-${text(end)}`}`
     const known = this.groups.get(key)
     if (known) return known
     const to = single || (end.length === 1 && end[0] === 0) ? undefined : text(end)
