@@ -366,6 +366,25 @@ test('a damaged or short snapshot is refused', async () => {
   await assert.rejects(() => short.finish(), SnapshotDamaged)
 })
 
+test('an answer that is read again is read at no compacted revision, however far the sweep is', () => {
+  const bench = new Bench()
+  bench.apply(ops(put('a', 'x'.repeat(2000))), ops(put('a', '2')), ops(put('a', '3')))
+  const reading: Command = {
+    type: 'txn',
+    txn: { compare: [], success: [{ type: 'range', key: bytes('a'), revision: 2 }], failure: [] },
+    session: { clientId: 'client', seq: 1 },
+  }
+  const first = bench.one(reading)
+  assert.deepEqual(bench.one(reading), { ...first, repeated: true })
+  bench.apply({ type: 'compact', revision: 3 })
+  for (let swept = false; ; swept = true) {
+    const again = bench.one(reading)
+    assert.equal(again.type === 'failed' && again.error.code, 'SESSION_STALE')
+    if (swept) break
+    while (bench.mvcc.sweep(10));
+  }
+})
+
 test('a renewal of a lease that has its full time writes nothing but that it was applied', () => {
   const bench = new Bench()
   bench.apply({ type: 'leaseGrant', id: 1, ttlSeconds: 5 })

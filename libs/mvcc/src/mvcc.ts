@@ -362,7 +362,8 @@ export class Mvcc {
   private repliesAgain(txn: Txn, { revision, succeeded }: { revision: number; succeeded: boolean }): TxnOpReply[] {
     checkTxn(txn)
     return (succeeded ? txn.success : txn.failure).map((op) => {
-      if (op.type !== 'range' || revision < this.compactRevision)
+      const readAt = op.type === 'range' ? op.revision || revision : 0
+      if (op.type !== 'range' || readAt < this.compactRevision)
         throw new MvccError(
           'SESSION_STALE',
           `it was applied at revision ${revision}; its answer was too large to keep`,
@@ -371,7 +372,7 @@ export class Mvcc {
             succeeded,
           },
         )
-      return { type: 'range', ...this.query({ ...op, revision: op.revision || revision }) }
+      return { type: 'range', ...this.query({ ...op, revision: readAt }) }
     })
   }
 

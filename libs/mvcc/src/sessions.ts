@@ -74,8 +74,8 @@ export class Sessions {
     // Newest last in the map's order.
     this.byClient.delete(client)
     this.byClient.set(client, session)
-    let packed = packr.pack(result)
-    if (packed.length > REPLY_BYTES_MAX) packed = packr.pack({ ...result, replies: null })
+    let packed = isLarge(result) ? undefined : packr.pack(result)
+    if (!packed || packed.length > REPLY_BYTES_MAX) packed = packr.pack({ ...result, replies: null })
     const reply = new Uint8Array(packed)
     session.lastIndex = index
     session.replies.set(seq, { index, reply })
@@ -115,6 +115,16 @@ export class Sessions {
       }
     }
   }
+}
+
+/** Is it too large to keep, without packing it? */
+function isLarge({ replies }: Pick<TxnResult, 'replies'>): boolean {
+  return replies.some((reply) => {
+    if (reply.type === 'txn') return isLarge(reply)
+    const kvs = reply.type === 'range' ? reply.kvs : reply.type === 'delete' ? reply.prevKvs : []
+    let bytes = 0
+    return kvs.some(({ key, value }) => (bytes += key.length + value.length) > REPLY_BYTES_MAX)
+  })
 }
 
 /** The id as code units 0 to 255 (its UTF-8 bytes).
