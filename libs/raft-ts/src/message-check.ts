@@ -5,7 +5,7 @@ import type { EntryKind, MemberId, RaftMessage } from './types.js'
 const COUNT_MAX = 2 ** 50
 const KINDS: ReadonlySet<EntryKind> = new Set(['noop', 'command', 'config', 'clusterVersion'])
 
-const isCount = (value: unknown): boolean =>
+export const isCount = (value: unknown): boolean =>
   Number.isSafeInteger(value) && (value as number) >= 0 && (value as number) <= COUNT_MAX
 const isFlag = (value: unknown): boolean => typeof value === 'boolean'
 

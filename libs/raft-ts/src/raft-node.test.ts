@@ -515,6 +515,7 @@ const command = (bytes: number) => ({
 test('what is proposed and not committed is bounded, by number and by bytes; the bound is given back by commits', () => {
   const { node, exchange, alone } = leased(null, { uncommittedMax: 10, uncommittedBytesMax: 1000 })
   const a = node('a')
+  assert.throws(() => a.propose([{ ...command(1), clientSeq: 2 ** 51 }]), /clientSeq must be a whole number/)
   for (let i = 0; i < 10; i++) assert.ok(a.propose([command(1)]).accepted)
   const refused = a.propose([command(1)])
   assert.deepEqual(refused, { accepted: false, reason: 'overloaded', leader: 'a' })

@@ -1,7 +1,7 @@
 import { changeConfiguration, decodeConfiguration, encodeConfiguration, isJoint, leaveJoint } from './configuration.js'
 import { crc32c } from './crc32c.js'
 import { LogView } from './log-view.js'
-import { checkMessage } from './message-check.js'
+import { checkMessage, isCount } from './message-check.js'
 import { Progress } from './progress.js'
 import { Quorum } from './quorum.js'
 import {
@@ -303,6 +303,9 @@ export class RaftNode {
     if (this.transfer) return refuse('transferring')
     if (proposals.some(({ kind }) => (kind as EntryKind) === 'config'))
       throw new RangeError('configurations are changed by changeMembers')
+    // The others would refuse the entry, and all behind it, for ever.
+    for (const { clientSeq } of proposals)
+      if (!isCount(clientSeq)) throw new RangeError(`clientSeq must be a whole number up to 2^50, not ${clientSeq}`)
     const bytes = proposals.reduce((sum, p) => sum + p.payload.length, 0)
     const waiting = this.log.lastIndex - this.commit + proposals.length
     if (

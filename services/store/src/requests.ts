@@ -2,6 +2,11 @@ import { checkKeyRange, type Command, type RangeQuery, type Txn } from '@capstan
 import type { StoreVerb } from '@capstan/protocol'
 import { StoreError } from './store-error.js'
 
+/** Of mvcc's sessions. */
+const CLIENT_ID_BYTES_MAX = 128
+/** Of raft's entries. */
+const SEQ_MAX = 2 ** 50
+
 /** What is written through the leader's log, as opposed to what any member answers from its own state. */
 export const LEADER_VERBS: readonly StoreVerb[] = [
   'txn',
@@ -52,9 +57,25 @@ export function txnOf(body: Record<string, unknown>): { txn: Txn; session: Sessi
   const { compare, success, failure } = body as unknown as Txn
   const session = body.session as SessionId | undefined | null
   if (session === undefined || session === null) return { txn: { compare, success, failure }, session: undefined }
-  if (typeof session !== 'object' || typeof session.clientId !== 'string')
-    throw bad('session must be { clientId, seq }')
-  return { txn: { compare, success, failure }, session: { clientId: session.clientId, seq: session.seq } }
+  if (typeof session !== 'object') throw bad('session must be { clientId, seq }')
+  const { clientId, seq } = session
+  // Followers rebuild it from the log's entry: what that could not hold as it is must not come in.
+  if (typeof clientId !== 'string' || clientId === '' || Buffer.byteLength(clientId) > CLIENT_ID_BYTES_MAX)
+    throw bad(`session.clientId must have 1 to ${CLIENT_ID_BYTES_MAX} bytes`)
+  if (!Number.isSafeInteger(seq) || seq < 1 || seq > SEQ_MAX)
+    throw bad(`session.seq must be a whole number from 1 to 2^50, not ${String(seq)}`)
+  return { txn: { compare, success, failure }, session: { clientId, seq } }
+}
+
+/** @throws StoreError BAD_REQUEST: what is committed must not fail where it is applied */
+export function alarmOf({
+  alarm,
+  member,
+  byHand,
+}: Record<string, unknown>): Omit<Extract<Command, { type: 'alarm' }>, 'type' | 'action'> {
+  if (alarm !== 'NOSPACE' && alarm !== 'CORRUPT') throw bad('alarm must be NOSPACE or CORRUPT')
+  if (member !== undefined && member !== null && typeof member !== 'string') throw bad('member must be a name')
+  return { alarm, ...(typeof member === 'string' ? { member } : {}), ...(byHand === true ? { byHand } : {}) }
 }
 
 export function rangeOf(body: Record<string, unknown>): { query: RangeQuery; serializable: boolean } {

@@ -13,7 +13,6 @@ import {
 } from '@capstan/actor'
 import { checkTxn, type Command, type CommandResult, MvccError, type RangeQuery } from '@capstan/mvcc'
 import {
-  type AlarmKind,
   type AlarmReply,
   type Beat,
   BEAT_PERIOD_MS,
@@ -36,6 +35,7 @@ import { StoreMetrics } from './metrics.js'
 import { StateUnusable } from './repair.js'
 import { describeDifference, Replica } from './replica.js'
 import {
+  alarmOf,
   bad,
   bytesOf,
   LEADER_VERBS,
@@ -772,18 +772,12 @@ export class StoreMember implements Behaviour<StoreMessage> {
     position = this.hub.add(stream, { ...request, startRevision }).position
   }
 
-  private async alarm({ action, alarm, member, byHand }: Record<string, unknown>): Promise<AlarmReply> {
+  private async alarm(body: Record<string, unknown>): Promise<AlarmReply> {
+    const { action } = body
     if (action === 'list') await this.barrier()
     else {
       if (action !== 'raise' && action !== 'clear') throw bad('action must be list, raise or clear')
-      const named = member === undefined || member === null ? {} : { member: member as string }
-      await this.propose({
-        type: 'alarm',
-        action,
-        alarm: alarm as AlarmKind,
-        ...named,
-        ...(byHand === true ? { byHand } : {}),
-      })
+      await this.propose({ type: 'alarm', action, ...alarmOf(body) })
     }
     return { header: this.header(), alarms: [...this.replica.mvcc.alarms()] }
   }

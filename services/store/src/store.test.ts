@@ -212,6 +212,25 @@ describe('three members', () => {
     assert.equal(await code(cluster.call('s1', 'range', { key: bytes('a'), limit: -1 })), 'BAD_REQUEST not-applied')
     assert.equal(await code(cluster.call('s1', 'watch', { key: bytes('a') })), 'BAD_REQUEST not-applied')
     assert.equal(await code(cluster.call('s2', 'compact', { revision: 'x' })), 'BAD_REQUEST not-applied')
+    // What would be committed, and then fail, or differ from member to member, where it is applied.
+    const alarms: object[] = [
+      { alarm: { toString: 1 }, member: 's0' },
+      { alarm: 'NOSPACE', member: { toString: 1 } },
+    ]
+    for (const alarm of alarms)
+      assert.equal(await code(cluster.call('s1', 'alarm', { action: 'raise', ...alarm })), 'BAD_REQUEST not-applied')
+    const seqs = [0, -1, 1.5, '5', true, 2 ** 51, 2n ** 60n].map((seq) => ({ clientId: 'c', seq }))
+    for (const session of [{ clientId: '', seq: 1 }, { clientId: 'c'.repeat(129), seq: 1 }, 7, ...seqs])
+      assert.equal(
+        await code(
+          cluster.call('s1', 'txn', {
+            ...{ compare: [], failure: [], session },
+            success: [{ type: 'put', key: bytes('refused'), value: bytes('') }],
+          }),
+        ),
+        'BAD_REQUEST not-applied',
+      )
+    for (const member of cluster.members) assert.equal(await cluster.get(member, 'refused'), undefined)
     assert.equal(await code(cluster.call('s2', 'nonsense' as never, {})), 'UNKNOWN_VERB not-applied')
     assert.equal(await code(cluster.put('s2', 'large', 'x'.repeat(2_000_000))), 'TOO_LARGE not-applied')
     await cluster.put('s2', 'large', 'x'.repeat(1_400_000))
