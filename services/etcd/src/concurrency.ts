@@ -56,13 +56,18 @@ export function concurrencyMethods(face: FaceContext): Methods {
         const mine = reply.succeeded ? reply.header.revision : (kvsOf(reply, 0)[0]?.createRevision ?? 0)
         const [owner] = kvsOf(reply, 1)
         if (!owner || owner.createRevision === mine) return { header: face.header(reply.header), key }
+        let now: RangeReply
         try {
-          return { header: face.header(await othersGone(prefix, mine - 1, call)), key }
+          await othersGone(prefix, mine - 1, call)
+          now = (await store.read('range', { key }, face.ask(call))) as RangeReply
         } catch (error) {
           // Who no longer waits stands in nobody's way.
           await remove(key)
           throw error
         }
+        // Its lease may have ended while it waited: then it is no longer in the queue, and another one may hold the lock.
+        if (now.kvs[0]?.createRevision !== mine) throw new EtcdError(GRPC.UNKNOWN, 'mutex: session is expired')
+        return { header: face.header(now.header), key }
       }),
     ),
 

@@ -6,7 +6,7 @@ import { MemoryBroker, MemoryDisk, RealClock, RealRandom, silentLog } from '@cap
 import { EtcdError, toEtcdError } from './etcd-error.js'
 import { startEtcdFace } from './face.js'
 import { idOf } from './ids.js'
-import type { Method } from './rpc.js'
+import type { CallStream, Method } from './rpc.js'
 import { Sessions } from './store-access.js'
 import { fragments } from './watch-feeds.js'
 
@@ -48,6 +48,20 @@ function faceOver(members: Record<string, (call: IncomingCall) => unknown>, time
       const message = method.request.decode(method.request.encode(request as Record<string, never>))
       return method.handle(message as never, context) as Promise<Record<string, unknown>>
     },
+    stream(path: string) {
+      const method = face.methods[path] as Extract<Method, { kind: 'stream' }>
+      const opened = new StreamingClient(context)
+      method.handle(opened as CallStream<never, object>)
+      return {
+        received: opened.received,
+        ended: opened.ended,
+        /** Resolves when so many answers have come. */
+        until: (count: number) => opened.until(count),
+        send: (request: object) =>
+          opened.request(method.request.decode(method.request.encode(request as Record<string, never>))),
+        done: () => opened.done(),
+      }
+    },
     /** As a member says it every second, and when it begins to lead. */
     leads(name: string, term: number) {
       const beat = {
@@ -66,6 +80,51 @@ function faceOver(members: Record<string, (call: IncomingCall) => unknown>, time
       face.close()
       for (const server of servers) server.stop()
     },
+  }
+}
+
+/** What does not come fails the test, which else would wait for ever. */
+const soon = <T>(promise: Promise<T>): Promise<T> =>
+  Promise.race([
+    promise,
+    new Promise<never>((_, reject) => {
+      setTimeout(() => reject(new Error('it did not come in 5 s')), 5000).unref()
+    }),
+  ])
+
+/** A client that always reads. */
+class StreamingClient implements CallStream<object, object> {
+  readonly received: Record<string, unknown>[] = []
+  /** Resolves when the call ends: with its error, if there is one. */
+  readonly ended: Promise<unknown>
+  request!: (request: object) => void | Promise<void>
+  done!: () => void
+  end!: (error?: unknown) => void
+  private came: () => void = () => undefined
+
+  constructor(readonly context: CallStream<object, object>['context']) {
+    this.ended = new Promise((resolve) => {
+      this.end = resolve
+    })
+  }
+
+  receive({ request, done }: Parameters<CallStream<object, object>['receive']>[0]): void {
+    this.request = request
+    this.done = done
+  }
+
+  async send(response: object): Promise<void> {
+    this.received.push(response as Record<string, unknown>)
+    this.came()
+  }
+
+  async until(count: number): Promise<void> {
+    while (this.received.length < count)
+      await soon(
+        new Promise<void>((resolve) => {
+          this.came = resolve
+        }),
+      )
   }
 }
 
@@ -180,6 +239,211 @@ describe('a request that may have happened', () => {
       assert.equal(await told(face.call('/etcdserverpb.KV/Put', { key: bytes('a') })), '14 etcdserver: no leader')
     } finally {
       face.close()
+    }
+  })
+})
+
+test('a member that is overloaded is left for another one, by reads and by watches', async () => {
+  const asked: string[] = []
+  const face = faceOver({
+    s1: (call) => {
+      asked.push(`s1 ${call.verb}`)
+      return failing('OVERLOADED', 'not-applied')()
+    },
+    s2: (call) => {
+      asked.push(`s2 ${call.verb}`)
+      if (!call.wantsStream) return { header: HEADER, kvs: [], count: 0, more: false }
+      call.openStream().send({ prevRevision: 9, revision: 9, events: [] })
+      return undefined
+    },
+  })
+  try {
+    const watch = face.stream('/etcdserverpb.Watch/Watch')
+    watch.send({ create: { key: bytes('a') } })
+    await watch.until(1)
+    assert.equal(watch.received[0]?.created, true)
+    assert.deepEqual(asked, ['s1 watch', 's2 watch', 's2 status'])
+  } finally {
+    face.close()
+  }
+  asked.length = 0
+  const other = faceOver({
+    s1: failing('OVERLOADED', 'not-applied'),
+    s2: () => ({ header: HEADER, kvs: [], count: 7, more: false }),
+  })
+  try {
+    assert.equal((await other.call('/etcdserverpb.KV/Range', { key: bytes('a') })).count, 7)
+  } finally {
+    other.close()
+  }
+  const none = faceOver({ s1: failing('OVERLOADED', 'not-applied'), s2: failing('OVERLOADED', 'not-applied') }, 100)
+  try {
+    assert.equal(await told(none.call('/etcdserverpb.KV/Put', { key: bytes('a') })), '8 etcdserver: too many requests')
+  } finally {
+    none.close()
+  }
+})
+
+test('a watch of an older revision is told of though nobody leads: its header needs no quorum', async () => {
+  const face = faceOver(
+    {
+      s1: ({ verb }) => (verb === 'status' ? { header: HEADER } : failing('NO_LEADER', 'not-applied')()),
+    },
+    300,
+  )
+  try {
+    const watch = face.stream('/etcdserverpb.Watch/Watch')
+    watch.send({ create: { key: bytes('a'), startRevision: 5 } })
+    await watch.until(1)
+    const [{ created, header }] = watch.received as [{ created: boolean; header: { revision: number } }]
+    assert.deepEqual([created, header.revision], [true, 9])
+  } finally {
+    face.close()
+  }
+})
+
+describe('renewals of leases on one stream', () => {
+  /** A member that answers a renewal when the test says so; the seconds left are the lease's id. */
+  function renewing() {
+    const waiting: { id: number; answer(): void }[] = []
+    let came: () => void = () => undefined
+    const face = faceOver({
+      s1: ({ verb, body }) => {
+        if (verb !== 'leaseKeepAlive') return { header: HEADER }
+        const { id } = body as { id: number }
+        return new Promise((resolve) => {
+          waiting.push({ id, answer: () => resolve({ header: HEADER, id, ttlSeconds: id }) })
+          came()
+        })
+      },
+    })
+    const until = async (count: number) => {
+      while (waiting.length < count)
+        await soon(
+          new Promise<void>((resolve) => {
+            came = resolve
+          }),
+        )
+    }
+    return { face, waiting, until, stream: face.stream('/etcdserverpb.Lease/LeaseKeepAlive') }
+  }
+
+  test('are under way together, and answered in order', async () => {
+    const { face, waiting, until, stream } = renewing()
+    try {
+      for (const id of [1n, 2n, 3n]) stream.send({ id })
+      stream.done()
+      await until(3)
+      for (const { answer } of waiting.reverse()) answer()
+      await stream.until(3)
+      assert.deepEqual(
+        stream.received.map(({ id, ttl }) => [id, ttl]),
+        [
+          [1n, 1],
+          [2n, 2],
+          [3n, 3],
+        ],
+      )
+      assert.equal(await soon(stream.ended), undefined)
+    } finally {
+      face.close()
+    }
+  })
+
+  test('are a thousand at most: then the next request waits for the oldest, and none is lost', async () => {
+    const { face, waiting, until, stream } = renewing()
+    try {
+      let room: void | Promise<void> = undefined
+      for (let id = 1n; id <= 1000n; id++) room = stream.send({ id })
+      await until(1000)
+      assert.ok(room, 'the transport is told to hold back')
+      // It comes all the same.
+      assert.ok(stream.send({ id: 1001n }))
+      waiting[1]?.answer()
+      await new Promise((resolve) => setImmediate(resolve))
+      assert.equal(waiting.length, 1000)
+      waiting[0]?.answer()
+      await room
+      await until(1001)
+      for (const { answer } of waiting.slice(2)) answer()
+      await stream.until(1001)
+      assert.deepEqual(
+        stream.received.map(({ id }) => id),
+        Array.from({ length: 1001 }, (_, at) => BigInt(at + 1)),
+      )
+    } finally {
+      face.close()
+    }
+  })
+
+  test('one that fails ends the stream, after the answers to those before it', async () => {
+    const answers = new Map<number, () => void>()
+    const face = faceOver(
+      {
+        s1: ({ verb, body }) => {
+          if (verb !== 'leaseKeepAlive') return { header: HEADER }
+          const { id } = body as { id: number }
+          if (id === 2) {
+            answers.get(1)?.()
+            return failing('NO_SPACE', 'not-applied')()
+          }
+          return new Promise((resolve) => answers.set(id, () => resolve({ header: HEADER, id, ttlSeconds: id })))
+        },
+      },
+      300,
+    )
+    try {
+      const stream = face.stream('/etcdserverpb.Lease/LeaseKeepAlive')
+      for (const id of [1n, 2n, 3n]) stream.send({ id })
+      assert.equal(toEtcdError(await soon(stream.ended)).message, 'etcdserver: mvcc: database space exceeded')
+      assert.deepEqual(
+        stream.received.map(({ id }) => id),
+        [1n],
+      )
+    } finally {
+      face.close()
+    }
+  })
+})
+
+describe('a lock that had to wait', () => {
+  /** Somebody else has it until the lock asks who is before it. */
+  async function lock(after: { header: StoreHeader; kvs: object[] }) {
+    const txns: TxnRequest[] = []
+    const owner = { key: bytes('l/1'), value: bytes(''), createRevision: 4, modRevision: 4, version: 1, lease: 1 }
+    const face = faceOver({
+      s1: ({ verb, body }) => {
+        if (verb === 'leaseKeepAlive') return { header: HEADER, id: 2, ttlSeconds: 60 }
+        if (verb === 'txn') {
+          txns.push(body as TxnRequest)
+          const replies = [{ type: 'put' }, { type: 'range', kvs: [owner], count: 1, more: false }]
+          return { header: HEADER, succeeded: true, replies }
+        }
+        return (body as { rangeEnd?: unknown }).rangeEnd ? { header: HEADER, kvs: [], count: 0, more: false } : after
+      },
+    })
+    try {
+      const reply = face.call('/v3lockpb.Lock/Lock', { name: bytes('l'), lease: 2n })
+      return { outcome: await told(reply), reply, txns }
+    } finally {
+      face.close()
+    }
+  }
+  const mine = { key: bytes('l/2'), value: bytes(''), createRevision: 9, modRevision: 9, version: 1, lease: 2 }
+  const later = { ...HEADER, revision: 20 }
+
+  test('has it if its key is still there, as of then', async () => {
+    const { reply } = await lock({ header: later, kvs: [mine] })
+    const { header, key } = await reply
+    assert.equal((header as { revision: number }).revision, 20)
+    assert.deepEqual(Buffer.from(key as Uint8Array), bytes('l/2'))
+  })
+
+  test('does not have it if its key went with its lease, or is another one by now', async () => {
+    for (const kvs of [[], [{ ...mine, createRevision: 15 }]]) {
+      const { outcome, txns } = await lock({ header: later, kvs })
+      assert.equal(outcome, '2 mutex: session is expired')
+      assert.equal(txns.length, 1, 'there is nothing to remove')
     }
   })
 })

@@ -35,6 +35,7 @@ export class FaceContext {
   readonly ids = new Ids()
   /** Of the latest answer that this face has seen. */
   private seen: StoreHeader | undefined
+  private asking: Promise<StoreHeader> | undefined
 
   constructor(
     readonly world: World,
@@ -69,10 +70,24 @@ export class FaceContext {
     return { ...header, revision }
   }
 
-  /** The newest header that this face knows of; it asks for one if it knows none. */
-  async lastSeen(): Promise<StoreHeader> {
-    this.seen ??= ((await this.store.read('readIndex', {})) as { header: StoreHeader }).header
+  /**
+   * The newest header that this face knows of. If it knows none, it takes `known`, or asks for one: of any member, since a
+   * header must be had without a quorum too.
+   */
+  async lastSeen(known?: StoreHeader): Promise<StoreHeader> {
+    this.seen ??= known
+    if (this.seen) return this.seen
+    this.asking ??= this.askHeader()
+    try {
+      this.seen ??= await this.asking
+    } finally {
+      this.asking = undefined
+    }
     return this.seen
+  }
+
+  private async askHeader(): Promise<StoreHeader> {
+    return ((await this.store.read('status', {})) as StoreStatusReply).header
   }
 
   ask(context: Pick<CallContext, 'gone' | 'remainingMs'>): Pick<AskOptions, 'gone' | 'timeoutMs'> {

@@ -9,7 +9,10 @@ export function healthMethods(_face: FaceContext): Methods {
   return {
     '/grpc.health.v1.Health/Check': unary(HealthCheckRequest, HealthCheckResponse, async () => ({ status: SERVING })),
     '/grpc.health.v1.Health/Watch': stream(HealthCheckRequest, HealthCheckResponse, (calls) => {
-      calls.receive({ request: () => void calls.send({ status: SERVING }), done: () => undefined })
+      calls.receive({
+        request: () => calls.send({ status: SERVING }).catch((error: unknown) => calls.end(error)),
+        done: () => undefined,
+      })
     }),
   }
 }

@@ -24,6 +24,8 @@ import { type CallContext, type Methods, stream, unary } from './rpc.js'
 
 /** etcd's bound: 285 years. */
 const TTL_SECONDS_MAX = 9_000_000_000
+/** Renewals of one stream that are not answered yet; then no further request is taken until the oldest is. */
+const RENEWALS_MAX = 1000
 
 type Ask = Pick<CallContext, 'gone' | 'remainingMs'>
 
@@ -43,20 +45,34 @@ export function leaseMethods(face: FaceContext): Methods {
     }),
 
     '/etcdserverpb.Lease/LeaseKeepAlive': stream(LeaseRequest, LeaseKeepAliveResponse, (calls) => {
-      let tail: Promise<unknown> = Promise.resolve()
+      /** Not sent yet, the oldest first. */
+      const answers: Promise<void>[] = []
       const renew = async (id: bigint) => {
         // As etcd: the header is from before the renewal, so that no revision in it is later than that.
         const header = face.header(await face.lastSeen())
         const ttl = await keepLeaseAlive(face, leaseNumber(id), { gone: false, remainingMs: undefined })
-        await calls.send({ header, id, ttl })
+        return { header, id, ttl }
+      }
+      const answer = async (renewal: ReturnType<typeof renew>, before: Promise<void> | undefined) => {
+        await before
+        await calls.send(await renewal)
+        answers.shift()
       }
       calls.receive({
+        // All at once: thousands of leases, each of which waited for the former one's commit, would end before their turn.
         request: ({ id }) => {
-          tail = tail.then(() => renew(id))
-          tail.catch((error: unknown) => calls.end(error))
+          const room = answers.at(-RENEWALS_MAX)
+          const renewal = room ? room.then(() => renew(id)) : renew(id)
+          // A failure is told in its turn.
+          renewal.catch(() => undefined)
+          const answered = answer(renewal, answers.at(-1))
+          answered.catch((error: unknown) => calls.end(error))
+          answers.push(answered)
+          return answers.length < RENEWALS_MAX ? undefined : answers[0]
         },
         done: () => {
-          tail.then(
+          const last = answers.at(-1) ?? Promise.resolve()
+          last.then(
             () => calls.end(),
             () => undefined,
           )

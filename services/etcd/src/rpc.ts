@@ -17,8 +17,11 @@ export interface CallContext {
 /** Both directions of one call that streams. */
 export interface CallStream<Request, Response> {
   readonly context: Omit<CallContext, 'bytes'>
-  /** Requests in order. After `done` nothing more comes, but answers may still be sent. */
-  receive(handlers: { request(request: Request): void; done(): void }): void
+  /**
+   * Requests in order; the next one after what `request` returns has settled. After `done` nothing more comes, but answers may
+   * still be sent.
+   */
+  receive(handlers: { request(request: Request): void | Promise<void>; done(): void }): void
   /** Resolves when there is room for more; at once if the call is over. */
   send(response: Response): Promise<void>
   /** Ends the call: well, or with an error. */

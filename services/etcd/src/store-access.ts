@@ -22,7 +22,10 @@ const PASSING = new Set([
   'LEADER_CHANGED',
   'STOPPED',
   'MEMBERS_BUSY',
+  'OVERLOADED',
 ])
+/** Those after which not even another member is asked without a pause: they come of too much work. */
+const BUSY = new Set(['MEMBERS_BUSY', 'OVERLOADED'])
 /** One attempt of what may be repeated: a member that hangs must not use up the whole time. */
 const ATTEMPT_MS = 1000
 const RETRY_DELAY_MS = 10
@@ -136,7 +139,7 @@ export class StoreAccess {
       }
       // Each member once without waiting, then with growing pauses.
       const rounds = Math.floor(attempt / this.members.length)
-      if (attempt < this.members.length && last?.code !== 'MEMBERS_BUSY') continue
+      if (attempt < this.members.length && !BUSY.has(last.code)) continue
       const longest = Math.min(RETRY_DELAY_MS * 2 ** Math.min(rounds, 8), RETRY_DELAY_MS_MAX)
       const delayMs = longest * (0.5 + this.random.next() / 2)
       await sleep(clock, Math.min(delayMs, Math.max(0, deadline - clock.monotonicMs())), this.closing.signal)

@@ -1,5 +1,5 @@
 import type { CallError, InStream } from '@capstan/actor'
-import type { WatchData, WatchEvent, WatchRequest as StoreWatch } from '@capstan/protocol'
+import { type WatchData, type WatchEvent, WatchParts, type WatchRequest as StoreWatch } from '@capstan/protocol'
 import type { FaceContext } from './face.js'
 import { Event, EVENT_TYPES, WatchResponse } from './messages.js'
 import type { Prepared } from './protobuf.js'
@@ -200,11 +200,16 @@ class Feed {
   open(): void {
     if (this.over) return
     const startRevision = this.position === undefined ? 0 : this.position + 1
+    // Whole revisions only: a watch that came between two parts of one would lack the first, one that went on would have it twice.
+    const parts = new WatchParts()
     this.stream = this.face.store.stream(
       'watch',
       { ...this.watched, startRevision },
       {
-        data: (body) => this.receive(body as WatchData),
+        data: (body) => {
+          const data = parts.whole(body as WatchData)
+          return data && this.receive(data)
+        },
         beat: (body) => {
           const revision = (body as { revision?: unknown } | null)?.revision
           if (typeof revision !== 'number' || this.over) return

@@ -10,6 +10,8 @@ import { type FeedMember, type WatchBatch, type Watched, WatchFeeds } from './wa
 const PROGRESS_LOOK_MS = 50
 /** How long an asked-for progress may wait for watches that are behind. */
 const PROGRESS_WAIT_MS = 5000
+/** So long the store is asked where it is; without a quorum it cannot say. */
+const PROGRESS_ASK_MS = 1000
 const STATUS_MS = 1000
 /** etcd cancels streams that asked for a leader when none was known for three elections of a second. */
 const LEADER_LOOK_MS = 1000
@@ -75,7 +77,7 @@ class WatchStream implements WatchSite {
     if (this.closed) return
     this.closed = true
     for (const stop of this.stops) stop()
-    for (const watch of this.watches.values()) watch.cancel()
+    for (const watch of this.watches.values()) watch.leave()
     this.watches.clear()
   }
 
@@ -123,10 +125,12 @@ class WatchStream implements WatchSite {
     const watch = this.watches.get(id)
     if (!watch) return
     this.watches.delete(id)
-    this.tell(async () => {
-      watch.cancel()
-      return { header: this.face.header(await this.face.lastSeen()), watchId: id, canceled: true }
-    })
+    // At once: a watch that the store does not open must not hold up its own end, nor what comes after it.
+    watch.cancel()
+    this.tell(
+      async () => ({ header: this.face.header(await this.face.lastSeen()), watchId: id, canceled: true }),
+      watch.created,
+    )
   }
 
   /**
@@ -135,24 +139,45 @@ class WatchStream implements WatchSite {
    */
   private progress(): void {
     this.tell(async () => {
-      const { world, store } = this.face
-      const { revision } = (await store.read('readIndex', {})) as { revision: number }
-      const deadline = world.clock.monotonicMs() + PROGRESS_WAIT_MS
-      const behind = () =>
-        Math.min(
-          revision,
-          ...[...this.watches.values()].filter((watch) => !watch.isOver).map((watch) => watch.position),
-        )
-      while (behind() < revision && !this.closed && world.clock.monotonicMs() < deadline)
-        await sleep(world.clock, PROGRESS_LOOK_MS, this.calls.context.signal)
-      return { header: await this.face.headerAt(behind()), watchId: NO_WATCH_ID }
+      const { clock } = this.face.world
+      const revision = await this.progressWanted()
+      const deadline = clock.monotonicMs() + PROGRESS_WAIT_MS
+      const behind = () => Math.min(revision, this.reached() ?? revision)
+      while (behind() < revision && !this.closed && clock.monotonicMs() < deadline)
+        await sleep(clock, PROGRESS_LOOK_MS, this.calls.context.signal)
+      const reached = behind()
+      // Of a watch that has nothing yet there is nothing to say: clients would take 0 for a revision.
+      return reached > 0 ? { header: await this.face.headerAt(reached), watchId: NO_WATCH_ID } : undefined
     })
   }
 
-  private tell(response: () => Promise<Response>): void {
-    this.tail = this.tail.then(async () => {
-      if (!this.closed) await this.calls.send(await response())
+  /** Where the store is. If nobody can tell (no quorum), what the watches have reached: as in etcd the stream lives on. */
+  private async progressWanted(): Promise<number> {
+    const { store, world } = this.face
+    try {
+      const reply = (await store.read('readIndex', {}, { timeoutMs: PROGRESS_ASK_MS })) as { revision: number }
+      return reply.revision
+    } catch (error) {
+      world.log.debug({ err: error }, 'progress is told without the store')
+      return this.reached() ?? (await this.face.lastSeen()).revision
+    }
+  }
+
+  /** Up to here every watch that the client was told of has everything. Undefined: there is none. */
+  private reached(): number | undefined {
+    let least: number | undefined
+    for (const { isCreated, isOver, position } of this.watches.values())
+      if (isCreated && !isOver) least = Math.min(least ?? position, position)
+    return least
+  }
+
+  /** What `response` resolves with, unless it is nothing, follows `after`; what is told later follows it. */
+  private tell(response: () => Promise<Response | undefined>, after = this.tail): void {
+    const told = after.then(async () => {
+      const told = this.closed ? undefined : await response()
+      if (told) await this.calls.send(told)
     })
+    this.tail = Promise.all([this.tail, told])
     this.tail.catch((error: unknown) => this.end(error))
   }
 
@@ -182,10 +207,11 @@ class Watch implements FeedMember {
   position = 0
   /** Cancelled, by the client or by the store. */
   isOver = false
+  isCreated = false
   behind = 0
   presentRevision = 0
   next: number
-  private isCreated = false
+  private isCancelled = false
   private quiet = true
   private tail: Promise<void>
   private opened!: (revision: number) => void
@@ -206,15 +232,26 @@ class Watch implements FeedMember {
     this.created = (async () => {
       await before
       const revision = await opened
-      if (this.isOver) return
-      await stream.send({ header: await face.headerAt(revision), watchId: id, created: true })
+      // As in etcd, of one that is cancelled before it was opened both is told.
+      if (this.isOver && !this.isCancelled) return
+      const header = revision > 0 ? await face.headerAt(revision) : face.header(await face.lastSeen())
+      await stream.send({ header, watchId: id, created: true })
       this.isCreated = true
+      this.sentUpTo(startRevision === 0 ? revision : Math.min(revision, startRevision - 1))
     })()
     this.tail = this.created
-    void this.begin()
+    this.orEnd(this.created)
+    this.orEnd(this.begin())
   }
 
+  /** The client gives it up. */
   cancel(): void {
+    this.isCancelled = true
+    this.leave()
+  }
+
+  /** Nothing more is told of it. */
+  leave(): void {
     if (this.isOver) return
     this.isOver = true
     this.opened(0)
@@ -222,7 +259,7 @@ class Watch implements FeedMember {
   }
 
   notifyProgress(): void {
-    if (this.request.progressNotify && this.quiet && this.position > 0 && !this.isOver) void this.sayPosition()
+    if (this.request.progressNotify && this.quiet && this.position > 0 && !this.isOver) this.orEnd(this.sayPosition())
     this.quiet = true
   }
 
@@ -249,7 +286,7 @@ class Watch implements FeedMember {
     const status = (await store.at1(store.nearest(), 'status', {}, STATUS_MS).catch(() => undefined)) as
       | StoreStatusReply
       | undefined
-    const { revision } = await face.lastSeen().catch(() => ({ revision: 0 }))
+    const { revision } = await face.lastSeen(status?.header).catch(() => ({ revision: 0 }))
     return Math.max(status?.header.revision ?? 0, revision)
   }
 
@@ -297,6 +334,8 @@ class Watch implements FeedMember {
     this.opened(0)
     const { compactRevision = 0 } = (error.details ?? {}) as { compactRevision?: number }
     void this.afterCreated(async () => {
+      // Its number may be another one's by now.
+      if (this.isCancelled) return
       const { face, send } = this.stream
       const header = face.header(await face.lastSeen())
       const why = error.code === 'COMPACTED' ? { compactRevision } : { cancelReason: `etcdserver: ${error.message}` }
@@ -307,6 +346,11 @@ class Watch implements FeedMember {
 
   /** One after the other, and not before the client knows of the watch. What fails ends the client's stream. */
   private afterCreated(run: () => void | Promise<void>): Promise<void> {
-    return (this.tail = this.tail.then(run).catch((error: unknown) => this.stream.end(error)))
+    return (this.tail = this.orEnd(this.tail.then(run)))
+  }
+
+  /** For what nobody waits for, from the moment when it begins: a rejection that nobody hears would end the process. */
+  private orEnd(running: Promise<void>): Promise<void> {
+    return running.catch((error: unknown) => this.stream.end(error))
   }
 }

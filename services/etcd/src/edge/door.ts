@@ -28,6 +28,9 @@ export interface EtcdDoor {
   close(): Promise<void>
 }
 
+/** As etcd's listener: a client whose machine is gone says nothing, and would keep its socket and its watches for ever. */
+const TCP_KEEPALIVE_MS = 30_000
+
 const LOOPBACK = /^(127\.|::1$|localhost$)/
 
 /** Listens at once; opens what is behind when somebody comes.
@@ -53,22 +56,27 @@ export async function openEtcdDoor(options: EtcdDoorOptions): Promise<EtcdDoor> 
     // A client that goes away is no news.
     socket.on('error', () => socket.destroy())
     behind ??= open()
-    behind.then(
-      (server) => {
-        if (closed) {
+    behind
+      .then(
+        (server) => {
+          if (closed) {
+            socket.destroy()
+            return
+          }
+          server.take(socket)
+          // Nothing was read of it so far: the handshake belongs to who serves it.
+          socket.resume()
+        },
+        (error: unknown) => {
+          behind = undefined
+          options.log.error({ err: error }, 'the etcd face does not start')
           socket.destroy()
-          return
-        }
-        server.take(socket)
-        // Nothing was read of it so far: the handshake belongs to who serves it.
-        socket.resume()
-      },
-      (error: unknown) => {
-        behind = undefined
-        options.log.error({ err: error }, 'the etcd face does not start')
+        },
+      )
+      .catch((error: unknown) => {
+        options.log.error({ err: error }, 'a connection to the etcd face is not served')
         socket.destroy()
-      },
-    )
+      })
   }
 
   const servers: Server[] = []
@@ -104,7 +112,10 @@ export async function openEtcdDoor(options: EtcdDoorOptions): Promise<EtcdDoor> 
 
 function listen(host: string, port: number, take: (socket: Socket) => void): Promise<Server> {
   return new Promise((resolve, reject) => {
-    const server = createServer({ pauseOnConnect: true, noDelay: true }, take)
+    const server = createServer(
+      { pauseOnConnect: true, noDelay: true, keepAlive: true, keepAliveInitialDelay: TCP_KEEPALIVE_MS },
+      take,
+    )
     server.once('error', (error: NodeJS.ErrnoException) =>
       reject(
         Object.assign(new Error(`etcd: port ${port} on ${host} cannot be had (${error.code})`, { cause: error }), {

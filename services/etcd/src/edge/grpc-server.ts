@@ -20,6 +20,10 @@ export interface GrpcServer {
   close(): void
 }
 
+/** etcd's defaults. The TCP connection may live on (a proxy's) after the client is gone. */
+const KEEPALIVE_MS = 7_200_000
+const KEEPALIVE_TIMEOUT_MS = 20_000
+
 type Received = { message: object; bytes: number }
 
 /** The face over gRPC. With TLS a client certificate is demanded. */
@@ -27,6 +31,8 @@ export function serveGrpc(face: EtcdFace, tls: Tls | 'insecure'): GrpcServer {
   const server = new Server({
     'grpc.max_receive_message_length': face.messageBytesMax,
     'grpc.max_send_message_length': -1,
+    'grpc.keepalive_time_ms': KEEPALIVE_MS,
+    'grpc.keepalive_timeout_ms': KEEPALIVE_TIMEOUT_MS,
   })
   const services = new Map<string, [string, Method][]>()
   for (const [path, method] of Object.entries(face.methods)) {
@@ -87,10 +93,10 @@ function handlerOf(face: EtcdFace, method: Method): UntypedHandleCall {
   const streaming: handleBidiStreamingCall<Received, object> = (call) => {
     const stream = new GrpcStream(call)
     if (!stream.context.requireLeader) return handle(stream as CallStream<never, object>)
-    face.requireLeader().then(
-      () => handle(stream as CallStream<never, object>),
-      (error: unknown) => stream.end(error),
-    )
+    face
+      .requireLeader()
+      .then(() => handle(stream as CallStream<never, object>))
+      .catch((error: unknown) => stream.end(error))
   }
   return streaming
 }
@@ -160,8 +166,14 @@ class GrpcStream implements CallStream<unknown, object> {
     call.on('error', () => undefined)
   }
 
-  receive(handlers: { request(request: unknown): void; done(): void }): void {
-    this.call.on('data', ({ message }: Received) => handlers.request(message))
+  receive(handlers: { request(request: unknown): void | Promise<void>; done(): void }): void {
+    const go = () => this.call.resume()
+    this.call.on('data', ({ message }: Received) => {
+      const room = handlers.request(message)
+      if (!room) return
+      this.call.pause()
+      room.then(go, go)
+    })
     this.call.on('end', () => handlers.done())
   }
 
