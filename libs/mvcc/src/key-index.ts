@@ -240,7 +240,11 @@ export class KeyIndex {
         // A deletion may be swept already.
         return bytes && new ChangeRecord(previous.main, previous.sub, bytes).change(false)
       }
-      newer = jump && jump.main > revision ? jump : previous
+      const older: Position = jump && jump.main > revision ? jump : previous
+      // A damaged chain must end the member, not hold it up for ever.
+      if (older.main > newer.main || (older.main === newer.main && older.sub >= newer.sub))
+        throw new Error(`change ${newer.main}.${newer.sub} names ${older.main}.${older.sub} as one before it`)
+      newer = older
     }
   }
 
