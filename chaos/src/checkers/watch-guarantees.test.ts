@@ -125,20 +125,22 @@ test('resumable: what it had before comes again, or the first ones do not come',
     ['resumable'],
   )
   assert.ok(kinds((s) => at(s, 1).events.splice(0)).includes('resumable'))
-  assert.deepEqual(
-    kinds((s) => (s.ended = { reason: 'compacted', compactRevision: 4 })),
-    ['resumable'],
-  )
-  assert.deepEqual(
-    kinds((s) => (s.ended = { reason: 'compacted', compactRevision: 9 })),
-    [],
-  )
+  const compactedAt = (compactRevision: number) => (s: WatchStream) =>
+    void (s.ended = { reason: 'compacted', compactRevision })
+  assert.deepEqual(kinds(compactedAt(4), 9), ['resumable'])
+  assert.deepEqual(kinds(compactedAt(9), 9), [])
+  assert.deepEqual(kinds(compactedAt(9), 8), ['resumable'], 'nobody compacts there')
 })
 
 test('prevKv: not the state before; left out only where history is compacted', () => {
   const without = (s: WatchStream) => void delete (at(s, 4).events[0] as WatchedEvent).prevKv
   assert.deepEqual(kinds(without), ['prevKv'])
   assert.deepEqual(kinds(without, 4), [])
+  const early = (s: WatchStream) => {
+    without(s)
+    for (const message of s.messages) message.compacted = 1
+  }
+  assert.deepEqual(kinds(early, 4), ['prevKv'], 'compacted only later')
   assert.deepEqual(
     kinds((s) => (s.prevKv = false)),
     ['prevKv'],

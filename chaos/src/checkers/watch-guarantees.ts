@@ -21,8 +21,17 @@ export interface WatchStream {
   noDelete: boolean
   prevKv: boolean
   startRevision: number
-  /** In the order in which they came. A `beat` brings no events: it says up to where the reader has everything. */
-  messages: { kind: 'data' | 'beat'; prevRevision: number; revision: number; events: WatchedEvent[] }[]
+  /**
+   * In the order in which they came. A `beat` brings no events: it says up to where the reader has everything. `compacted`: below
+   * it history may have been gone when the message came; missing: below what the checker is told.
+   */
+  messages: {
+    kind: 'data' | 'beat'
+    prevRevision: number
+    revision: number
+    events: WatchedEvent[]
+    compacted?: number
+  }[]
   /** Why it ended, and what it said of compaction. */
   ended?: { reason: string; compactRevision?: number }
 }
@@ -64,6 +73,8 @@ export function checkWatchGuarantees(stream: WatchStream, history: TrueHistory, 
   const { ended } = stream
   if (ended?.reason === 'compacted') {
     const next = stream.messages.at(-1)?.revision ?? stream.startRevision - 1
+    if (ended.compactRevision !== undefined && ended.compactRevision > compacted)
+      breach('resumable', `ended as compacted at ${ended.compactRevision}; nobody compacts beyond ${compacted}`)
     if (ended.compactRevision !== undefined && next + 1 > ended.compactRevision)
       breach('resumable', `ended as compacted at ${ended.compactRevision}; it had everything up to ${next}`)
   }
@@ -162,7 +173,8 @@ function checkBookmarks(stream: WatchStream, due: readonly HistoryEvent[], breac
 
 /** PrevKV: the state before the change. IsCreate: versions and create revisions tell new keys from old ones. */
 function checkKvs(stream: WatchStream, history: TrueHistory, compacted: number, breach: Breach): void {
-  for (const event of stream.messages.flatMap((m) => m.events)) {
+  const events = stream.messages.flatMap((m) => m.events.map((event) => ({ event, gone: m.compacted ?? compacted })))
+  for (const { event, gone } of events) {
     const before = history.at(event.key, event.revision - 1)
     if (event.type === 'put') {
       const isCreate = event.version === 1 && event.createRevision === event.revision
@@ -180,9 +192,12 @@ function checkKvs(stream: WatchStream, history: TrueHistory, compacted: number, 
       if (prevKv) breach('prevKv', `${show(event)} has one that nobody asked for`)
       continue
     }
-    if (!prevKv && before && event.revision <= compacted) continue
+    if (!prevKv && before && event.revision <= gone) continue
     const same = before
-      ? prevKv?.revision === before.revision && prevKv.value === before.value && prevKv.version === before.version
+      ? prevKv?.revision === before.revision &&
+        prevKv.value === before.value &&
+        prevKv.version === before.version &&
+        prevKv.createRevision === before.createRevision
       : prevKv === undefined
     if (!same)
       breach(

@@ -32,6 +32,7 @@ export type FaultName =
   | 'cutLink'
   | 'crashAtWrite'
   | 'failingDisk'
+  | 'brimfulDisk'
 
 export const FAULTS: readonly FaultName[] = [
   'crashMachine',
@@ -51,14 +52,17 @@ export const FAULTS: readonly FaultName[] = [
   'reconnectBus',
 ]
 
-/** Also these: partial partitions, a crash before some operation of a disk, and one whose operations fail for a moment. */
-export const ALL_FAULTS: readonly FaultName[] = [...FAULTS, 'cutLink', 'crashAtWrite', 'failingDisk']
+/** Also these: partial partitions, a crash before some operation of a disk, one whose operations fail for a moment, and
+ *  one that has no room for what a log or a checkpoint takes. */
+export const ALL_FAULTS: readonly FaultName[] = [...FAULTS, 'cutLink', 'crashAtWrite', 'failingDisk', 'brimfulDisk']
 
 export const NORMAL_CAPACITY_BYTES = 1024 ** 4
 /** Less than a member of the store wants to have free: it refuses writes, and must not fall. */
 const ALMOST_FULL_BYTES = 60 * 1024 * 1024
 const POWER_CUT_MS_MAX = 3000
 const PAUSE_MS_MAX = 9000
+/** A segment of the simulated store's log, and some more. */
+const BRIMFUL_BYTES = 48 * 1024
 /** Short of what lets a supervisor give up. */
 const FAILING_MS_MAX = 1500
 export const NORMAL_SYNC_MS: readonly [number, number] = [0.3, 2]
@@ -213,6 +217,13 @@ export class Nemesis {
         return void simulation.at(simulation.nowMs + random.between(1, FAILING_MS_MAX), () => {
           machine.disk.condition.failing = false
         })
+      case 'brimfulDisk': {
+        const { disk } = machine
+        disk.condition.capacityBytes = disk.usedBytes + random.int(BRIMFUL_BYTES)
+        return void simulation.at(simulation.nowMs + random.between(1, FAILING_MS_MAX), () => {
+          disk.condition.capacityBytes = NORMAL_CAPACITY_BYTES
+        })
+      }
       case 'slowDisk':
         // One disk, or all that share a shelf.
         for (const slow of random.chance(0.5) ? [name] : targets.machines) {

@@ -132,6 +132,7 @@ class StoreRun {
       compaction: 'off',
       // With the smallest a transaction is told in parts.
       watchMessageBytes: this.random.pick([200, 2000, 1_000_000]),
+      snapshotChunkBytes: this.random.pick([700, 5000, 256 * 1024]),
       ...storeBugs(options.bug),
     })
     resetValues()
@@ -400,6 +401,7 @@ class StoreRun {
 
   private checkWatches(history: TrueHistory): void {
     const { records } = this
+    for (const text of records.absurd) this.violations.push(`answers: ${text}`)
     for (const stream of records.streams)
       for (const { guarantee, text } of checkWatchGuarantees(stream, history, records.compacted))
         this.violations.push(`watch: ${guarantee}: ${text}`)

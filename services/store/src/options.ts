@@ -79,6 +79,8 @@ export interface StoreOptions {
   logSegmentBytes?: number
   /** Larger requests are refused as TOO_LARGE. Default 1.5 MiB. */
   requestBytesMax?: number
+  /** Of a snapshot's chunks on their way to another member. Default 256 KiB. */
+  snapshotChunkBytes?: number
   /** Events of a watch in one message, about; what is more comes in several. Default 1 MiB. */
   watchMessageBytes?: number
   /** Proposals that may wait for their commit; one more is refused as OVERLOADED. Default 5,000. */

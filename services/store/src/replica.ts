@@ -1016,7 +1016,7 @@ export class Replica {
       const meta = this.raft.metaAt(this.mvcc.appliedIndex)
       // One that was begun before a restart, or is too old: begin anew.
       if (index !== 0 || !meta || this.installing) return this.raft.snapshotFailed(to)
-      out = new OutgoingSnapshot(meta, this.mvcc.engine.snapshot(), nowMs)
+      out = new OutgoingSnapshot(meta, this.mvcc.engine.snapshot(), nowMs, this.options.snapshotChunkBytes)
       this.outgoing.set(to, out)
       this.log.info({ to, index: meta.index }, 'sends a snapshot')
     }

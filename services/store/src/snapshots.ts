@@ -4,7 +4,7 @@ import { decodeConfiguration, type RecoveredLog, type SnapshotMeta } from 'raft-
 import { StateUnusable } from './repair.js'
 
 /** Small enough that heartbeats on the same connection do not wait long behind one. */
-export const SNAPSHOT_CHUNK_BYTES = 256 * 1024
+const SNAPSHOT_CHUNK_BYTES = 256 * 1024
 
 /**
  * The state may be of a snapshot that the log does not lead to, as the crash came before raft's word of it was durable. Then
@@ -37,8 +37,9 @@ export class OutgoingSnapshot {
     readonly meta: SnapshotMeta,
     private readonly snapshot: EngineSnapshot,
     public usedMs: number,
+    private readonly chunkBytes = SNAPSHOT_CHUNK_BYTES,
   ) {
-    this.chunks = snapshotChunks(snapshot, SNAPSHOT_CHUNK_BYTES)
+    this.chunks = snapshotChunks(snapshot, chunkBytes)
   }
 
   /** The chunk at `offset`; asking for an earlier one starts over. Undefined: there is none at that offset. */
@@ -46,7 +47,7 @@ export class OutgoingSnapshot {
     if (this.last?.offset === offset) return this.last
     if (offset < this.offset) {
       this.chunks.return(undefined)
-      this.chunks = snapshotChunks(this.snapshot, SNAPSHOT_CHUNK_BYTES)
+      this.chunks = snapshotChunks(this.snapshot, this.chunkBytes)
       this.offset = 0
       this.ahead = undefined
       this.last = undefined

@@ -21,6 +21,8 @@ export class Records {
   revision = 1
   /** The highest that somebody asked to compact at. */
   compacted = 0
+  /** Answers that contradict themselves. */
+  readonly absurd: string[] = []
   operations = 0
   unknown = 0
 

@@ -73,7 +73,9 @@ export class StoreClient {
     const body = { key: bytes(from), ...(to === undefined ? {} : { rangeEnd: bytes(to) }) }
     const answer = await this.ask<RangeReply>('range', body, member === undefined ? {} : { member })
     if (!answer.ok) return undefined
-    const { kvs, header } = answer.reply
+    const { kvs, header, count, more } = answer.reply
+    if (count !== kvs.length || more)
+      this.records.absurd.push(`a read of ${from}..${to ?? ''} gives ${kvs.length} keys and counts ${count}`)
     const keys = kvs.map((kv) => ({
       key: text(kv.key),
       value: text(kv.value),

@@ -111,7 +111,8 @@ export class WatchReader {
           const whole = parts.whole(data as WatchData)
           if (!whole) return
           const { prevRevision, revision, events } = whole
-          stream.messages.push({ kind: 'data', prevRevision, revision, events: events.map(watchedOf) })
+          const { compacted } = this.records
+          stream.messages.push({ kind: 'data', prevRevision, revision, events: events.map(watchedOf), compacted })
           onTold(revision, () => handle.cancel())
         },
         beat: (position) => {
