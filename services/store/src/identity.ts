@@ -24,6 +24,8 @@ export interface MemberIdentity {
   logBegun: boolean
   /** Incarnations of the other members as last heard. */
   peers: Record<string, string>
+  /** Those that they had before, the latest last: what comes late from such a life counts no longer. */
+  formerPeers: Record<string, string[]>
 }
 
 /**
@@ -48,6 +50,7 @@ export async function loadIdentity(
       named: emptyDirectory !== 'join',
       logBegun: false,
       peers: {},
+      formerPeers: {},
     }
     await saveIdentity(disk, identity)
     return identity
@@ -77,6 +80,7 @@ export async function loadIdentity(
     // Directories made before there was this note have none: it is made when their log is found.
     logBegun: found.logBegun === true,
     peers: { ...found.peers },
+    formerPeers: { ...found.formerPeers },
   }
 }
 

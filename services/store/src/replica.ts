@@ -50,6 +50,8 @@ const LOG_BYTES_MAX = 64 * 1024 * 1024
 const READ_RETRY_MS = 400
 const READ_WAIT_MS_MAX = 3000
 const READS_MAX = 10_000
+/** Incarnations of one member that are remembered to be refused. */
+const FORMER_LIVES_MAX = 16
 /**
  * So long followers may not hear of a commit that nobody waits for: under load the next append tells them, and the messages
  * for that alone (four for each put, with answers) would cost as much as the put. What watches on followers are late by.
@@ -479,6 +481,12 @@ export class Replica {
   private knows({ from, incarnation, origin }: RaftFrame): boolean {
     const known = this.identity.peers[from]
     if (known === incarnation) return true
+    const former = this.identity.formerPeers[from] ?? []
+    if (former.includes(incarnation)) {
+      // It was on its way when that life ended, or its old directory was put back: what it acknowledged is lost since.
+      this.log.warn({ from, incarnation, known }, 'refused a raft frame of a former life')
+      return false
+    }
     if (known !== undefined && origin === 'new') {
       if (!this.strangers.has(from))
         this.log.error(
@@ -489,7 +497,14 @@ export class Replica {
       return false
     }
     this.strangers.delete(from)
-    this.identity = { ...this.identity, peers: { ...this.identity.peers, [from]: incarnation } }
+    const { peers, formerPeers } = this.identity
+    this.identity = {
+      ...this.identity,
+      peers: { ...peers, [from]: incarnation },
+      ...(known === undefined
+        ? {}
+        : { formerPeers: { ...formerPeers, [from]: [...former, known].slice(-FORMER_LIVES_MAX) } }),
+    }
     // Should a crash come before it is written, it is learnt once more.
     this.saveIdentity()
     return true
