@@ -1,6 +1,7 @@
 import assert from 'node:assert/strict'
 import test from 'node:test'
 import fc from 'fast-check'
+import { encodeConfiguration } from './configuration.js'
 import { RaftNode } from './raft-node.js'
 import { seeded, TestCluster } from './test-cluster.js'
 import { ScriptCluster } from './test-script.js'
@@ -505,6 +506,53 @@ test('garbage is refused and changes nothing', () => {
       },
     ),
   )
+})
+
+function follower() {
+  const node = new RaftNode({
+    member: 'a',
+    configuration: { voters: ['a', 'b', 'c'], learners: [] },
+    heartbeatMs: 50,
+    electionTimeoutMs: 300,
+    random: () => 0,
+    nowMs: 0,
+  })
+  const sent = () => {
+    const out: RaftMessage[] = []
+    for (let ready = node.takeReady(); ready; ready = node.takeReady()) {
+      node.persisted(ready.number)
+      out.push(...ready.sendNow, ...ready.sendAfterPersist)
+    }
+    return out
+  }
+  return { node, sent }
+}
+
+test('a leader that comes back in a later term is not told a round of its former life', () => {
+  const { node, sent } = follower()
+  const heartbeat = { type: 'heartbeat', from: 'b', to: 'a', commit: 0 } as const
+  node.step({ ...heartbeat, term: 5, round: 1_000_000 })
+  node.step({ ...heartbeat, term: 6, round: 1 })
+  sent()
+  // Who asks for votes makes it say a word to its leader.
+  node.step({ type: 'preVote', from: 'c', to: 'a', term: 7, lastIndex: 0, lastTerm: 0, transfer: false })
+  const rounds = sent().flatMap((m) => (m.type === 'heartbeatReply' && m.to === 'b' ? [m.round] : []))
+  assert.deepEqual(rounds, [1])
+})
+
+test('who lost its log is told of the voters of all configurations that may yet be: a removal may fall back', () => {
+  const { node, sent } = follower()
+  const removal = encodeConfiguration({ voters: ['a', 'b'], learners: [] })
+  const entry = { term: 5, index: 1, formatVersion: 1, kind: 'config' as const, clientId: '', clientSeq: 0 }
+  const append = { type: 'append', from: 'b', to: 'a', term: 5, prevIndex: 0, prevTerm: 0 } as const
+  node.step({ ...append, entries: [{ ...entry, payload: removal }], commit: 0 })
+  const voters = () => {
+    node.step({ type: 'termQuery', from: 'c', to: 'a', term: 5 })
+    return sent().flatMap((m) => (m.type === 'termReply' ? [[...m.voters].sort()] : []))
+  }
+  assert.deepEqual(voters(), [['a', 'b', 'c']])
+  node.step({ ...append, prevIndex: 1, prevTerm: 5, entries: [], commit: 1 })
+  assert.deepEqual(voters(), [['a', 'b']])
 })
 
 const command = (bytes: number) => ({

@@ -283,7 +283,7 @@ export class RaftNode {
     // Late, from one that was removed meanwhile.
     if (!REQUESTS.has(message.type) && !this.expectsReplyOf(message.from)) return true
     if (message.type === 'termQuery') {
-      this.sendAfter.push(this.message(message.from, { type: 'termReply', voters: [...this.quorum.voters] }))
+      this.sendAfter.push(this.message(message.from, { type: 'termReply', voters: this.votersInQuestion() }))
       // It lost its log: what it acknowledged before counts no longer, and it must be sent everything again.
       this.progress.get(message.from)?.forgot(this.log.lastIndex + 1)
     } else if (message.type === 'termReply') this.forgetful?.told.set(message.from, message)
@@ -608,13 +608,22 @@ export class RaftNode {
     return false
   }
 
+  /** Of the last committed configuration and of all that may yet be: a removal that is not committed may fall back. */
+  private votersInQuestion(): MemberId[] {
+    const { configurations, commit } = this
+    const committed = configurations.findLastIndex(({ index }) => index <= commit)
+    const open = configurations.slice(Math.max(0, committed))
+    return [...new Set(open.flatMap(({ configuration: { voters, outgoing = [] } }) => [...voters, ...outgoing]))]
+  }
+
   private becomeFollower(term: Term, leader: MemberId | undefined): void {
     if (this.role === 'leader') {
       this.counters.stepDowns++
       for (const { context, from } of [...this.reads, ...this.newReads]) this.answerRead(from, context, 0, true)
     }
+    // The same leader counts from the beginning after a restart: what it never asked must not be taken for answered.
+    if (leader !== this.leader || term > this.term) this.leaderRound = 0
     if (leader !== this.leader) {
-      this.leaderRound = 0
       this.leaderSuspected = false
       this.refuseForwarded()
       if (this.forgetful) this.forgetful.readAsked = false
@@ -1040,14 +1049,14 @@ export class RaftNode {
 
   private handleHeartbeatReply(m: RaftMessage & { type: 'heartbeatReply' }, progress: Progress): void {
     progress.heardMs = this.nowMs
-    progress.round = Math.max(progress.round, m.round)
+    if (m.round <= this.round) progress.round = Math.max(progress.round, m.round)
     // What was sent before this heartbeat has arrived before it, or is lost (or overtaken: then it is sent in vain).
     const { mark } = progress
     const answered = mark !== undefined && m.round >= mark.round
     if (answered) progress.mark = undefined
     if (progress.state === 'replicate' && answered) {
       if (m.lastIndex < mark.last) progress.becomeProbe(progress.match + 1)
-      else if (progress.match < mark.last && progress.match === mark.match) this.askAgain(m.from, mark.last)
+      else if (progress.match < mark.last && progress.match === mark.match) this.askAgain(m.from, progress, mark.last)
     }
     const { state, probeSentMs } = progress
     if (state === 'probe' && probeSentMs !== undefined && this.nowMs - probeSentMs >= 2 * this.heartbeatMs)
@@ -1056,10 +1065,11 @@ export class RaftNode {
   }
 
   /** All has arrived, and nothing was acknowledged: its sync takes long, or its answer was lost. */
-  private askAgain(to: MemberId, index: LogIndex): void {
+  private askAgain(to: MemberId, progress: Progress, index: LogIndex): void {
     const prevTerm = this.log.termAt(index)
-    if (prevTerm !== undefined)
-      this.send(to, { type: 'append', prevIndex: index, prevTerm, entries: [], commit: this.commit })
+    // The log was cut behind it: it needs a snapshot.
+    if (prevTerm === undefined) progress.becomeProbe(progress.match + 1)
+    else this.send(to, { type: 'append', prevIndex: index, prevTerm, entries: [], commit: this.commit })
   }
 
   private hearLeader(from: MemberId): void {
