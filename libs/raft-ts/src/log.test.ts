@@ -37,6 +37,18 @@ test('what was appended is read back, over several segments', async () => {
   assert.ok((await disk.list('raft')).length > 3)
 })
 
+test('the client of an entry is read back to the letter', async () => {
+  const disk = new CrashDisk()
+  const { log } = await open(disk)
+  const clients = ['\ufeffjob', '\ufeff', 'é', '\u{1f600}', '']
+  await log.append({ entries: clients.map((clientId, i) => ({ ...entry(i + 1, 1), clientId })) })
+  await log.close()
+  assert.deepEqual(
+    (await open(disk)).recovered.entries.map(({ clientId }) => clientId),
+    clients,
+  )
+})
+
 test('an entry at an index that is there replaces it and all after it', async () => {
   const disk = new CrashDisk()
   const { log } = await open(disk)

@@ -24,7 +24,8 @@ const KINDS: EntryKind[] = ['noop', 'command', 'config', 'clusterVersion']
 const BODY_BYTES_MAX = 64 * 1024 * 1024
 
 const encoder = new TextEncoder()
-const decoder = new TextDecoder('utf-8', { fatal: true })
+/** A text that begins with U+FEFF is to come back as it is, too. */
+const decoder = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true })
 
 /** Appends records to one buffer that grows: one write for a whole batch. */
 export class RecordWriter {
